@@ -1,0 +1,1 @@
+"""Durable, sharded, event-sourced entities on nothing but NATS JetStream."""

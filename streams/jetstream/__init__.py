@@ -1,0 +1,1 @@
+"""The backend on NATS JetStream, by nats-py's public API only."""
