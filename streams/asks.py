@@ -1,0 +1,159 @@
+"""What is said between caller and owner: envelopes in, answers out.
+
+A plain client sends the command's JSON (`{"type": "withdraw", "cents": 5}`) with optional headers.
+The Python client sends an envelope, a JSON array in the body, since headers halve the throughput
+of nats-py. The first byte tells them apart. Tells use the same two forms (`streams/commands.py`).
+
+An answer is one JSON object: `{"reply": …}`, `{"failure": {"type": …}}` or
+`{"error": {"type": "MailboxFull", …}}`; `seq` and `version` say which commit it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from .codec import Undecodable, decode
+
+KEY_HEADER = "Idempotency-Key"
+REPLY_TO_HEADER = "Perdure-Reply-To"
+DEADLINE_HEADER = "Perdure-Deadline"
+"""Unix time in milliseconds; a command that nobody took by then is not executed."""
+TRACE_HEADER = "traceparent"
+FORBIDDEN_HEADER = "Nats-Msg-Id"
+"""Not a key: the server swallows the same id on another entity."""
+
+ENVELOPE_BYTES = 4096
+"""What an envelope may add to its payload: ids, a key, subjects, a trace."""
+
+Kind: TypeAlias = Literal["ask", "tell", "result", "status", "state"]
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A command or a control message, and what belongs to it. Fields are never reordered."""
+
+    v: int  # 1
+    kind: Kind
+    payload: Raw  # the command's JSON; for `state` {"version": n} or {"time": …}; else null
+    key: str | None = None
+    birth: int | None = None  # Unix ms in the runners' time: the client made the key for repeats
+    request: str | None = None  # the request id, for errors, logs and traces
+    reply_to: str | None = None  # of a tell
+    deadline: int | None = None  # Unix ms in the runners' time
+    after: int | None = None  # stream sequence of this client's last tell to it: the owner waits
+    seen: int | None = None  # the last log sequence that the caller knows of
+    fresh: bool = False  # of a query: ask the leader
+    trace: str | None = None  # W3C traceparent
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What comes back. Exactly one of reply, failure and error is set."""
+
+    reply: Raw | UnsetType = UNSET
+    failure: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+    seq: int | None = None  # of the commit, or of the log that a query saw
+    version: int | None = None
+
+
+class TypeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer on `perdure.info.<type>`."""
+
+    entity: str
+    generation: int
+    shards: int
+    runner: str
+    time: int  # the runner's clock, Unix ms: callers with a wrong clock correct themselves
+    schemas: Raw | UnsetType = UNSET  # JSON Schemas: {"commands": {tag: {...}}, "events": {...}}
+
+
+NULL = Raw(b"null")
+
+_envelopes = msgspec.json.Decoder(Envelope)
+_answers = msgspec.json.Decoder(Answer)
+_infos = msgspec.json.Decoder(TypeInfo)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """The body of an enveloped ask or tell."""
+    return _encoder.encode(envelope)
+
+
+def open_body(data: bytes, headers: Mapping[str, str] | None, *, limit: int) -> Envelope:
+    """The envelope of a body of either form. `limit` bounds the payload. Raises Undecodable."""
+    if data[:1] == b"[":
+        envelope: Envelope = decode(
+            _envelopes, data, limit=limit + ENVELOPE_BYTES, what="the envelope"
+        )
+        if envelope.v != 1:
+            raise Undecodable(f"the envelope: format {envelope.v}, this runner knows 1")
+        if len(bytes(envelope.payload)) > limit:
+            raise Undecodable(f"the payload: over {limit} bytes")
+        return envelope
+    if len(data) > limit:
+        raise Undecodable(f"the payload: {len(data)} bytes, allowed are {limit}")
+    headers = headers or {}
+    if FORBIDDEN_HEADER in headers:
+        raise Undecodable(f"{FORBIDDEN_HEADER} is not a key here: use {KEY_HEADER}")
+    return Envelope(
+        1,
+        "ask",
+        Raw(data),
+        key=headers.get(KEY_HEADER),
+        reply_to=headers.get(REPLY_TO_HEADER),
+        deadline=_deadline(headers.get(DEADLINE_HEADER)),
+        trace=headers.get(TRACE_HEADER),
+    )
+
+
+def _deadline(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Undecodable(f"{DEADLINE_HEADER}: not a Unix time in milliseconds")
+    return int(text)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The body of an answer."""
+    return _encoder.encode(answer)
+
+
+def decode_answer(data: bytes) -> Answer:
+    """An answer. Raises Undecodable."""
+    answer: Answer = decode(_answers, data, limit=1 << 30, what="the answer")
+    given = [x for x in (answer.reply, answer.failure, answer.error) if x is not UNSET]
+    if len(given) != 1:
+        raise Undecodable("the answer: not exactly one of reply, failure and error")
+    return answer
+
+
+def encode_info(info: TypeInfo) -> bytes:
+    """The body of an answer to `info`."""
+    return _encoder.encode(info)
+
+
+def decode_info(data: bytes) -> TypeInfo:
+    """An answer to `info`. Raises Undecodable."""
+    info: TypeInfo = decode(_infos, data, limit=1 << 30, what="the answer to info")
+    return info
+
+
+def reply_allowed(reply: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a runner may publish to a caller's reply subject.
+
+    A reply subject is a weapon: without this rule a caller who may only ask has the runner's
+    answer stored in a log. Only subjects below the allowed prefixes, and never a wildcard.
+    """
+    if not reply or len(reply) > 512 or any(c in reply for c in " \t\r\n*>\0"):
+        return False
+    return any(reply.startswith(prefix + ".") for prefix in prefixes)
+
+
+def raw(value: Any) -> Raw:
+    """A value as raw JSON."""
+    return Raw(_encoder.encode(value))

@@ -1,0 +1,346 @@
+"""The port: what the runner and the client need of a backend, and nothing else.
+
+Two backends implement it: `streams/jetstream/` on a real server and `streams/memory/` in this
+process; one conformance suite holds the second to the first. A simulation wraps a session and
+loses, delays and repeats what passes here. So no code above this file may know NATS.
+
+Three rules hold for every backend:
+- What can be lost is told apart from what was refused: `NoAck` and `Unreachable` mean *unknown*.
+- Callbacks are plain functions, called on the event loop one at a time; they must not block.
+- What must be right is read from the leader; what may be stale says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from ..entities.address import Address
+from ..entities.clock import Clock
+from ..entities.entropy import Entropy
+from .commit import Sealed, Stored
+from .subjects import Sharding, Subjects
+
+
+class Unreachable(Exception):
+    """No connection, or no answer in time. Nothing is known about what was asked for."""
+
+
+class Incompatible(Exception):
+    """The server or a stream isn't what perdure needs; the text says what and what to do."""
+
+
+class Taken(Exception):
+    """A shard already has a consumer: somebody else's term is running."""
+
+
+# -- answers ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Stored, at this sequence of the stream."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrongLast:
+    """Refused: the entity's last sequence isn't the expected one (10071, 10164)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Refused: the entity's part of the stream is at capacity (10077, per subject)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoStream:
+    """Nobody is there to store it: the type's stream doesn't exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Refused for another reason: the server's code and its text."""
+
+    code: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoAck:
+    """No acknowledgement: it may be stored, or arrive later, or never."""
+
+    why: str
+
+
+AppendAnswer: TypeAlias = Appended | WrongLast | Refused | NoAck
+PublishAnswer: TypeAlias = Appended | Full | NoStream | Refused | NoAck
+
+
+# -- the log ----------------------------------------------------------------------------------
+class Log(Protocol):
+    """Commits, one subject an entity, one stream a type."""
+
+    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
+        ...
+
+    async def last(self, address: Address) -> Stored | None:
+        """The entity's last message, from the leader. Raises Unreachable."""
+        ...
+
+    async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
+        """One message of the type's log; messages never change. Raises Unreachable."""
+        ...
+
+    def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
+        """The entity's messages with `after` < sequence <= `upto`, in order, all of them.
+
+        `upto` is a sequence of this entity that the leader has confirmed. Raises Unreachable.
+        """
+        ...
+
+    def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
+        """The entity's messages beyond the sequence `after`, then live ones, without a gap."""
+        ...
+
+
+# -- tells ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One tell, as a consumer delivered it."""
+
+    consumer: str
+    consumer_sequence: int  # contiguous within a consumer, else a delivery was lost
+    sequence: int  # in the command stream
+    time_ns: int  # the server's timestamp
+    token: str  # the escaped id
+    data: bytes
+    headers: Mapping[str, str] | None
+    handle: str  # for ack and progress; opaque
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """One consumer of a command stream, as the server reports it."""
+
+    name: str
+    owner: str  # the runner in its metadata; empty for a foreign one
+    delivered: int  # the highest stream sequence that it was given
+    pending: int  # messages that it has not been given yet
+
+
+class Consumer(Protocol):
+    """A durable consumer that this session created: one term of one shard."""
+
+    name: str
+
+    def grant(self, credit: int) -> None:
+        """Allow this many more deliveries than were allowed so far."""
+        ...
+
+    def ack(self, handle: str) -> None:
+        """Remove the message from the stream. May be lost; then it is delivered again."""
+        ...
+
+    def progress(self, handle: str) -> None:
+        """Still at work: don't deliver it again for another `ack_wait`."""
+        ...
+
+    async def info(self) -> ConsumerInfo | None:
+        """What the server says; None if the consumer is gone. Raises Unreachable."""
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing more. The consumer stays, so that its successor can read it."""
+        ...
+
+
+class Commands(Protocol):
+    """The command streams: one work queue a type, one consumer a shard."""
+
+    async def publish(
+        self, address: Address, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> PublishAnswer:
+        """Store a tell."""
+        ...
+
+    async def consumers(self, entity: str) -> list[ConsumerInfo]:
+        """All consumers of the type's command stream. Raises Unreachable."""
+        ...
+
+    async def create(
+        self,
+        entity: str,
+        shard: int,
+        name: str,
+        *,
+        owner: str,
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[str], None],
+    ) -> Consumer:
+        """A new consumer of one shard, with no credit yet. Never takes over an existing one.
+
+        `on_lost` is called once, with the reason, when the consumer is deleted, when the
+        connection was made anew or the stream restarted: then no ack of it may be sent any more.
+        Raises Taken, Unreachable.
+        """
+        ...
+
+    async def delete(self, entity: str, name: str) -> None:
+        """Delete a consumer; it may be gone already. Raises Unreachable."""
+        ...
+
+    async def by_sequence(self, entity: str, sequence: int) -> Delivery | None:
+        """A stored tell again (its `handle` and `consumer` are empty). Raises Unreachable."""
+        ...
+
+
+# -- asks -------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A core NATS message. `no_responders`: the server's word that nobody listens there."""
+
+    subject: str
+    data: bytes
+    reply: str = ""
+    headers: Mapping[str, str] | None = None
+    no_responders: bool = False
+
+
+class Subscription(Protocol):
+    """Something that listens."""
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        ...
+
+
+class Inbox(Protocol):
+    """A place for answers: `subject("1")` can be given as a reply subject."""
+
+    def subject(self, suffix: str) -> str:
+        """A reply subject below this inbox; answers arrive with it in `Message.subject`."""
+        ...
+
+    def close(self) -> None:
+        """Forget it; later answers are dropped."""
+        ...
+
+
+class Asks(Protocol):
+    """Core NATS: requests, answers and pings. Nothing here is stored."""
+
+    async def subscribe(self, subject: str, on_message: Callable[[Message], None]) -> Subscription:
+        """Listen; on return the server knows of it."""
+        ...
+
+    def inbox(self, on_message: Callable[[Message], None]) -> Inbox:
+        """A fresh inbox; cheap, one for each call."""
+        ...
+
+    def send(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish, at most once. Dropped while there is no connection."""
+        ...
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
+        """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""
+        ...
+
+
+# -- caches and registers ---------------------------------------------------------------------
+class Snapshots(Protocol):
+    """Snapshots and their parts. A cache: everything here may be stale, lost or deleted."""
+
+    async def get(self, address: Address, part: str | None = None) -> bytes | None:
+        """What is stored, or an older version of it. Raises Unreachable."""
+        ...
+
+    async def put(self, address: Address, data: bytes, part: str | None = None) -> bool:
+        """Replace it; whether the server confirmed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A value of the members bucket and its revision."""
+
+    value: bytes
+    revision: int
+
+
+class Members(Protocol):
+    """The members bucket: attempt marks, term numbers; later heartbeats. Keys are plain tokens."""
+
+    async def get(self, key: str) -> Entry | None:
+        """From the leader. Raises Unreachable."""
+        ...
+
+    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+        """The new revision, or None if `expected` (0: no value) isn't the last revision.
+
+        Raises Unreachable.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove a value. Raises Unreachable."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """Copies of dead-letter verdicts."""
+
+    async def put(self, address: Address, data: bytes) -> bool:
+        """Store a copy; whether the server confirmed. `address.id` may be any text."""
+        ...
+
+    async def put_raw(self, entity: str, token: str, data: bytes) -> bool:
+        """The same for a token that is no valid id; it is stored under `=`."""
+        ...
+
+
+class Session(Protocol):
+    """One connection to a backend, and everything behind it."""
+
+    clock: Clock
+    entropy: Entropy
+    subjects: Subjects
+    log: Log
+    commands: Commands
+    asks: Asks
+    snapshots: Snapshots
+    members: Members
+    dead: DeadLetters
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        ...
+
+    @property
+    def max_payload(self) -> int:
+        """The server's limit of one message, in bytes."""
+        ...
+
+    async def sharding(self, entity: str) -> Sharding | None:
+        """How the type is cut, None if it has no streams yet. Raises Unreachable, Incompatible."""
+        ...
+
+    async def provision(self, entity: str) -> Sharding:
+        """Create what is missing of the type's streams, check what is there.
+
+        Raises Incompatible, Unreachable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Send what waits, then end the connection."""
+        ...
