@@ -1,0 +1,45 @@
+"""The clock port: the only way to the time.
+
+Everything that needs the time is given a `Clock`, so that a simulation can own it. No other module
+of the project imports `time` or asks `datetime` for now; a test holds that.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock(Protocol):
+    """Tells the time. It may stand still, jump, or go back: safety never depends on it."""
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock; the only place that reads it."""
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+        return time.time_ns()
+
+
+def to_datetime(ns: int) -> datetime:
+    """Unix nanoseconds as an aware UTC datetime, cut to the microseconds that it can hold.
+
+    Raises OverflowError before the year 1 and after 9999.
+    """
+    return _EPOCH + timedelta(microseconds=ns // 1_000)
+
+
+def to_ns(moment: datetime) -> int:
+    """An aware datetime as Unix nanoseconds, exactly; ValueError for one without a time zone."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment!r} has no time zone: use datetime.now(timezone.utc)")
+    return (moment - _EPOCH) // _MICROSECOND * 1_000
