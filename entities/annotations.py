@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as wire
@@ -130,8 +130,7 @@ def _parts(info: wire.Type, seen: set[type]) -> Iterator[wire.Type]:
     yield info
     for name in info.__struct_fields__:
         value: Any = getattr(info, name)
-        inside: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
-        for part in inside:
+        for part in cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,)):
             if isinstance(part, wire.Field):
                 yield from _parts(part.type, seen)
             elif isinstance(part, wire.Type):

@@ -63,7 +63,7 @@ def find(
     if environ.get("NATS_URL"):
         _add(found, {"url": Found(environ["NATS_URL"], "NATS_URL")})
     _add(found, _context(environ, url_is_set="url" in found))
-    _add(found, _file(names, path))
+    _add(found, _file(names, path, environ))
     return found
 
 
@@ -141,7 +141,9 @@ def _nats_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or Path.home()) / ".config" / "nats"
 
 
-def _file(names: Collection[str], path: str | os.PathLike[str] | None) -> dict[str, Found]:
+def _file(
+    names: Collection[str], path: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> dict[str, Found]:
     file = Path("perdure.toml" if path is None else path)
     if path is None and not file.is_file():
         return {}
@@ -153,7 +155,7 @@ def _file(names: Collection[str], path: str | os.PathLike[str] | None) -> dict[s
         if key not in names:
             raise ValueError(f"{file}: {key}: no such setting")
     return {
-        key: Found(_path(key, value, file.parent, os.environ), str(file))
+        key: Found(_path(key, value, file.parent, environ), str(file))
         for key, value in values.items()
     }
 

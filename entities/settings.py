@@ -77,8 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Commands that may wait for one entity, by each way. At 1 ms a command the last one waits
     0.1 s, the SLA; for tells the server holds the bound."""
     runner_capacity: int = 10_000
-    """Asks that may wait in one runner: about a second's worth, so that overload is refused at once
-    and what is accepted is still wanted when its turn comes."""
+    """Asks that may wait in one runner: about a second's worth, so that overload is refused at
+    once and what is accepted is still wanted when its turn comes."""
     max_payload_bytes: int = 512 * 1024
     """The largest message taken. Half of nats-server's default limit of 1 MiB, so that a command
     fits into a commit beside its reply and headers."""
@@ -165,9 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{n}={v}' for n, v in self._shown())})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """For rich, which would otherwise read the fields themselves, secrets included."""
-        return ((name, _Shown(text)) for name, text in self._shown())
+        return [(name, _Shown(text)) for name, text in self._shown()]
 
     def _shown(self) -> Iterator[tuple[str, str]]:
         """The fields that differ from their defaults, as text, secrets hidden."""

@@ -12,6 +12,7 @@ read-only all the same.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -38,7 +39,7 @@ class Tagged(Exception):
         Raises TypeError for a field with the name of something that every exception has.
         """
         super().__init_subclass__()
-        for name in cls.__dict__.get("__annotations__", {}):
+        for name in inspect.get_annotations(cls):
             if hasattr(Tagged, name):  # a dataclass would take it for the field's default
                 raise TypeError(f"{cls.__name__}: a field can't be called {name!r}")
         cls.tag = snake(cls.__name__) if tag is None else tag

@@ -1,1 +1,108 @@
-"""Durable, sharded, event-sourced entities on nothing but NATS JetStream."""
+"""Durable, sharded, event-sourced entities on nothing but NATS JetStream.
+
+Everything public is importable from here, and is meant to be imported from here alone: the
+modules below may move between releases, these names do not.
+"""
+
+from .entities.address import Address
+from .entities.clock import Clock, SystemClock
+from .entities.context import Context
+from .entities.contract import Contract
+from .entities.decision import Decision
+from .entities.duration import Duration, seconds
+from .entities.entity import Entity
+from .entities.entropy import Entropy, SystemEntropy
+from .entities.errors import (
+    Advice,
+    AlreadyProcessingMessage,
+    ClusterError,
+    EntityNotAssignedToRunner,
+    MailboxFull,
+    MalformedMessage,
+    PersistenceError,
+    Reason,
+    RpcClientError,
+    RunnerNotRegistered,
+    RunnerUnavailable,
+    SendTimeout,
+    SerializationError,
+    Suspended,
+    error_tag,
+    with_details,
+)
+from .entities.event import Event
+from .entities.flow import Deferred, Durable, Flow, FlowRef, Step, Token
+from .entities.handle import handle_error
+from .entities.key import IdempotencyKey
+from .entities.message import Command, Query
+from .entities.naming import snake
+from .entities.retry import Retry
+from .entities.settings import Settings, load_with_sources
+from .entities.snowflake import (
+    ClockWentBack,
+    Snowflake,
+    SnowflakeGenerator,
+    SnowflakesExhausted,
+    use_machine,
+)
+from .entities.state import State, Value
+from .entities.status import EntityStatus
+from .entities.tagged import Failure
+from .entities.testing import Given, When, given
+
+__all__ = [
+    "Address",
+    "Advice",
+    "AlreadyProcessingMessage",
+    "Clock",
+    "ClockWentBack",
+    "ClusterError",
+    "Command",
+    "Context",
+    "Contract",
+    "Decision",
+    "Deferred",
+    "Durable",
+    "Duration",
+    "Entity",
+    "EntityNotAssignedToRunner",
+    "EntityStatus",
+    "Entropy",
+    "Event",
+    "Failure",
+    "Flow",
+    "FlowRef",
+    "Given",
+    "IdempotencyKey",
+    "MailboxFull",
+    "MalformedMessage",
+    "PersistenceError",
+    "Query",
+    "Reason",
+    "Retry",
+    "RpcClientError",
+    "RunnerNotRegistered",
+    "RunnerUnavailable",
+    "SendTimeout",
+    "SerializationError",
+    "Settings",
+    "Snowflake",
+    "SnowflakeGenerator",
+    "SnowflakesExhausted",
+    "State",
+    "Step",
+    "Suspended",
+    "SystemClock",
+    "SystemEntropy",
+    "Token",
+    "Value",
+    "When",
+    "error_tag",
+    "given",
+    "handle_error",
+    "load_with_sources",
+    "seconds",
+    "snake",
+    "use_machine",
+    "with_details",
+]
