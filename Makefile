@@ -1,0 +1,97 @@
+# Everything a developer does here, by one short name each. `make` alone lists them.
+#
+# Every target that needs the environment makes it first, from pyproject.toml alone, so that each
+# works by itself on a fresh clone. PYTHONSAFEPATH keeps the folder itself off sys.path: else
+# `import entities` would make a second copy of a module beside `perdure.entities`.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup test lint types unit simulate chaos integration format demo dev build clean
+
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+PYTEST := $(BIN)/python -m pytest
+
+SEEDS ?= 1000
+APP ?= examples/bank.py
+DATA ?=
+GATED := entities streams durable
+COVER := $(GATED:%=--cov=%) --cov-branch --cov-report=
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## make .venv with everything that development needs
+
+test: $(DEV) ## check everything: style, types, layers, tests, coverage
+	@$(MAKE) --no-print-directory lint types
+	$(PYTEST) -q $(COVER) tests/unit tests/types tests/conformance
+	$(PYTEST) -q $(COVER) --cov-append tests/simulation tests/chaos
+	@for layer in $(GATED); do \
+	  $(BIN)/coverage report --include="$$layer/*" --skip-covered --fail-under=90 || exit; \
+	done
+	$(PYTEST) -q -rs tests/integration
+
+lint: $(DEV) ## style, formatting and the arrows between the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(DEV) ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV) ## mypy and pyright, strict, and whether the public names are fully typed
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/verify-types
+
+unit: $(DEV) ## the fast tests alone
+	$(PYTEST) -q tests/unit tests/types
+
+simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000
+	PERDURE_SEEDS=$(SEEDS) $(PYTEST) -q tests/simulation
+
+chaos: $(DEV) ## kill -9 of real runners and servers under load
+	$(PYTEST) -q tests/chaos
+
+integration: $(DEV) ## against NATS in a container; needs Docker
+	$(PYTEST) -q -rs tests/integration
+
+demo: $(RUN) ## a month of US flights as entities, on an embedded server
+	$(BIN)/python -m examples.flights $(if $(DATA),"$(DATA)")
+
+dev: $(RUN) ## a server and a runner on this machine: make dev APP=examples/bank.py
+	$(BIN)/perdure dev $(APP)
+
+build: $(DEV) ## the wheel and the source distribution, into dist/
+	$(BIN)/python -m build
+
+clean: ## remove .venv and everything that was made here
+	rm -rf $(VENV) dist .demo .perdure .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment ------------------------------------------------------------------------------
+# Two stamps, newer than pyproject.toml when the environment is good: what running needs, and what
+# developing needs on top.
+$(RUN): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "perdure needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -L src/perdure/entities || \
+	  { echo "src/perdure/entities is no link: clone with core.symlinks=true" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q -e '.[cli,server,uvloop]'
+	@touch $@
+
+$(DEV): $(RUN)
+	$(BIN)/python -m pip install -q --group dev
+	@touch $@
