@@ -55,11 +55,14 @@ class Contract:
         """The declared failure; `msgspec.DecodeError` for anything else."""
         twin: Any = self.failure_decoder.decode(data)
         tag = tag_of(type(twin))
-        return from_wire(next(f for f in self.failures if f.tag == tag), twin)
+        for failure in self.failures:
+            if failure.tag == tag:
+                return from_wire(failure, twin)
+        raise msgspec.ValidationError(f"{self.tag} declares no failure")
 
 
-class _NoFailure(msgspec.Struct, tag="", forbid_unknown_fields=True):
-    """Stands for an empty union, which msgspec can't decode: no failure has an empty tag."""
+class _NoFailure(msgspec.Struct, tag=""):
+    """Stands for the empty union, which msgspec doesn't have."""
 
 
 def contract_of(cls: Any, state: type[State], label: str) -> Contract:

@@ -83,7 +83,7 @@ class ClusterError(Tagged, kw_only=True):
         """
         try:
             twin: Any = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SerializationError(cause=f"not a cluster error: {error}") from error
         return cast("Reason", from_wire(_CLASSES[tag_of(type(twin))], twin))
 

@@ -1,0 +1,1 @@
+"""The public API as types: what must be accepted and what must be refused."""

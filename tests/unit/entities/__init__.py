@@ -1,0 +1,1 @@
+"""What an entity is, tested without anything around it."""
