@@ -1,0 +1,81 @@
+"""Real servers for tests.
+
+`nats_server` is one server for the whole run, for tests that leave it alone: give each test a
+namespace of its own (`namespace`), and nothing of one reaches another. `own_server` makes
+servers for tests that kill, freeze or configure them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from perdure.deploy.server import EmbeddedServer
+from perdure.entities.settings import Settings
+
+if TYPE_CHECKING:
+    from perdure.streams.jetstream.session import JetStreamSession
+
+_numbers = itertools.count(1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServer]:
+    """One server for all; never stopped in between. Without fsync: nobody pulls the plug here."""
+    async with EmbeddedServer(tmp_path_factory.mktemp("nats"), fsync=False) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[EmbeddedServer]]]:
+    """Starts servers that belong to this test alone; they end with it."""
+    servers: list[EmbeddedServer] = []
+
+    async def start(**options: Any) -> EmbeddedServer:
+        options.setdefault("fsync", False)
+        folder = options.pop("folder", tmp_path / f"nats-{len(servers)}")
+        server = EmbeddedServer(folder, **options)
+        servers.append(server)
+        await server.start()
+        return server
+
+    yield start
+    for server in servers:
+        await server.kill()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test of this run uses."""
+    return fresh_namespace()
+
+
+def fresh_namespace() -> str:
+    """A namespace that nobody else of this run uses."""
+    return f"t{next(_numbers)}"
+
+
+def settings_for(server: EmbeddedServer, namespace: str, **changes: Any) -> Settings:
+    """Settings of a small, quick test on that server."""
+    given: dict[str, Any] = {"url": server.url, "namespace": namespace, "shards": 4, **changes}
+    return Settings(**given)
+
+
+@asynccontextmanager
+async def nats_session(
+    server: EmbeddedServer, namespace: str, *, name: str = "test", **changes: Any
+) -> AsyncIterator[JetStreamSession]:
+    """A session on that server, closed at the end."""
+    from perdure.streams.jetstream.session import open_session
+
+    session = await open_session(settings_for(server, namespace, **changes), name=name)
+    try:
+        yield session
+    finally:
+        await session.close()
