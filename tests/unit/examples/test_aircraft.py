@@ -34,7 +34,7 @@ def test_departing_counts_a_flight_and_no_miles() -> None:
 
 def test_miles_count_on_arrival() -> None:
     given(aircraft, OUT).when(Arrive("out")).accepts(2565, Arrived("out", 2565))
-    there = [OUT, Arrived("out", 2565)]
+    there: list[AircraftEvent] = [OUT, Arrived("out", 2565)]
     assert given(aircraft, *there).state == Aircraft(flights=1, arrived=1, miles=2565)
     given(aircraft, *there, BACK).when(Arrive("back")).accepts(5130, Arrived("back", 2565))
 
