@@ -1,1 +1,1 @@
-"""The backend in this process's memory: the same rules as JetStream, for tests, demos and `memory:`."""
+"""The backend in this process's memory: JetStream's rules, for tests, demos and `memory:`."""

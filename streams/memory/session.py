@@ -1,0 +1,100 @@
+"""A session with the broker in memory: a connection, and the ports behind it (`ports.py`).
+
+Closing it leaves its consumers on the broker, as a server keeps those of a client that went away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...entities.clock import Clock
+from ...entities.entropy import Entropy, SystemEntropy
+from ...entities.settings import Settings
+from ..port import Asks, Commands, DeadLetters, Log, Members, Snapshots
+from ..subjects import Sharding, Subjects
+from .connection import Connection
+from .ports import (
+    MemoryAsks,
+    MemoryCommands,
+    MemoryDeadLetters,
+    MemoryLog,
+    MemoryMembers,
+    MemorySnapshots,
+)
+
+if TYPE_CHECKING:
+    from .broker import MemoryBroker
+
+
+class MemorySession:
+    """One connection to a broker; made by `MemoryBroker.session`."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        name: str,
+        *,
+        clock: Clock,
+        entropy: Entropy | None,
+        settings: Settings,
+    ) -> None:
+        self.name = name
+        self.clock: Clock = clock
+        self.entropy: Entropy = entropy or SystemEntropy()
+        self.settings = settings
+        self.subjects = Subjects(settings.namespace)
+        self._broker = broker
+        self._connection = Connection(name)
+        streams = broker.streams(settings.namespace)
+        self._streams = streams
+        self._log = MemoryLog(broker, streams, self._connection)
+        self._commands = MemoryCommands(broker, streams, self._connection, settings)
+        self.log: Log = self._log
+        self.commands: Commands = self._commands
+        self.asks: Asks = MemoryAsks(broker, self._connection, self.entropy)
+        self.snapshots: Snapshots = MemorySnapshots(broker, streams, self._connection)
+        self.members: Members = MemoryMembers(streams, self._connection)
+        self.dead: DeadLetters = MemoryDeadLetters(broker, streams, self._connection)
+
+    def __repr__(self) -> str:
+        return f"<MemorySession {self.name} {'up' if self.connected else 'down'}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._connection.up
+
+    @property
+    def max_payload(self) -> int:
+        """The broker's limit of one message, headers included, in bytes."""
+        return self._broker.max_payload
+
+    async def sharding(self, entity: str) -> Sharding | None:
+        """How the type is cut, None if it has no streams yet. Raises Unreachable."""
+        self._connection.demand()
+        queue = self._streams.queues.get(entity)
+        return await self._connection.answer(None if queue is None else queue.sharding)
+
+    async def provision(self, entity: str) -> Sharding:
+        """Create the type's streams unless they are there. Raises Unreachable."""
+        self._connection.demand()
+        return await self._connection.answer(self._broker.provision(self.settings, entity))
+
+    async def close(self) -> None:
+        """End the connection; closing it again does nothing."""
+        if not self._connection.closed:
+            self._commands.part()
+            self._broker.core.forget_connection(self._connection)
+            self._connection.close()
+            self._log.wake()
+
+    def cut(self) -> None:
+        """The connection breaks; see `MemoryBroker.disconnect`."""
+        self._commands.part()
+        self._connection.cut()
+
+    def restore(self) -> None:
+        """The connection is made anew; see `MemoryBroker.disconnect`."""
+        self._connection.restore()
+        self._commands.lose("reconnected")
+        self._log.wake()
