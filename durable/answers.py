@@ -1,0 +1,85 @@
+"""Answers: how an outcome or an error goes back to those who asked.
+
+Every answer leaves through `Answers.send`, which publishes below the allowed prefixes only: a
+caller's reply subject must not make the runner write anywhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from msgspec import UNSET
+
+from ..entities.address import Address
+from ..entities.errors import ClusterError, with_details
+from ..entities.tagged import to_wire
+from ..streams.asks import Answer, encode_answer, raw, reply_allowed
+from ..streams.commit import Commit, Outcome
+from ..streams.port import Asks
+from .item import Asker, Item
+
+logger = logging.getLogger("perdure.answers")
+
+
+class Answers:
+    """Sends answers about the entities of one type."""
+
+    def __init__(self, asks: Asks, prefixes: tuple[str, ...]) -> None:
+        self._asks = asks
+        self._prefixes = prefixes
+
+    def allowed(self, reply: str) -> bool:
+        """Whether an answer may go there."""
+        return reply_allowed(reply, self._prefixes)
+
+    def send(self, askers: Iterable[Asker], data: bytes) -> None:
+        """The same answer to each. A reply subject outside the prefixes gets none, and a log."""
+        for asker in askers:
+            if self.allowed(asker.reply):
+                self._asks.send(asker.reply, data)
+            else:
+                logger.warning(
+                    "no answer to a reply subject outside the allowed prefixes",
+                    extra={"action": "reply.forbidden"},
+                )
+
+    def error(
+        self, askers: Iterable[Asker], error: ClusterError, address: Address, key: str | None
+    ) -> None:
+        """An error, told to each asker with its own request id."""
+        for asker in askers:
+            self.send([asker], error_answer(error, address, key, asker))
+
+    def error_of(self, item: Item, error: ClusterError, address: Address) -> None:
+        """An error of one command, to all who asked for it."""
+        may = error.may_have_taken_effect or item.published
+        told = with_details(error, may_have_taken_effect=may)
+        self.error(item.askers, told, address, item.key)
+
+
+def error_answer(error: ClusterError, address: Address, key: str | None, asker: Asker) -> bytes:
+    """An error as bytes. A bare client can't repeat with the same key, so it gets to check."""
+    told = with_details(error, address=str(address), key=key, request_id=asker.request)
+    if asker.plain and key is None and told.may_have_taken_effect:
+        told = with_details(told, advice="check")
+    return encode_answer(Answer(error=raw(to_wire(told))))
+
+
+def outcome_answer(outcome: Outcome, sequence: int, version: int) -> bytes:
+    """A recorded outcome as bytes: a reply, a failure, or a dead letter's error."""
+    if outcome.dead is not None:
+        return encode_answer(Answer(error=outcome.dead.error, seq=sequence, version=version))
+    if outcome.failure is not UNSET:
+        return encode_answer(Answer(failure=outcome.failure, seq=sequence, version=version))
+    return encode_answer(Answer(reply=outcome.reply, seq=sequence, version=version))
+
+
+def versions(commit: Commit) -> list[int]:
+    """The entity's version after each outcome of a commit."""
+    after: list[int] = []
+    version = commit.version - sum(len(outcome.events) for outcome in commit.outcomes)
+    for outcome in commit.outcomes:
+        version += len(outcome.events)
+        after.append(version)
+    return after

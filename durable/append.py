@@ -1,0 +1,162 @@
+"""The appender: one commit into the log, exactly once, whatever gets lost on the way.
+
+What each answer means is decided by two pure functions, `after_append` and `after_read`; their
+rows are the append table of docs/architecture.md. A stored message is ours only if it carries our
+commit's id: never because a key matches, since another owner may have recorded the same command
+with other outcomes beside it. Nothing is folded over another's commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from ..entities.address import Address
+from ..entities.entropy import Entropy
+from ..streams.commit import Damaged, Sealed, Stored, unseal
+from ..streams.port import AppendAnswer, Appended, Log, NoAck, Refused, Unreachable, WrongLast
+
+logger = logging.getLogger("perdure.append")
+
+RETRY_BASE_S = 0.05
+RETRY_MAX_S = 2.0
+"""How fast an unknown outcome is looked into again: soon after a lost message, gently while a
+stream has no leader for seconds."""
+
+REFUSALS = 3
+"""How often a log may refuse for another reason (no space, no permission) before callers hear."""
+
+
+class Step(Enum):
+    """What to do next with a commit."""
+
+    ADOPT = "adopt"  # it is in the log
+    READ = "read"  # see what the leader has
+    PUBLISH = "publish"  # again, the same commit
+    RELOAD = "reload"  # another commit came first: fold it, decide again in order
+    DROP = "drop"  # another commit came first, and the shard isn't ours any more
+    GIVE_UP = "give up"  # the log refuses
+
+
+@dataclass(frozen=True, slots=True)
+class InLog:
+    """The commit is in the log, at this sequence."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another message is in its place; `owned`: whether the shard is still ours."""
+
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The log refused it for another reason; nothing is stored."""
+
+    why: str
+
+
+Result: TypeAlias = InLog | Overtaken | Rejected
+
+
+def after_append(answer: AppendAnswer) -> Step:
+    """What an answer to the append means."""
+    match answer:
+        case Appended():
+            return Step.ADOPT
+        case WrongLast() | NoAck() | Refused():
+            return Step.READ
+
+
+def after_read(
+    last: Stored | None, *, commit_id: str, expected: int, owned: bool, refusals: int
+) -> Step:
+    """What the leader's last message of the entity means for our commit."""
+    if last is not None and is_ours(last, commit_id):
+        return Step.ADOPT
+    if (0 if last is None else last.sequence) == expected:
+        return Step.GIVE_UP if refusals >= REFUSALS else Step.PUBLISH
+    return Step.RELOAD if owned else Step.DROP
+
+
+def is_ours(stored: Stored, commit_id: str) -> bool:
+    """Whether a stored message is the commit with this id."""
+    try:
+        commit = unseal(stored)
+    except Damaged:
+        return False
+    return commit is not None and commit.id == commit_id
+
+
+async def append(
+    log: Log,
+    address: Address,
+    sealed: Sealed,
+    *,
+    expected: int,
+    owned: Callable[[], bool],
+    entropy: Entropy,
+) -> Result:
+    """Publish a commit until its fate is known. Ends only with an answer that is certain."""
+    refusals = tries = 0
+    while True:
+        answer = await log.append(address, sealed, expected=expected)
+        if isinstance(answer, Appended):
+            return InLog(answer.sequence)
+        if isinstance(answer, Refused):
+            refusals += 1
+        _report(address, answer)
+        last = await _last(log, address, entropy)
+        step = after_read(
+            last, commit_id=sealed.id, expected=expected, owned=owned(), refusals=refusals
+        )
+        match step:
+            case Step.ADOPT:
+                assert last is not None
+                return InLog(last.sequence)
+            case Step.RELOAD | Step.DROP:
+                return Overtaken(step is Step.RELOAD)
+            case Step.GIVE_UP:
+                return Rejected(_why(answer))
+            case _:
+                tries += 1
+                if tries > 1 or refusals:
+                    await asyncio.sleep(_delay(tries, entropy))
+
+
+async def _last(log: Log, address: Address, entropy: Entropy) -> Stored | None:
+    """The leader's word, however long it takes: without it nothing may be said."""
+    tries = 0
+    while True:
+        try:
+            return await log.last(address)
+        except Unreachable:
+            tries += 1
+            await asyncio.sleep(_delay(tries, entropy))
+
+
+def _delay(tries: int, entropy: Entropy) -> float:
+    longest: float = min(RETRY_MAX_S, RETRY_BASE_S * 2.0 ** min(tries - 1, 10))
+    return longest * entropy.uniform(0.5, 1.0)
+
+
+def _report(address: Address, answer: AppendAnswer) -> None:
+    action = {WrongLast: "append.conflict", NoAck: "append.unknown", Refused: "append.refused"}
+    logger.log(
+        logging.WARNING if isinstance(answer, Refused) else logging.DEBUG,
+        "append to %s: %s",
+        address,
+        answer,
+        extra={"action": action[type(answer)], "address": str(address)},
+    )
+
+
+def _why(answer: AppendAnswer) -> str:
+    return f"{answer.code}: {answer.why}" if isinstance(answer, Refused) else repr(answer)

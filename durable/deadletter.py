@@ -1,0 +1,42 @@
+"""Dead letters that no log can take: tells whose id can't be an entity's.
+
+Every other verdict is an outcome in the entity's log (durable/plan.py), with a copy for operators.
+Here `PERDURE_DEAD` is the record itself: it is stored before the tell is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from ..entities.errors import MalformedMessage
+from ..entities.tagged import to_wire
+from ..streams.asks import raw
+from ..streams.codec import raw_hash
+from ..streams.commands import cause_of
+from ..streams.commit import At, Dead, Outcome
+from ..streams.port import Delivery
+from .host import Host
+
+logger = logging.getLogger("perdure.deadletter")
+
+
+async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> bool:
+    """Record a tell with an impossible id; whether the server confirmed it."""
+    hash = raw_hash(delivery.data)
+    error = MalformedMessage(cause=why, may_have_taken_effect=False)
+    outcome = Outcome(
+        name=cause_of(at, hash),
+        payload_hash=hash,
+        at=at,
+        dead=Dead("malformed", raw(to_wire(error)), raw=delivery.data),
+    )
+    data = msgspec.json.encode(outcome)
+    stored = await host.session.dead.put_raw(host.entity.name, delivery.token, data)
+    logger.error(
+        "a tell with an impossible id: %s",
+        why,
+        extra={"action": "command.dead" if stored else "deadletter.not_copied"},
+    )
+    return stored

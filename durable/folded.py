@@ -1,0 +1,94 @@
+"""What an entity's log folds to: state, version, ledger, watermark, and its end.
+
+It changes only by a commit that is in the log: read back while recovering, or acknowledged after
+an append. `sequence` is that of the last message on the subject, foreign ones included, since that
+is what the next append must expect; `commit_sequence` and `hash` are those of the last commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..entities.entity import Entity
+from ..streams.commit import GENESIS, At, Commit, Damaged, Outcome, check_link
+from .ledger import Ledger, Seen
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NO_TELL = At(0, 0, 0)
+"""The watermark of an entity that no tell reached: below any real one."""
+
+
+def milliseconds(time: datetime) -> int:
+    """Unix time in milliseconds."""
+    return int(time.timestamp() * 1000)
+
+
+@dataclass(slots=True)
+class Folded:
+    """One entity as its log has it."""
+
+    state: Any
+    ledger: Ledger
+    version: int = 0
+    sequence: int = 0
+    commit_sequence: int = 0
+    hash: str = GENESIS
+    time: datetime = EPOCH
+    watermark: At = NO_TELL
+    tail_commits: int = 0  # since the snapshot that it was loaded from, or was last written
+    tail_bytes: int = 0
+    snapshot_bytes: int = 0  # of that snapshot
+
+    def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
+        """Take over a commit that is in the log, and the state after it."""
+        self.state = state
+        self.version = commit.version
+        self.sequence = self.commit_sequence = sequence
+        self.hash = mark
+        self.time = commit.time
+        self.tail_commits += 1
+        self.tail_bytes += size
+        now_ms = milliseconds(commit.time)
+        for outcome in commit.outcomes:
+            if outcome.at is not None:
+                self.watermark = newest(self.watermark, outcome.at)
+            self.ledger.add(outcome.name, seen(outcome, sequence, now_ms))
+        self.ledger.prune(log_time_ms=now_ms, watermark_ms=self.watermark.time_ns // 1_000_000)
+
+
+def newest(one: At, two: At) -> At:
+    """The later of two places: by timestamp, then by sequence."""
+    return max(one, two, key=lambda at: (at.time_ns, at.sequence))
+
+
+def seen(outcome: Outcome, sequence: int, time_ms: int) -> Seen:
+    """The ledger's entry of an outcome."""
+    birth = -1 if outcome.birth is None else outcome.birth
+    return Seen(sequence, bytes.fromhex(outcome.payload_hash), birth, time_ms)
+
+
+def evolve_all(entity: Entity[Any, Any], state: Any, events: Sequence[Any]) -> Any:
+    """The state after some events. What `evolve` raises is raised; a wrong type is a TypeError."""
+    for event in events:
+        state = entity.evolve(state, event)
+        if type(state) is not type(entity.initial):
+            raise TypeError(
+                f"evolve returned {type(state).__name__}, not {type(entity.initial).__name__}"
+            )
+    return state
+
+
+def fold(
+    entity: Entity[Any, Any], folded: Folded, commit: Commit, mark: str, size: int, sequence: int
+) -> None:
+    """Fold one commit that was read from the log. Raises Damaged if it can't be."""
+    check_link(commit, prev=folded.hash, version=folded.version, sequence=sequence)
+    try:
+        events = [entity.log.decode(raw) for o in commit.outcomes for raw in o.events]
+        state = evolve_all(entity, folded.state, events)
+    except Exception as error:  # user code, or an event that today's code doesn't know
+        raise Damaged(f"sequence {sequence}: {type(error).__name__}: {error}") from error
+    folded.adopt(commit, mark, size, sequence, state)

@@ -1,0 +1,81 @@
+"""What all shards and activations of one entity type in one runner share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..entities.duration import seconds
+from ..entities.entity import Entity
+from ..entities.settings import Settings
+from ..streams.port import Session
+from .ledger import LedgerLimits
+from .plan import Limits
+
+HEADER_BYTES = 1024
+"""What the headers of an append may take of the server's limit of one message."""
+
+WAITING_BYTES = 64 * 1024 * 1024
+"""Payloads of asks that wait in one runner, in bytes. The number of asks alone is no bound: ten
+thousand of the largest payload would be 5 GiB."""
+
+
+class Load:
+    """How much waits in the whole runner. Overload is answered before memory grows."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.asks = 0
+        self.bytes = 0
+
+    def full(self) -> bool:
+        """Whether no more asks may wait."""
+        return self.asks >= self.capacity or self.bytes >= WAITING_BYTES
+
+    def add(self, size: int) -> None:
+        """One more ask waits, with a payload of `size` bytes."""
+        self.asks += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        """It is answered or dropped."""
+        self.asks -= 1
+        self.bytes -= size
+
+    def __repr__(self) -> str:
+        return f"Load({self.asks} of {self.capacity} asks, {self.bytes} of {WAITING_BYTES} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One entity type in one runner: what never changes while it runs."""
+
+    session: Session
+    entity: Entity[Any, Any]
+    settings: Settings
+    runner: str
+    load: Load
+
+    @property
+    def ledger_limits(self) -> LedgerLimits:
+        """How much an entity's ledger remembers."""
+        s = self.settings
+        return LedgerLimits(
+            int(seconds(s.dedup_window) * 1000),
+            s.dedup_keys,
+            int(seconds(s.made_window) * 1000),
+            s.made_keys,
+        )
+
+    @property
+    def plan_limits(self) -> Limits:
+        """Bounds of one commit."""
+        return Limits(
+            self.settings.commit_outcomes,
+            self.settings.commit_bytes,
+            self.session.max_payload - HEADER_BYTES,
+        )
+
+    def now_ms(self) -> int:
+        """The runner's clock, Unix milliseconds."""
+        return self.session.clock.now_ns() // 1_000_000

@@ -1,0 +1,165 @@
+"""Intake: from bytes that came in to a command that may wait, or a refusal.
+
+Every limit that protects a runner from bad input is applied here, before anything is decoded or
+queued: size, id, key, nesting, reply subject. Pure but for the loop's clock; the shard acts on
+what comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from msgspec import Raw
+
+from ..entities.errors import MalformedMessage
+from ..entities.key import IdempotencyKey
+from ..streams.asks import NULL, Envelope, open_body
+from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
+from ..streams.commands import cause_of
+from ..streams.commit import At
+from ..streams.port import Delivery, Message
+from .host import Host
+from .item import Asker, Item
+from .reads import Read
+
+REQUEST_CHARS = 128
+"""The longest request id that is kept; a longer one is cut, since it only serves logs."""
+
+TRACE_CHARS = 256
+"""The longest traceparent that is kept (W3C's has 55 characters)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that can't become a command, and the one to be told, if any."""
+
+    asker: Asker | None
+    error: MalformedMessage
+    key: str | None = None
+
+
+Taken: TypeAlias = Item | Read | Refusal
+
+
+def take_ask(host: Host, message: Message, now: float) -> Taken:
+    """What an ask is: a command, a read, or refused."""
+    asker = Asker(message.reply, plain=True)
+    try:
+        envelope = open_body(message.data, message.headers, limit=host.settings.max_payload_bytes)
+        plain = message.data[:1] != b"["
+        asker = Asker(message.reply, _cut(envelope.request, REQUEST_CHARS), plain)
+        if envelope.kind == "tell":
+            raise Undecodable("a tell is published to the command subject, not asked")
+        _check_key(envelope.key)
+        if envelope.kind != "ask":
+            if envelope.kind == "result" and envelope.key is None:
+                raise Undecodable("result: without a key")
+            return Read(envelope.kind, asker, envelope, since=now)
+        command = _command(host, envelope)
+    except Undecodable as error:
+        return Refusal(asker, _malformed(error))
+    if not host.entity.contracts[command.__struct_config__.tag].writes:
+        return Read("query", asker, envelope, command, now)
+    if envelope.key is None and not message.reply:
+        nameless = Undecodable("an ask without a key and a reply subject has no name")
+        return Refusal(None, _malformed(nameless))
+    return Item(
+        way="ask",
+        name=envelope.key or message.reply,
+        payload_hash=payload_hash(command),
+        raw=envelope.payload,
+        command=command,
+        key=envelope.key,
+        birth=envelope.birth,
+        deadline=envelope.deadline,
+        after=envelope.after,
+        request=asker.request,
+        trace=_cut(envelope.trace, TRACE_CHARS),
+        askers=[asker] if message.reply else [],
+        since=now,
+        size=len(bytes(envelope.payload)),
+    )
+
+
+def bad_id(taken: Taken, error: ValueError) -> Refusal:
+    """The refusal of a message whose subject holds no id of ours."""
+    match taken:
+        case Item(askers=askers):
+            asker = askers[0] if askers else None
+        case Refusal(asker=asker) | Read(asker=asker):
+            pass
+    return Refusal(asker, MalformedMessage(cause=str(error), may_have_taken_effect=False))
+
+
+def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> Item:
+    """The command of a tell. One that can't be decoded becomes an item too: a dead letter."""
+    at = At(generation, delivery.sequence, delivery.time_ns)
+    problem: str | None = None
+    command: Any = None
+    envelope = Envelope(1, "tell", NULL)
+    try:
+        envelope = open_body(
+            delivery.data, delivery.headers, limit=host.settings.max_payload_bytes
+        )
+        if delivery.data[:1] == b"[" and envelope.kind != "tell":
+            raise Undecodable(f"{envelope.kind} is asked, not published")
+        _check_key(envelope.key)
+        command = _command(host, envelope)
+        if not host.entity.contracts[command.__struct_config__.tag].writes:
+            raise Undecodable("a query is asked, not published")
+        raw, hash = envelope.payload, payload_hash(command)
+    except Undecodable as error:
+        problem = str(error)
+        raw, hash = Raw(delivery.data), raw_hash(delivery.data)
+    cause = cause_of(at, hash)
+    key = envelope.key if _is_key(envelope.key) else None
+    request = _cut(envelope.request, REQUEST_CHARS)
+    askers = [Asker(envelope.reply_to, request)] if envelope.reply_to else []
+    return Item(
+        way="tell",
+        name=key or cause,
+        payload_hash=hash,
+        raw=raw,
+        command=command,
+        key=key,
+        cause=cause,
+        at=at,
+        birth=envelope.birth if key else None,
+        deadline=envelope.deadline,
+        request=request,
+        trace=_cut(envelope.trace, TRACE_CHARS),
+        askers=askers,
+        handle=delivery.handle,
+        consumer=delivery.consumer,
+        since=now,
+        problem=problem,
+        size=len(delivery.data),
+    )
+
+
+def _command(host: Host, envelope: Envelope) -> Any:
+    limit = host.settings.max_payload_bytes
+    return decode(
+        host.entity.messages, bytes(envelope.payload), limit=limit, what=host.entity.name
+    )
+
+
+def _is_key(key: str | None) -> bool:
+    try:
+        return key is not None and bool(IdempotencyKey(key))
+    except ValueError:
+        return False
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not _is_key(key):
+        raise Undecodable("the idempotency key isn't 1 to 255 of A-Za-z0-9:_-")
+
+
+def _cut(text: str | None, length: int) -> str | None:
+    return None if text is None else text[:length]
+
+
+def _malformed(error: Undecodable) -> MalformedMessage:
+    return MalformedMessage(cause=str(error), may_have_taken_effect=False)

@@ -1,0 +1,56 @@
+"""One command on its way through a runner: what came, from whom, by which way.
+
+Made by `durable/intake.py` from an ask or a tell, queued in a mailbox, removed when it is
+answered. A tell's body may be evicted while it waits (`command` is None, `evicted` is true): the
+command stream still has it, and it is read again by its sequence before its turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Raw
+
+from ..streams.commit import At
+
+Way: TypeAlias = Literal["ask", "tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Somebody who waits for an answer."""
+
+    reply: str
+    request: str | None = None
+    plain: bool = False  # a bare client, which can't repeat with the same key
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A command that waits for its turn. Mutable: its handle, askers and counters change."""
+
+    way: Way
+    name: str  # the key, or a bare ask's reply subject, or a tell's cause
+    payload_hash: str
+    raw: Raw  # the command as it came
+    command: Any = None  # decoded
+    key: str | None = None
+    cause: str | None = None  # of a tell
+    at: At | None = None  # of a tell
+    birth: int | None = None  # Unix ms; the key was made by a client for its own repeats
+    deadline: int | None = None  # Unix ms
+    after: int | None = None  # of an ask: wait for this tell first
+    request: str | None = None
+    trace: str | None = None
+    askers: list[Asker] = field(default_factory=list[Asker])
+    handle: str = ""  # of a tell: the newest delivery's
+    consumer: str = ""  # of a tell: the term that delivered it last
+    since: float = 0.0  # loop time of arrival, seconds
+    problem: str | None = None  # why a tell's payload can't be decoded: it becomes a dead letter
+    suspect: bool = False  # it may have killed the process that had it
+    published: bool = False  # a commit with it was sent to the log
+    attempts: int = 0  # how often its handler had a defect
+    evicted: bool = False  # its body is not in memory
+    credit: bool = False  # it uses one of its term's credits
+    size: int = 0  # bytes of the payload, for the bounds

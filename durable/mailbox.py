@@ -1,0 +1,124 @@
+"""An entity's mailbox: what waits for its turn, in order, bounded by each way.
+
+Tells are bounded by the server before they are accepted (`max_msgs_per_subject`), asks here. Both
+wait in one queue. Asks that must see a tell first stand aside, so that they never block its head.
+Admission is a pure decision; the activation does what it says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ..streams.commit import At
+from .item import Asker, Item
+
+
+class Admission(Enum):
+    """What becomes of an ask that arrives."""
+
+    QUEUED = "queued"
+    ATTACHED = "attached"  # the same command waits already: one more asker for its outcome
+    REUSED = "reused"  # the same key waits already, with another payload
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """A mailbox at one moment."""
+
+    asks: int  # asks queued or standing aside
+    tells: int  # tells queued
+    waiting: int  # asks that wait for a tell of the same client
+
+
+class Mailbox:
+    """Commands of one entity that wait, oldest first."""
+
+    def __init__(self, capacity: int, askers: int) -> None:
+        self.queue: deque[Item] = deque()
+        self.aside: list[Item] = []
+        self._capacity = capacity
+        self._askers = askers
+        self._asks = 0
+        self._by_name: dict[str, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self.queue) + len(self.aside)
+
+    def __iter__(self) -> Iterator[Item]:
+        yield from self.queue
+        yield from self.aside
+
+    def __repr__(self) -> str:
+        return f"Mailbox({self.statistics()})"
+
+    def statistics(self) -> MailboxStatistics:
+        """How many wait, by way."""
+        return MailboxStatistics(self._asks, len(self) - self._asks, len(self.aside))
+
+    def find(self, name: str) -> Item | None:
+        """The command of that name that waits, if any."""
+        return self._by_name.get(name)
+
+    def admit(self, item: Item) -> Admission:
+        """What to do with an ask: pure, changes nothing."""
+        waiting = self._by_name.get(item.name)
+        if waiting is not None:
+            same = waiting.payload_hash == item.payload_hash
+            return Admission.ATTACHED if same else Admission.REUSED
+        return Admission.FULL if self._asks >= self._capacity else Admission.QUEUED
+
+    def attach(self, asker: Asker, waiting: Item) -> None:
+        """One more asker, bounded: the oldest of too many is forgotten (it repeats anyway)."""
+        waiting.askers = [a for a in waiting.askers if a.reply != asker.reply][1 - self._askers :]
+        waiting.askers.append(asker)
+
+    def add(self, item: Item) -> None:
+        """Queue an admitted ask or a tell."""
+        self._by_name.setdefault(item.name, item)
+        self._asks += item.way == "ask"
+        if item.after is None:
+            self.queue.append(item)
+        else:
+            self.aside.append(item)
+
+    def redelivered(self, at: At, cause: str, handle: str, consumer: str) -> Item | None:
+        """The queued tell that this delivery repeats: only its handle changes; never an ack.
+
+        It is recognised by its cause: a sequence alone is given out again by a stream that lost
+        its tail. Acknowledging it here would lose it, since it has no outcome yet.
+        """
+        for item in self.queue:
+            if item.at == at and item.cause == cause:
+                item.handle, item.consumer = handle, consumer
+                return item
+        return None
+
+    def promote(self, ready: Callable[[Item], bool]) -> None:
+        """Move the asks to the queue whose tell has taken effect."""
+        for item in [i for i in self.aside if ready(i)]:
+            self.aside.remove(item)
+            item.after = None
+            self.queue.append(item)
+
+    def remove(self, item: Item) -> None:
+        """It is answered, or dropped."""
+        if self.queue and self.queue[0] is item:
+            self.queue.popleft()
+        elif item in self.queue:
+            self.queue.remove(item)
+        else:
+            self.aside.remove(item)
+        self._asks -= item.way == "ask"
+        if self._by_name.get(item.name) is item:
+            del self._by_name[item.name]
+            self._restore_name(item.name)
+
+    def _restore_name(self, name: str) -> None:
+        for item in self.queue:
+            if item.name == name:
+                self._by_name[name] = item
+                return

@@ -1,0 +1,43 @@
+"""Attempt marks: how a command that kills its process is found out.
+
+After a crash, what the dead runner had been given is suspect. Each suspect runs alone, and before
+it runs its mark is stored; once its outcome is recorded, the mark goes. A command that is found
+with `poison_marks` marks has ended that many processes: it becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..streams.codec import digest
+from ..streams.port import Members, Unreachable
+
+RETRY_S = 0.2
+"""Between tries to store a mark, in seconds: without it the suspect must not run."""
+
+
+def mark_key(entity: str, cause: str) -> str:
+    """The key of a command's mark in the members bucket."""
+    return f"mark.{entity}.{digest(cause.encode())}"
+
+
+async def add_mark(members: Members, entity: str, cause: str) -> int:
+    """Store one more mark; how many there are now. Returns only when the server confirmed."""
+    key = mark_key(entity, cause)
+    while True:
+        try:
+            entry = await members.get(key)
+            count = 1 if entry is None else int(entry.value) + 1
+            expected = 0 if entry is None else entry.revision
+            if await members.put(key, str(count).encode(), expected=expected) is not None:
+                return count
+        except Unreachable:
+            await asyncio.sleep(RETRY_S)
+
+
+async def remove_mark(members: Members, entity: str, cause: str) -> None:
+    """Its outcome is recorded. If this is lost, the mark stays: it counts a crash too many."""
+    try:
+        await members.delete(mark_key(entity, cause))
+    except Unreachable:
+        return

@@ -1,0 +1,313 @@
+"""What to do with the commands that wait: a pure decision, no I/O, no clock of its own.
+
+`make_plan` walks the queue in order. It answers from the ledger what has an outcome already,
+decides the rest one after another, evolving after each, and stops where the order demands it:
+before a repeat of something undecided, a defect, a suspect, or the size limit. What it returns is
+data; the activation commits it, and only then does anything change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from msgspec import UNSET, Raw
+
+from ..entities.address import Address
+from ..entities.context import Context
+from ..entities.decision import Decision
+from ..entities.entity import Entity
+from ..entities.errors import (
+    ClusterError,
+    MalformedMessage,
+    RpcClientError,
+    SendTimeout,
+    SerializationError,
+)
+from ..entities.tagged import to_wire
+from ..streams.asks import raw
+from ..streams.commit import Dead, Outcome
+from .folded import Folded, evolve_all, milliseconds
+from .item import Item
+from .ledger import Seen
+
+OUTCOME_BYTES = 512
+"""What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
+
+
+class Standing(Enum):
+    """What the ledger and the watermark say of a command."""
+
+    NEW = "new"
+    RECORDED = "recorded"  # it has an outcome
+    REUSED = "reused"  # its key has an outcome, of another payload
+    PROCESSED = "processed"  # below the watermark: it took effect, its record is forgotten
+    TOO_OLD = "too old"  # its made key may have been forgotten: not executed
+    REWOUND = "rewound"  # new, and the command stream gave its sequence out a second time
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one commit."""
+
+    outcomes: int
+    bytes: int  # soft: an outcome alone may be larger
+    max_bytes: int  # hard: the server refuses more
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do next. Items in the order of the queue; at most one of the last three is set."""
+
+    recorded: list[tuple[Item, Seen]] = field(default_factory=list[tuple[Item, Seen]])
+    processed: list[Item] = field(default_factory=list[Item])
+    refused: list[tuple[Item, ClusterError]] = field(
+        default_factory=list[tuple[Item, ClusterError]]
+    )
+    taken: list[Item] = field(default_factory=list[Item])
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+    rewound: list[Item] = field(default_factory=list[Item])
+    state: Any = None  # after the outcomes
+    events: int = 0
+    suspect: Item | None = None
+    defect: tuple[Item, Exception] | None = None
+
+
+class Unencodable(Exception):
+    """A reply, failure or event that isn't what its type says, or is too large."""
+
+
+def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
+    """What the entity's record says of a command. The ledger is asked first."""
+    if item.cause is not None and (found := folded.ledger.find(item.cause)) is not None:
+        return Standing.RECORDED, found
+    if item.key is not None or item.way == "ask":
+        found = folded.ledger.find(item.name)
+        if found is not None:
+            same = found.payload == bytes.fromhex(item.payload_hash)
+            return (Standing.RECORDED if same else Standing.REUSED), found
+    if item.at is not None:
+        mark = folded.watermark
+        if item.at.sequence <= mark.sequence and item.at.generation == mark.generation:
+            old = item.at.time_ns <= mark.time_ns
+            return (Standing.PROCESSED if old else Standing.REWOUND), None
+    if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
+        return Standing.TOO_OLD, None
+    return Standing.NEW, None
+
+
+def make_plan(
+    entity: Entity[Any, Any],
+    address: Address,
+    folded: Folded,
+    queue: Iterable[Item],
+    *,
+    limits: Limits,
+    now_ns: int,
+) -> Plan:
+    """What to do with the front of the queue. Changes nothing but the plan."""
+    plan = Plan(state=folded.state)
+    names: set[str] = set()
+    size = 0
+    for item in queue:
+        verdict, found = standing(folded, item)
+        pending = bool(plan.outcomes)
+        if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:
+            if pending:
+                break
+            if found is not None:
+                plan.recorded.append((item, found))
+            else:
+                plan.processed.append(item)
+            continue
+        if item.suspect:
+            if not pending:
+                plan.suspect = item
+            break
+        if verdict is Standing.REWOUND:
+            plan.rewound.append(item)
+        room = limits.bytes - size if pending else limits.max_bytes
+        if not _take(plan, entity, address, folded, item, verdict, now_ns=now_ns, room=room):
+            break
+        if plan.taken and plan.taken[-1] is item:
+            names.add(item.name)
+            size += _size(plan.outcomes[-1])
+        if len(plan.outcomes) >= limits.outcomes:
+            break
+    return plan
+
+
+def _take(
+    plan: Plan,
+    entity: Entity[Any, Any],
+    address: Address,
+    folded: Folded,
+    item: Item,
+    verdict: Standing,
+    *,
+    now_ns: int,
+    room: int,
+) -> bool:
+    """Put one command into the plan; False if the plan ends before it."""
+    pending = bool(plan.outcomes)
+    refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
+    if refusal is not None:
+        reason, error = refusal
+        return _refuse(plan, item, reason, error, named=reason == "expired")
+    now_ns = item.at.time_ns if item.at is not None else now_ns
+    now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+    context = Context(address, folded.version + plan.events, now, item.key)
+    try:
+        decision = entity.decide(plan.state, item.command, context)
+        outcome, events = encode(entity, item, decision)
+        state = evolve_all(entity, plan.state, events)
+    except Unencodable as error:
+        if pending:
+            return False
+        return _refuse(
+            plan,
+            item,
+            "unencodable",
+            SerializationError(cause=str(error), may_have_taken_effect=False),
+            named=True,
+        )
+    except Exception as error:  # user code
+        if not pending:
+            plan.defect = (item, error)
+        return False
+    size = _size(outcome)
+    if size > room:
+        if pending:
+            return False
+        return _refuse(
+            plan,
+            item,
+            "too_large",
+            SerializationError(
+                cause=f"its outcome has {size} bytes, a message holds {room}",
+                may_have_taken_effect=False,
+            ),
+            named=True,
+        )
+    plan.taken.append(item)
+    plan.outcomes.append(outcome)
+    plan.state = state
+    plan.events += len(events)
+    return True
+
+
+def refuse(item: Item, verdict: Standing, *, now_ms: int) -> tuple[str, ClusterError] | None:
+    """The verdict on a command that must not be executed: reason and error; else None."""
+    if verdict is Standing.REUSED:
+        return "malformed", MalformedMessage(
+            cause="this key was used before, with another payload", may_have_taken_effect=False
+        )
+    if verdict is Standing.TOO_OLD:
+        return "too_old", SendTimeout(
+            cause="a copy too old to tell whether it took effect", may_have_taken_effect=True
+        )
+    if item.problem is not None:
+        return "malformed", MalformedMessage(cause=item.problem, may_have_taken_effect=False)
+    if item.deadline is not None and item.deadline < now_ms:
+        return "expired", SendTimeout(
+            cause="its deadline passed before its turn", may_have_taken_effect=item.published
+        )
+    return None
+
+
+def _refuse(plan: Plan, item: Item, reason: str, error: ClusterError, *, named: bool) -> bool:
+    """An ask is refused; a tell gets a dead letter, an outcome like any other."""
+    if item.way == "ask":
+        if plan.outcomes:
+            return False
+        plan.refused.append((item, error))
+        return True
+    plan.taken.append(item)
+    plan.outcomes.append(dead_letter(item, reason, error, named=named))
+    return True
+
+
+def dead_letter(item: Item, reason: str, error: ClusterError, *, named: bool) -> Outcome:
+    """The verdict on a tell. `named`: it uses up the key; else it is named by its cause."""
+    undecodable = item.problem is not None
+    return Outcome(
+        name=item.name if named else item.cause or item.name,
+        payload_hash=item.payload_hash,
+        at=item.at,
+        birth=item.birth if named else None,
+        command=UNSET if undecodable else item.raw,
+        dead=Dead(
+            reason,
+            raw(to_wire(error)),
+            key=None if named else item.key,
+            raw=bytes(item.raw) if undecodable else None,
+        ),
+        request=item.request,
+        trace=item.trace,
+    )
+
+
+def defect_error(error: Exception) -> RpcClientError:
+    """What a caller hears of a defect in user code, after its retries."""
+    return RpcClientError(
+        cause=f"defect: {type(error).__name__}: {error}"[:1000], may_have_taken_effect=False
+    )
+
+
+def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome, list[Any]]:
+    """A decision as an outcome, and its events as everybody will read them.
+
+    What is encoded is decoded again at once: an event that could not be read back would
+    quarantine the entity, and a reply would fail its caller. Raises Unencodable.
+    """
+    contract = entity.contracts[item.command.__struct_config__.tag]
+    if not isinstance(decision, Decision):
+        raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
+    events: list[Any] = []
+    raws: list[Raw] = []
+    try:
+        for event in decision.events:
+            if type(event) not in entity.events:
+                raise Unencodable(f"evolve doesn't take {type(event).__name__}")
+            raws.append(raw(event))
+            events.append(entity.log.decode(raws[-1]))
+        reply: Any = UNSET
+        failure: Any = UNSET
+        if decision.failure is not None:
+            if type(decision.failure) not in contract.failures:
+                raise Unencodable(f"undeclared failure {type(decision.failure).__name__}")
+            failure = raw(to_wire(decision.failure))
+            contract.failure_decoder.decode(failure)
+        else:
+            reply = raw(decision.reply)
+            contract.reply_decoder.decode(reply)
+    except Unencodable:
+        raise
+    except Exception as error:  # msgspec raises many kinds; user types may raise their own
+        raise Unencodable(f"{contract.tag}: {type(error).__name__}: {error}") from None
+    return (
+        Outcome(
+            name=item.name,
+            payload_hash=item.payload_hash,
+            at=item.at,
+            birth=item.birth,
+            command=item.raw,
+            events=tuple(raws),
+            reply=reply,
+            failure=failure,
+            request=item.request,
+            trace=item.trace,
+        ),
+        events,
+    )
+
+
+def _size(outcome: Outcome) -> int:
+    parts = (outcome.command, outcome.reply, outcome.failure, *outcome.events)
+    extra = sum(len(bytes(part)) for part in parts if part is not UNSET)
+    if outcome.dead is not None:
+        extra += len(bytes(outcome.dead.error)) + 2 * len(outcome.dead.raw or b"")
+    return extra + OUTCOME_BYTES

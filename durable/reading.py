@@ -1,0 +1,222 @@
+"""Reading: the questions that wait at one activation, and how they are answered.
+
+Part of an activation (durable/activation.py), which lets its worker call `serve` between two
+commits, so that what is read is always the fold of commits in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..entities.errors import ClusterError, MailboxFull, SendTimeout
+from ..streams.codec import Undecodable
+from ..streams.commit import Damaged, unseal
+from ..streams.port import Unreachable
+from .answers import outcome_answer, versions
+from .folded import Folded
+from .reads import (
+    Past,
+    Read,
+    answer_query,
+    answer_state,
+    answer_status,
+    fold_past,
+    past_of,
+    undecodable,
+)
+
+if TYPE_CHECKING:
+    from .activation import Activation
+
+READS = 256
+"""Questions that may wait at one entity."""
+
+PAST_READS = 4
+"""Folds of the past that one entity computes at a time."""
+
+RETRY_S = 0.1
+"""Between tries while the backend can't be reached, in seconds."""
+
+RESULT_S = 60.0
+"""How long a question for a result waits that carries no deadline, in seconds."""
+
+
+class Reading:
+    """The questions at one entity."""
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        self._waiting: list[Read] = []
+        self._past: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._waiting or self._past)
+
+    def urgent(self) -> bool:
+        """Whether the worker has to answer something now."""
+        return any(not read.checked for read in self._waiting)
+
+    def add(self, read: Read) -> None:
+        """Answer it at once if that is right, else let it wait, bounded."""
+        activation = self._activation
+        folded = activation.folded
+        if folded is not None and self._at_once(read, folded):
+            return
+        if len(self._waiting) >= READS:
+            error = MailboxFull(capacity=READS, may_have_taken_effect=False)
+            self._send(read, error)
+            return
+        if read.kind == "result":  # a repetition takes the place of the one before
+            request = read.asker.request
+            self._waiting = [
+                r for r in self._waiting if request is None or r.asker.request != request
+            ]
+        self._waiting.append(read)
+
+    def refuse(self, error: ClusterError) -> None:
+        """Answer all that wait with an error."""
+        waiting, self._waiting = self._waiting, []
+        for read in waiting:
+            self._send(read, error)
+
+    def settled(self, name: str, answer: bytes) -> None:
+        """A command has its outcome: tell those who asked for its result."""
+        if not self._waiting:
+            return
+        done = [r for r in self._waiting if r.kind == "result" and r.envelope.key == name]
+        for read in done:
+            self._waiting.remove(read)
+            self._send(read, answer)
+
+    def expire(self, now: float, now_ms: int) -> None:
+        """Answer those whose time is over: unknown, never created and expired look alike."""
+        for read in list(self._waiting):
+            deadline = read.envelope.deadline
+            over = now > read.since + RESULT_S if deadline is None else now_ms > deadline
+            if over and read.checked:
+                self._waiting.remove(read)
+                self._send(read, SendTimeout(cause="no outcome of this key is known here"))
+
+    def _at_once(self, read: Read, folded: Folded) -> bool:
+        envelope, activation = read.envelope, self._activation
+        if envelope.fresh or (envelope.seen or 0) > folded.sequence:
+            return False
+        match read.kind:
+            case "query":
+                self._send(read, self._query(read, folded))
+            case "status":
+                self._send(read, self._status(folded))
+            case "result":
+                kept = activation.recent.get(envelope.key or "")
+                if kept is None:
+                    return False
+                self._send(read, kept[1])
+            case _:
+                return False
+        return True
+
+    async def serve(self, folded: Folded) -> None:
+        """Answer what can be answered; called by the worker, between commits."""
+        for read in [r for r in self._waiting if not r.checked]:
+            stale = read.envelope.fresh or (read.envelope.seen or 0) > folded.sequence
+            if stale and not await self._activation.fresh(folded):
+                return
+            if read not in self._waiting:
+                continue
+            if read.kind == "result":
+                await self._result(read, folded)
+            else:
+                self._waiting.remove(read)
+                self._answer(read, folded)
+
+    def _answer(self, read: Read, folded: Folded) -> None:
+        match read.kind:
+            case "query":
+                self._send(read, self._query(read, folded))
+            case "status":
+                self._send(read, self._status(folded))
+            case _:
+                self._state(read, folded)
+
+    def _query(self, read: Read, folded: Folded) -> bytes | ClusterError:
+        host = self._activation.host
+        now = datetime.fromtimestamp(host.session.clock.now_ns() / 1e9, UTC)
+        return answer_query(host.entity, self._activation.address, folded, read, now)
+
+    def _status(self, folded: Folded) -> bytes:
+        activation = self._activation
+        busy = len(activation.mailbox) > 0
+        return answer_status(folded, busy=busy, runner=activation.host.runner)
+
+    async def _result(self, read: Read, folded: Folded) -> None:
+        """The outcome of a key: recorded, on its way, or not known yet."""
+        activation = self._activation
+        key = read.envelope.key or ""
+        found = folded.ledger.find(key)
+        if found is not None:
+            try:
+                stored = await activation.host.session.log.by_sequence(
+                    activation.address.entity, found.sequence
+                )
+                commit = None if stored is None else unseal(stored)
+            except Unreachable:
+                await asyncio.sleep(RETRY_S)  # the worker comes again
+                return
+            except Damaged as error:
+                activation.quarantine(str(error))
+                return
+            for outcome, version in zip(
+                commit.outcomes if commit else (), versions(commit) if commit else (), strict=True
+            ):
+                if outcome.name == key and read in self._waiting:
+                    self._waiting.remove(read)
+                    self._send(read, outcome_answer(outcome, found.sequence, version))
+                    return
+        waiting = activation.mailbox.find(key)
+        if waiting is not None:
+            self._waiting.remove(read)
+            activation.mailbox.attach(read.asker, waiting)
+        elif await activation.fresh(folded):
+            read.checked = True
+
+    def _state(self, read: Read, folded: Folded) -> None:
+        try:
+            past = past_of(read.envelope)
+        except Undecodable as error:
+            self._send(read, undecodable(error))
+            return
+        if past.version is None and past.time is None:
+            self._send(read, answer_state(folded))
+        elif len(self._past) >= PAST_READS:
+            self._send(read, MailboxFull(capacity=PAST_READS, may_have_taken_effect=False))
+        else:
+            task = asyncio.get_running_loop().create_task(self._fold(read, past, folded.sequence))
+            self._past.add(task)
+            task.add_done_callback(self._past.discard)
+
+    async def _fold(self, read: Read, past: Past, upto: int) -> None:
+        host = self._activation.host
+        try:
+            answer = await fold_past(
+                host.session,
+                host.entity,
+                self._activation.address,
+                past,
+                host.ledger_limits,
+                upto,
+            )
+        except Unreachable as error:
+            answer = SendTimeout(cause=str(error), may_have_taken_effect=False)
+        self._send(read, answer)
+
+    def _send(self, read: Read, answer: bytes | ClusterError) -> None:
+        activation = self._activation
+        if isinstance(answer, bytes):
+            activation.answers.send([read.asker], answer)
+        else:
+            key = read.envelope.key
+            activation.answers.error([read.asker], answer, activation.address, key)

@@ -1,0 +1,149 @@
+"""Reads: queries and control messages, answered by the owner without writing anything.
+
+They don't queue behind commands: the fold is always that of a commit in the log. A caller who saw
+a later commit than the owner has, or who wants it fresh, makes the owner ask the leader first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+from ..entities.address import Address
+from ..entities.context import Context
+from ..entities.decision import Decision
+from ..entities.entity import Entity
+from ..entities.errors import (
+    ClusterError,
+    MalformedMessage,
+    RpcClientError,
+    SerializationError,
+)
+from ..streams.asks import Answer, Envelope, encode_answer, raw
+from ..streams.codec import Undecodable, decode
+from ..streams.commit import Commit, Damaged, unseal
+from ..streams.port import Session
+from .folded import Folded, evolve_all, fold
+from .item import Asker
+from .ledger import Ledger, LedgerLimits
+from .plan import Unencodable
+
+
+@dataclass(slots=True, eq=False)
+class Read:
+    """One question about an entity."""
+
+    kind: Literal["query", "result", "status", "state"]
+    asker: Asker
+    envelope: Envelope
+    message: Any = None  # of a query, decoded
+    since: float = 0.0  # loop time, seconds
+    checked: bool = False  # the leader confirmed that nothing newer is there
+
+
+class Past(msgspec.Struct, forbid_unknown_fields=True):
+    """Which state is wanted: at a version, or at a time; neither: the newest."""
+
+    version: int | None = None
+    time: datetime | None = None
+
+
+_pasts = msgspec.json.Decoder(Past | None)
+
+
+def past_of(envelope: Envelope) -> Past:
+    """What a `state` message asks for. Raises Undecodable."""
+    past: Past | None = decode(_pasts, bytes(envelope.payload), limit=4096, what="state")
+    return past or Past()
+
+
+def answer_query(
+    entity: Entity[Any, Any], address: Address, folded: Folded, read: Read, now: datetime
+) -> bytes | ClusterError:
+    """The answer to a query from a fold: pure. A defect in `decide` is an error at once."""
+    contract = entity.contracts[read.message.__struct_config__.tag]
+    try:
+        context = Context(address, folded.version, now, None)
+        decision: Any = entity.decide(folded.state, read.message, context)
+        if not isinstance(decision, Decision) or decision.events or decision.failure is not None:
+            raise Unencodable(f"{contract.tag}: a query is answered by query.answer(...)")
+        reply = raw(decision.reply)
+        contract.reply_decoder.decode(reply)
+    except (Unencodable, TypeError, msgspec.MsgspecError) as error:
+        return SerializationError(cause=str(error)[:1000], may_have_taken_effect=False)
+    except Exception as error:  # user code
+        return RpcClientError(
+            cause=f"defect: {type(error).__name__}: {error}"[:1000], may_have_taken_effect=False
+        )
+    return encode_answer(Answer(reply=reply, seq=folded.sequence, version=folded.version))
+
+
+def answer_status(folded: Folded, *, busy: bool, runner: str) -> bytes:
+    """The entity's status."""
+    body = {
+        "status": "processing" if busy else "idle",
+        "updated_at": folded.time,
+        "version": folded.version,
+        "runner": runner,
+    }
+    return encode_answer(Answer(reply=raw(body), seq=folded.sequence, version=folded.version))
+
+
+def answer_state(folded: Folded) -> bytes | ClusterError:
+    """The entity's state."""
+    try:
+        state = Raw(msgspec.json.encode(folded.state))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        return SerializationError(cause=f"state: {error}"[:1000], may_have_taken_effect=False)
+    return encode_answer(Answer(reply=state, seq=folded.sequence, version=folded.version))
+
+
+async def fold_past(
+    session: Session,
+    entity: Entity[Any, Any],
+    address: Address,
+    past: Past,
+    limits: LedgerLimits,
+    upto: int,
+) -> bytes | ClusterError:
+    """The state at a version or a time: the fold of the events up to it. Raises Unreachable."""
+    folded = Folded(entity.initial, Ledger(limits))
+    try:
+        async for stored in session.log.read(address, after=0, upto=upto):
+            commit = unseal(stored)
+            if commit is None:
+                continue
+            if past.time is not None and commit.time > past.time:
+                break
+            if past.version is not None and commit.version >= past.version:
+                _fold_part(entity, folded, commit, past.version)
+                break
+            assert stored.mark is not None
+            fold(entity, folded, commit, stored.mark, len(stored.data), stored.sequence)
+    except Damaged as error:
+        return SerializationError(cause=str(error))
+    if past.version is not None and past.version > folded.version:
+        why = f"version {past.version} isn't there yet: the newest is {folded.version}"
+        return MalformedMessage(cause=why, may_have_taken_effect=False)
+    return answer_state(folded)
+
+
+def _fold_part(entity: Entity[Any, Any], folded: Folded, commit: Commit, version: int) -> None:
+    """Fold the events of a commit up to a version. Raises Damaged."""
+    raws = [event for outcome in commit.outcomes for event in outcome.events]
+    try:
+        events = [entity.log.decode(event) for event in raws[: version - folded.version]]
+        folded.state = evolve_all(entity, folded.state, events)
+    except Exception as error:  # user code, or an event that today's code doesn't know
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+    folded.version += len(events)
+    folded.time = commit.time
+
+
+def undecodable(error: Undecodable) -> MalformedMessage:
+    """A control message that can't be read."""
+    return MalformedMessage(cause=str(error), may_have_taken_effect=False)

@@ -1,0 +1,119 @@
+"""Recovery: from a cold entity to its fold, by as few requests as possible.
+
+The phase before `Running` (durable/activation.py). The leader's last message and the snapshot are
+asked for at once; if the snapshot ends with exactly that message, nothing more is read. The leader
+is asked every time, so that a cold entity never starts from a stale read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ..entities.address import Address
+from ..entities.entity import Entity
+from ..streams.commit import Damaged, Stored, unseal
+from ..streams.port import Session
+from . import snapshot
+from .folded import Folded, fold
+from .ledger import Ledger, LedgerLimits
+
+logger = logging.getLogger("perdure.recovery")
+
+
+async def recover(
+    session: Session, entity: Entity[Any, Any], address: Address, limits: LedgerLimits
+) -> Folded:
+    """The entity's fold up to the leader's last message.
+
+    Raises Unreachable (try again), Damaged (the log can't be folded: quarantine).
+    """
+    last, kept = await asyncio.gather(
+        session.log.last(address), _snapshot(session, entity, address, limits)
+    )
+    if last is None:
+        if kept is not None:
+            _ignored(address, "newer than the log, which is empty")
+        return Folded(entity.initial, Ledger(limits))
+    if kept is not None:
+        folded = await _from_snapshot(session, entity, address, kept, last)
+        if folded is not None:
+            return folded
+    folded = Folded(entity.initial, Ledger(limits))
+    await _fold_tail(session, entity, address, folded, last)
+    return folded
+
+
+async def _snapshot(
+    session: Session, entity: Entity[Any, Any], address: Address, limits: LedgerLimits
+) -> Folded | None:
+    try:
+        body = await snapshot.get(session.snapshots, address)
+        return None if body is None else snapshot.decode(entity, body, limits)
+    except snapshot.Unusable as error:
+        _ignored(address, str(error))
+        return None
+
+
+async def _from_snapshot(
+    session: Session, entity: Entity[Any, Any], address: Address, kept: Folded, last: Stored
+) -> Folded | None:
+    """The fold that starts from a snapshot; None if the log doesn't hold its last commit."""
+    if kept.commit_sequence > last.sequence:
+        _ignored(address, "newer than the log")
+        return None
+    stored: Stored | None = last
+    if kept.commit_sequence != last.sequence:
+        stored = await session.log.by_sequence(address.entity, kept.commit_sequence)
+    if stored is None or stored.mark != kept.hash or _is_damaged(stored):
+        _ignored(address, "the log holds another commit in its place")
+        return None
+    if kept.sequence > last.sequence:  # what came after its last commit is gone again
+        kept.sequence = kept.commit_sequence
+    try:
+        await _fold_tail(session, entity, address, kept, last)
+    except Damaged as error:
+        _ignored(address, f"its tail can't be folded: {error}")
+        return None  # the fold from the start decides
+    _log("snapshot.loaded", logging.DEBUG, address, f"at sequence {kept.commit_sequence}")
+    return kept
+
+
+def _is_damaged(stored: Stored) -> bool:
+    try:
+        return unseal(stored) is None
+    except Damaged:
+        return True
+
+
+async def _fold_tail(
+    session: Session, entity: Entity[Any, Any], address: Address, folded: Folded, last: Stored
+) -> None:
+    if folded.sequence >= last.sequence:
+        return
+    async for stored in session.log.read(address, after=folded.sequence, upto=last.sequence):
+        commit = unseal(stored)
+        if commit is None:
+            folded.sequence = stored.sequence
+            _log("log.foreign", logging.WARNING, address, f"at sequence {stored.sequence}")
+            continue
+        assert stored.mark is not None
+        fold(entity, folded, commit, stored.mark, len(stored.data), stored.sequence)
+    if folded.sequence != last.sequence:
+        raise Damaged(f"the log ends at {folded.sequence}, its last message is {last.sequence}")
+
+
+def _ignored(address: Address, why: str) -> None:
+    _log("snapshot.ignored", logging.WARNING, address, why)
+
+
+def _log(action: str, level: int, address: Address, what: str) -> None:
+    logger.log(
+        level,
+        "%s: %s %s",
+        action,
+        address,
+        what,
+        extra={"action": action, "address": str(address)},
+    )

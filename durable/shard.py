@@ -1,0 +1,358 @@
+"""A shard of one entity type in this runner: its activations, its term, its place among owners.
+
+Asks come by core NATS and are taken as long as the shard is owned; tells come by the term. The
+loop in `run` takes a term, waits for its end and takes the next. A shard whose term was taken by
+another runner stands by: it drops what it has, listens to no asks, and takes the shard again only
+when its owner's process is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from ..entities.address import Address
+from ..streams.asks import NULL
+from ..streams.commit import At
+from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
+from ..streams.subjects import Sharding, unescape
+from .activation import Activation, Quarantined, loop_time
+from .answers import Answers
+from .deadletter import bury_unaddressed
+from .host import Host
+from .intake import Refusal, bad_id, take_ask, take_tell
+from .item import Item
+from .reads import Read
+from .term import Term, holders, is_gone, take
+
+logger = logging.getLogger("perdure.shard")
+
+BACKOFF_S = 0.05
+BACKOFF_MAX_S = 2.0
+"""Between tries to take a shard: at first at once, then no faster than its users would notice."""
+
+ASIDE_S = 0.05
+"""How often asks are looked at that wait for a tell which the term was not given yet, seconds."""
+
+
+class Shard:
+    """One shard of one type."""
+
+    def __init__(self, host: Host, sharding: Sharding, number: int, answers: Answers) -> None:
+        self.host, self.sharding, self.number, self.answers = host, sharding, number, answers
+        self.activations: dict[str, Activation] = {}
+        self.term: Term | None = None
+        self.owned = False
+        self.running = True
+        self.ready = asyncio.Event()  # the first term began
+        self._asks: Subscription | None = None
+        self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
+        self._aside: asyncio.Task[None] | None = None
+        self._burials: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Shard({self.host.entity.name}/{self.number}, owned={self.owned}, {self.term}, "
+            f"{len(self.activations)} activations)"
+        )
+
+    # -- life -----------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin to own the shard."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        tries = 0
+        while self.running:
+            try:
+                if tries and await self._somebody_else():
+                    await self._pause(tries)
+                    tries += 1
+                    continue
+                if await self._hold() == "deleted":
+                    self._step_down()
+                    tries = max(tries, 1)
+                else:
+                    tries = 0
+            except (Taken, Unreachable) as error:
+                logger.info("%s: no term yet: %r", self, error, extra={"action": "term.refused"})
+                tries += 1
+                await self._pause(tries)
+            except Exception:
+                logger.exception("%s failed", self, extra={"action": "shard.failed"})
+                self.drop("an internal error")
+                tries += 1
+                await self._pause(tries)
+
+    async def _pause(self, tries: int) -> None:
+        longest = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10))
+        await asyncio.sleep(longest * self.host.session.entropy.uniform(0.5, 1.0))
+
+    async def _somebody_else(self) -> bool:
+        """Whether another runner holds the shard and isn't certainly gone."""
+        session, name = self.host.session, self.host.entity.name
+        for info in await holders(session, name, self.sharding, self.number):
+            if info.owner != self.host.runner and not await is_gone(session, info.owner):
+                return True
+        return False
+
+    async def _hold(self) -> str:
+        """One term, from taking it to its end; why it ended. Raises Taken, Unreachable."""
+        host = self.host
+        await self._own()
+        term = await take(
+            host.session,
+            host.entity.name,
+            self.sharding,
+            self.number,
+            runner=host.runner,
+            on_tell=self._tell,
+        )
+        self.term, self._caught_up_at = term, -1.0
+        term.grant(host.settings.term_credit)
+        self.ready.set()
+        reason = await term.ended
+        if self.term is term:
+            self.term = None
+        if term.consumer is not None:
+            await term.consumer.stop()
+        return reason
+
+    async def _own(self) -> None:
+        """Listen to asks. They need no term: the append condition is the only fence."""
+        self.owned = True
+        if self._asks is None:
+            subject = self.host.session.subjects.ask_shard(
+                self.host.entity.name, self.sharding.generation, self.number, "*"
+            )
+            self._asks = await self.host.session.asks.subscribe(subject, self.ask)
+
+    def _step_down(self) -> None:
+        """Another runner took the shard."""
+        logger.warning("%s: taken by another runner", self, extra={"action": "shard.lost"})
+        self.owned = False
+        self.drop("another runner took the shard")
+        if self._asks is not None:
+            asks, self._asks = self._asks, None
+            self._spawn(asks.stop())
+
+    async def drain(self) -> None:
+        """Take nothing more, finish what is in hand, give the shard back."""
+        self.running = False
+        if self._asks is not None:
+            await self._asks.stop()
+            self._asks = None
+        if self.term is not None and self.term.consumer is not None:
+            await self.term.consumer.stop()
+        while any(a.busy for a in self._all()):  # noqa: ASYNC110 (seldom, and many conditions)
+            await asyncio.sleep(ASIDE_S)
+
+    async def release(self) -> None:
+        """Leave: whatever is still un-acked goes to the next owner."""
+        self.running = self.owned = False
+        term, self.term = self.term, None
+        for activation in self._all():
+            activation.drop("the runner leaves")
+        self.activations.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if term is not None:
+            term.end("released")
+            if term.consumer is not None:
+                await term.consumer.stop()
+            try:
+                await self.host.session.commands.delete(self.host.entity.name, term.name)
+            except Unreachable as error:
+                logger.warning("%s: not released: %r", term, error, extra={"action": "term.kept"})
+        await asyncio.gather(*self._burials, return_exceptions=True)
+
+    def _all(self) -> list[Activation]:
+        return list(self.activations.values())
+
+    # -- what arrives ---------------------------------------------------------------------------
+    def ask(self, message: Message) -> None:
+        """An ask for an entity of this shard, by either subject."""
+        token = message.subject.rpartition(".")[2]
+        taken = take_ask(self.host, message, loop_time())
+        try:
+            id = unescape(token)
+        except ValueError as why:
+            id, taken = token, bad_id(taken, why)
+        address = Address(self.host.entity.name, id)
+        match taken:
+            case Refusal(asker, error, key):
+                if asker is not None:
+                    self.answers.error([asker], error, address, key)
+            case Read():
+                self._activation(token, address).read(taken)
+            case Item():
+                if not self._answerable(taken):
+                    return
+                self._activation(token, address).ask(taken)
+                if taken.after is not None:
+                    self._watch_aside()
+
+    def _answerable(self, item: Item) -> bool:
+        """A bare ask whose answer may go nowhere is not executed: its name would be a weapon."""
+        if item.key is not None or self.answers.allowed(item.name):
+            return True
+        logger.warning("an ask with a forbidden reply", extra={"action": "reply.forbidden"})
+        return False
+
+    def _tell(self, delivery: Delivery, suspect: bool) -> None:
+        try:
+            id = unescape(delivery.token)
+        except ValueError as why:
+            self._bury(delivery, str(why))
+            return
+        item = take_tell(self.host, delivery, self.sharding.generation, loop_time())
+        item.suspect, item.credit = suspect, True
+        address = Address(self.host.entity.name, id)
+        activation = self._activation(delivery.token, address)
+        assert item.at is not None
+        assert item.cause is not None
+        queued = activation.mailbox.redelivered(item.at, item.cause, item.handle, item.consumer)
+        if queued is None:
+            activation.tell(item)
+        else:
+            queued.credit = not queued.evicted
+            if queued.evicted:
+                self._grant(item)
+
+    def _activation(self, token: str, address: Address) -> Activation:
+        found = self.activations.get(token)
+        if found is None:
+            found = Activation(self.host, self, self.answers, address)
+            self.activations[token] = found
+        return found
+
+    # -- for activations --------------------------------------------------------------------------
+    def settled(self, item: Item) -> None:
+        """A tell has a recorded outcome: ack it, if the term that delivered it still runs."""
+        if self.term is not None and item.consumer == self.term.name:
+            self.term.ack(item.handle)
+        self._grant(item)
+
+    def evict(self, item: Item) -> None:
+        """A tell's body leaves memory; its credit is free."""
+        item.command, item.raw, item.evicted = None, NULL, True
+        self._grant(item)
+
+    def _grant(self, item: Item) -> None:
+        if item.credit and self.term is not None and item.consumer == self.term.name:
+            self.term.grant(1)
+        item.credit = False
+
+    async def load(self, item: Item) -> bool:
+        """Read an evicted tell's body again; False if the stream has it no more."""
+        assert item.at is not None
+        found = await self.host.session.commands.by_sequence(
+            self.host.entity.name, item.at.sequence
+        )
+        if found is None or found.time_ns != item.at.time_ns:
+            return False
+        again = take_tell(self.host, found, item.at.generation, item.since)
+        if again.cause != item.cause:
+            return False
+        item.command, item.raw, item.evicted = again.command, again.raw, False
+        return True
+
+    def told(self, activation: Activation, item: Item) -> bool:
+        """Whether the tell that an ask waits for has taken effect.
+
+        The watermark can't tell: after a duplicate it never gets there. What counts is that this
+        term was given everything up to it, and that none of it is queued any more.
+        """
+        after = item.after or 0
+        if self.term is None or self.term.ended.done():
+            return False
+        if self.term.delivered < after and self._caught_up_at <= item.since:
+            return False
+        return not any(
+            i.at is not None and i.at.sequence <= after for i in activation.mailbox.queue
+        )
+
+    def drop(self, reason: str) -> None:
+        """End the term and every activation: what was not processed is delivered again.
+
+        An unprocessed tell must not be dropped alone: the term would go on behind it, and its
+        successors would take effect before it.
+        """
+        if self.term is not None:
+            self.term.end("dropped")
+        for activation in self._all():
+            activation.drop(reason)
+        self.activations.clear()
+
+    # -- now and then -----------------------------------------------------------------------------
+    def _watch_aside(self) -> None:
+        if self._aside is None:
+            self._aside = asyncio.get_running_loop().create_task(self._promote())
+
+    async def _promote(self) -> None:
+        """As long as asks stand aside: ask the server whether it has more for this term."""
+        try:
+            while any(a.mailbox.aside for a in self._all()):
+                asked, term = loop_time(), self.term
+                try:
+                    if term is not None and await term.caught_up() and self.term is term:
+                        self._caught_up_at = asked
+                except Unreachable:
+                    logger.debug("%s: can't ask for its term", self, extra={"action": "term.info"})
+                for activation in self._all():
+                    activation.promote()
+                await asyncio.sleep(ASIDE_S)
+        finally:
+            self._aside = None
+
+    def progress(self) -> None:
+        """Tell the server that what is held is being worked on."""
+        if self.term is None:
+            return
+        for activation in self._all():
+            phase = activation.phase
+            parked = phase.parked if isinstance(phase, Quarantined) else []
+            for item in (*activation.mailbox.queue, *parked):
+                if item.consumer == self.term.name:
+                    self.term.progress(item.handle)
+
+    def sweep(self, now: float, now_ms: int, idle_s: float) -> None:
+        """Let entities leave memory that nobody used for a while; end questions out of time."""
+        for token, activation in list(self.activations.items()):
+            activation.reading.expire(now, now_ms)
+            activation.reconsider()
+            activation.expire(now)
+            if activation.idle and now - activation.used >= idle_s:
+                self._passivate(token)
+
+    def _passivate(self, token: str) -> None:
+        activation = self.activations.pop(token)
+        activation.live = False
+        logger.debug(
+            "%s leaves memory",
+            activation.address,
+            extra={"action": "entity.passivated", "address": str(activation.address)},
+        )
+
+    # -- what no log can take ---------------------------------------------------------------------
+    def _bury(self, delivery: Delivery, why: str) -> None:
+        """A tell whose id can't be: the dead letter is the record, stored before the ack."""
+        self._spawn(self._bury_and_ack(delivery, why))
+
+    async def _bury_and_ack(self, delivery: Delivery, why: str) -> None:
+        at = At(self.sharding.generation, delivery.sequence, delivery.time_ns)
+        stored = await bury_unaddressed(self.host, delivery, at, why)
+        term = self.term
+        if stored and term is not None and term.name == delivery.consumer:
+            term.ack(delivery.handle)
+        if term is not None and term.name == delivery.consumer:
+            term.grant(1)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)

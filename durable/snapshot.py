@@ -1,0 +1,143 @@
+"""Snapshots: a fold kept so that loading is short. A cache, never the truth.
+
+A snapshot is used only if the log still holds exactly the commit that it ends with; otherwise it
+is reported and the log is folded from its start. Its form is private to perdure and may change
+with any release: the fingerprint covers the state's and the events' types, `evolve`'s declared
+revision and this format. A large one is stored in parts, whose hashes the head lists.
+
+It is taken when the tail since the last one has more bytes than the snapshot itself, and at least
+`snapshot_min_commits`, and always after `snapshot_max_commits`: so its cost is amortised and
+loading is bounded.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ..entities.address import Address
+from ..entities.entity import Entity
+from ..streams.codec import digest
+from ..streams.commit import At
+from ..streams.port import Snapshots
+from .folded import Folded
+from .ledger import Ledger, LedgerLimits
+
+FORMAT = 1
+PART_BYTES = 256 * 1024
+"""Well below a server's smallest usual limit of a message."""
+
+
+class Unusable(Exception):
+    """A snapshot that can't be used; the text says why."""
+
+
+class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    fingerprint: str
+    state: bytes  # JSON
+    version: int
+    sequence: int  # of the last message folded
+    commit_sequence: int  # of the last commit folded
+    hash: str
+    time: datetime
+    watermark: At
+    ledger: bytes
+    forgotten_birth: int
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    v: int
+    size: int
+    parts: tuple[str, ...]  # hashes; empty if the body follows here
+    body: bytes
+
+
+_snapshots = msgspec.msgpack.Decoder(_Snapshot)
+_heads = msgspec.msgpack.Decoder(_Head)
+
+
+def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
+    """Whether it is time for a snapshot."""
+    if folded.tail_commits >= max_commits:
+        return True
+    return folded.tail_commits >= min_commits and folded.tail_bytes > folded.snapshot_bytes
+
+
+def encode(entity: Entity[Any, Any], folded: Folded) -> bytes:
+    """A fold as bytes. Raises what msgspec raises on a state that can't be encoded."""
+    ledger, forgotten = folded.ledger.pack()
+    return msgspec.msgpack.encode(
+        _Snapshot(
+            entity.fingerprint,
+            msgspec.json.encode(folded.state),
+            folded.version,
+            folded.sequence,
+            folded.commit_sequence,
+            folded.hash,
+            folded.time,
+            folded.watermark,
+            ledger,
+            forgotten,
+        )
+    )
+
+
+def decode(entity: Entity[Any, Any], body: bytes, limits: LedgerLimits) -> Folded:
+    """The fold in a snapshot. Raises Unusable."""
+    try:
+        kept = _snapshots.decode(body)
+        if kept.fingerprint != entity.fingerprint:
+            raise Unusable("made by other types or another revision of evolve")
+        state = entity.state_decoder.decode(kept.state)
+        ledger = Ledger(limits)
+        ledger.unpack(kept.ledger, kept.forgotten_birth)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Unusable(f"can't be read: {error}") from None
+    return Folded(
+        state,
+        ledger,
+        version=kept.version,
+        sequence=kept.sequence,
+        commit_sequence=kept.commit_sequence,
+        hash=kept.hash,
+        time=kept.time,
+        watermark=kept.watermark,
+        snapshot_bytes=len(body),
+    )
+
+
+async def put(snapshots: Snapshots, address: Address, body: bytes) -> bool:
+    """Store a snapshot, its parts before its head; whether all of it was confirmed."""
+    if len(body) <= PART_BYTES:
+        return await snapshots.put(address, _head(body, (), body))
+    parts = [body[i : i + PART_BYTES] for i in range(0, len(body), PART_BYTES)]
+    for number, part in enumerate(parts):
+        if not await snapshots.put(address, part, part=str(number)):
+            return False
+    return await snapshots.put(address, _head(body, tuple(digest(p) for p in parts), b""))
+
+
+async def get(snapshots: Snapshots, address: Address) -> bytes | None:
+    """A stored snapshot's body; None if there is none. Raises Unusable, Unreachable."""
+    data = await snapshots.get(address)
+    if data is None:
+        return None
+    try:
+        head = _heads.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Unusable(f"can't be read: {error}") from None
+    if head.v != FORMAT:
+        raise Unusable(f"format {head.v}")
+    body = bytearray(head.body)
+    for number, hash in enumerate(head.parts):
+        part = await snapshots.get(address, part=str(number))
+        if part is None or digest(part) != hash:
+            raise Unusable(f"part {number} is missing or another one's")
+        body += part
+    return bytes(body)
+
+
+def _head(body: bytes, parts: tuple[str, ...], inline: bytes) -> bytes:
+    return msgspec.msgpack.encode(_Head(FORMAT, len(body), parts, inline))
