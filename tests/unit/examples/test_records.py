@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import totals
-from aircraft import Arrive, Cancel, Depart
+from aircraft import Aircraft, Arrive, Cancel, Depart, aircraft, logbook
 from records import UNKNOWN, BadRecords, Keyed, Plan, plan_of, read
+from report import as_totals, differences
 
 from .conftest import FLIGHTS
 
@@ -147,3 +148,18 @@ def test_every_row_of_the_month_has_its_own_keys() -> None:
     keys = [keyed.key for flight in flights for keyed in flight]
     assert (month.rows, len(flights), month.repeated) == (27_004, 27_004, 0)
     assert len(keys) == len(set(keys)) == month.commands == 26_468 * 2 + 15 + 521
+
+
+def test_the_month_through_the_entity_alone_gives_the_totals_of_the_file() -> None:
+    states = dict[str, Aircraft]()
+    for tail, flights in read(MONTH).aircraft.items():
+        state = aircraft.initial
+        for keyed in itertools.chain.from_iterable(flights):
+            decision = aircraft.decide(state, keyed.command)
+            assert decision.failure is None
+            for event in decision.events:
+                state = aircraft.evolve(state, event)
+        states[tail] = state
+    books = as_totals({tail: logbook(state) for tail, state in states.items()})
+    assert differences(books, totals.totals(str(MONTH))) == []
+    assert sum(state.elsewhere for state in states.values()) == 13
