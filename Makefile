@@ -65,8 +65,8 @@ chaos: $(DEV) ## kill -9 of real runners and servers under load
 integration: $(DEV) ## against NATS in a container; needs Docker
 	$(PYTEST) -q -rs tests/integration
 
-demo: $(RUN) ## a month of US flights as entities, on an embedded server
-	$(BIN)/python -m examples.flights $(if $(DATA),"$(DATA)")
+demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
+	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")
 
 dev: $(RUN) ## a server and a runner on this machine: make dev APP=examples/bank.py
 	$(BIN)/perdure dev $(APP)
