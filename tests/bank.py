@@ -1,4 +1,4 @@
-"""A bank account: deposit, withdraw, a balance query, and a withdrawal that someone must approve."""
+"""A bank account, for all tests: deposit, withdraw, balance, and a withdrawal to be approved."""
 
 from __future__ import annotations
 

@@ -365,7 +365,10 @@ async def shadow(flow: Flow[Account, AccountEvent], command: Withdraw) -> Decisi
     return command.accept(Balance(1))
 
 
-def _make(d: Any = decide, e: Any = evolve, s: Any = Account(), flows: Any = ()) -> Any:
+START = Account()
+
+
+def _make(d: Any = decide, e: Any = evolve, s: Any = START, flows: Any = ()) -> Any:
     return lambda: Entity(s, d, e, flows=flows)
 
 
@@ -390,7 +393,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (_make(d=of(Accepting)), "Accepting: a field can't be called 'accept'"),
     (
         _make(d=of(IdField)),
-        "commands: IdField: Snowflake can't be encoded, being a subclass of int",
+        "commands: IdField: Snowflake can't be encoded, being a sub",
     ),
     (_make(d=of(KeyReply)), "KeyReply: reply: IdempotencyKey can't be encoded, being a subclass"),
     (_make(d=of(CustomReply)), "CustomReply: reply: Custom can't be encoded: declare a Value"),

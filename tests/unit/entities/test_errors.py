@@ -130,14 +130,14 @@ def test_the_text_says_what_happened_to_whom_and_what_to_do() -> None:
 
 
 def test_with_details_copies_and_keeps_the_origin() -> None:
-    try:
+    with pytest.raises(p.SendTimeout) as caught:
         raise p.SendTimeout(key="k") from OSError("cable")
-    except p.SendTimeout as error:
-        more = p.with_details(error, address="account/a-1", advice="check")
-        assert more == p.SendTimeout(key="k", address="account/a-1", advice="check")
-        assert error == p.SendTimeout(key="k")
-        assert more.__cause__ is error.__cause__
-        assert more.__traceback__ is error.__traceback__
+    error = caught.value
+    more = p.with_details(error, address="account/a-1", advice="check")
+    assert more == p.SendTimeout(key="k", address="account/a-1", advice="check")
+    assert error == p.SendTimeout(key="k")
+    assert more.__cause__ is error.__cause__
+    assert more.__traceback__ is error.__traceback__
     with pytest.raises(TypeError, match="colour"):
         p.with_details(p.SendTimeout(), colour="red")
 

@@ -16,7 +16,7 @@ from perdure.entities.tagged import Tagged, from_wire, to_wire, wire_twin
 from tests.bank import InsufficientFunds, NotApproved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from decimal import Decimal
 
 
@@ -63,7 +63,7 @@ def test_two_classes_are_never_equal() -> None:
 
 def test_survives_a_context_manager() -> None:
     @contextmanager
-    def manager() -> Iterator[None]:
+    def manager() -> Generator[None]:
         yield
 
     with pytest.raises(NotApproved), manager():

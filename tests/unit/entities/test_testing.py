@@ -1,0 +1,129 @@
+"""given, when, then: what it says when a test fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure import Command, Decision, Entity, Event, IdempotencyKey, State, given
+from tests.bank import (
+    Account,
+    Balance,
+    Deposit,
+    Deposited,
+    GetBalance,
+    InsufficientFunds,
+    Withdraw,
+    WithdrawLarge,
+    Withdrawn,
+    account,
+)
+
+
+def test_given_when_then() -> None:
+    given(account, Deposited(500)).when(Withdraw(200)).accepts(Balance(300), Withdrawn(200))
+    given(account, Deposited(100)).when(Withdraw(200)).rejects(InsufficientFunds(100, 200))
+    assert given(account, Deposited(100)).query(GetBalance()) == Balance(100)
+    assert given(account, Deposited(500), Withdrawn(200)).state == Account(300)
+
+
+def test_a_wrong_reply_is_told() -> None:
+    with pytest.raises(AssertionError) as caught:
+        given(account).when(Deposit(5)).accepts(Balance(6), Deposited(5))
+    assert str(caught.value).splitlines() == [
+        "given Account(balance=0, held=0)",
+        "    when: Deposit(cents=5)",
+        "expected: accepts Balance(cents=6) with Deposited(cents=5)",
+        "     got: accepts Balance(cents=5) with Deposited(cents=5)",
+    ]
+
+
+def test_a_refusal_in_place_of_a_reply_is_told_and_the_other_way() -> None:
+    with pytest.raises(AssertionError, match="got: rejects InsufficientFunds"):
+        given(account).when(Withdraw(5)).accepts(Balance(0), Withdrawn(5))
+    with pytest.raises(AssertionError, match=r"got: accepts .* with Deposited"):
+        given(account).when(Deposit(5)).rejects(_any(InsufficientFunds(0, 5)))
+    with pytest.raises(AssertionError, match=r"expected: accepts .* with no events"):
+        given(account).when(Deposit(5)).accepts(Balance(5))
+
+
+def _any(value: Any) -> Any:
+    return value
+
+
+class Thing(State):
+    n: int = 0
+
+
+class Other(State):
+    pass
+
+
+class Do(Command[Thing, int]):
+    how: str
+
+
+class Elsewhere(Command[Other, int]):
+    pass
+
+
+class Done(Event):
+    n: int
+
+
+class Stranger(Event):
+    pass
+
+
+def decide(state: Thing, command: Do) -> Decision[Done]:
+    match command.how:
+        case "none":
+            nothing: Decision[Done] = _any(None)
+            return nothing
+        case "event":
+            return command.accept(1, _any(Stranger()))
+        case "reply":
+            return command.accept(_any("text"), Done(1))
+        case "key":
+            return command.accept(_any(IdempotencyKey("k")), Done(1))
+        case _:
+            return command.accept(1, Done(0))
+
+
+def evolve(state: Thing, event: Done) -> Thing:
+    return Thing(1 // event.n)
+
+
+thing = Entity(Thing(), decide, evolve)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("none", "decide returned None for Do"),
+        ("event", "with Stranger.* can't be stored: Invalid value 'stranger'"),
+        ("reply", "accepts 'text' .* can't be stored: Expected `int`, got `str`"),
+        ("key", "can't be stored: Encoding objects of type IdempotencyKey"),
+    ],
+)
+def test_what_a_runner_would_refuse_fails_here(how: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        given(thing).when(Do(how))
+
+
+def test_an_evolve_that_fails_is_found() -> None:
+    with pytest.raises(ZeroDivisionError):
+        given(thing).when(Do("zero"))
+
+
+def test_a_command_that_decide_does_not_take() -> None:
+    with pytest.raises(AssertionError, match=r"Entity\('thing': do\) doesn't take Elsewhere"):
+        given(thing).when(_any(Elsewhere()))
+    with pytest.raises(AssertionError, match="withdraw_large is handled by a flow"):
+        given(account).when(WithdrawLarge(5))
+
+
+def test_a_command_that_can_not_travel() -> None:
+    with pytest.raises(AssertionError, match="can't be sent: Expected `int`, got `str`"):
+        given(account).when(Deposit(_any("5")))
