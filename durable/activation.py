@@ -169,10 +169,6 @@ class Activation:
                 assert waiting is not None
                 self.mailbox.attach(item.askers[0], waiting)
                 self.answers.error_of(item, AlreadyProcessingMessage(), self.address)
-            case Admission.REUSED:
-                why = "this key is in use, with another payload"
-                reused = MalformedMessage(cause=why, may_have_taken_effect=False)
-                self.answers.error_of(item, reused, self.address)
             case Admission.FULL:
                 capacity = self.host.load.capacity if full else self.host.settings.mailbox_capacity
                 error = MailboxFull(capacity=capacity, may_have_taken_effect=True)
@@ -421,6 +417,8 @@ class Activation:
             data = outcome_answer(outcome, sequence, version)
             self._remember(outcome, data)
             self._finish(item, data)
+            if item.marked and item.cause is not None:
+                await remove_mark(self.host.session.members, self.address.entity, item.cause)
         self._save_if_due(folded)
 
     async def _rejected(self, plan: Plan, why: str) -> None:
@@ -444,7 +442,7 @@ class Activation:
         session, entity = self.host.session, self.host.entity
         count = await add_mark(session.members, entity.name, item.cause)
         self._log("suspect.marked", item)
-        item.suspect = False
+        item.suspect, item.marked = False, True
         if not self.live:
             return
         if count > self.host.settings.poison_marks:
@@ -464,8 +462,6 @@ class Activation:
                 now_ns=session.clock.now_ns(),
             )
             await self._carry_out(folded, plan)
-        if item not in self.mailbox.queue:
-            await remove_mark(session.members, entity.name, item.cause)
 
     async def _defect(self, folded: Folded, item: Item, error: Exception) -> None:
         policy = self.host.settings.defect_retry

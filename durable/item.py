@@ -49,6 +49,7 @@ class Item:
     since: float = 0.0  # loop time of arrival, seconds
     problem: str | None = None  # why a tell's payload can't be decoded: it becomes a dead letter
     suspect: bool = False  # it may have killed the process that had it
+    marked: bool = False  # a mark of its attempt is stored
     published: bool = False  # a commit with it was sent to the log
     attempts: int = 0  # how often its handler had a defect
     evicted: bool = False  # its body is not in memory

@@ -21,7 +21,6 @@ class Admission(Enum):
 
     QUEUED = "queued"
     ATTACHED = "attached"  # the same command waits already: one more asker for its outcome
-    REUSED = "reused"  # the same key waits already, with another payload
     FULL = "full"
 
 
@@ -66,9 +65,9 @@ class Mailbox:
     def admit(self, item: Item) -> Admission:
         """What to do with an ask: pure, changes nothing."""
         waiting = self._by_name.get(item.name)
-        if waiting is not None:
-            same = waiting.payload_hash == item.payload_hash
-            return Admission.ATTACHED if same else Admission.REUSED
+        if waiting is not None and waiting.payload_hash == item.payload_hash:
+            return Admission.ATTACHED
+        # The same key with another payload waits too: only a record may refuse it.
         return Admission.FULL if self._asks >= self._capacity else Admission.QUEUED
 
     def attach(self, asker: Asker, waiting: Item) -> None:
