@@ -33,6 +33,11 @@ BACKOFF_S = 0.05
 BACKOFF_MAX_S = 2.0
 """Between tries to take a shard: at first at once, then no faster than its users would notice."""
 
+LASTING_S = 5.0
+STANDBY_TRIES = 3
+"""A term taken from us after that many seconds was no quarrel about who begins: the first look
+whether its new owner is gone again comes soon. A shorter one backs off more with each."""
+
 ASIDE_S = 0.05
 """How often asks are looked at that wait for a tell which the term was not given yet, seconds."""
 
@@ -65,27 +70,28 @@ class Shard:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        tries = 0
+        tries = 0  # in a row without a term that lasted
         while self.running:
             try:
-                if tries and await self._somebody_else():
+                if tries:
                     await self._pause(tries)
-                    tries += 1
-                    continue
-                if await self._hold() == "deleted":
+                    if await self._somebody_else():
+                        tries += 1
+                        continue
+                began = loop_time()
+                reason = await self._hold()
+                tries = 0 if reason != "deleted" else tries + 1
+                if reason == "deleted":
                     self._step_down()
-                    tries = max(tries, 1)
-                else:
-                    tries = 0
+                    lasted = loop_time() - began > LASTING_S
+                    tries = STANDBY_TRIES if lasted else max(tries, STANDBY_TRIES)
             except (Taken, Unreachable) as error:
                 logger.info("%s: no term yet: %r", self, error, extra={"action": "term.refused"})
                 tries += 1
-                await self._pause(tries)
             except Exception:
                 logger.exception("%s failed", self, extra={"action": "shard.failed"})
                 self.drop("an internal error")
                 tries += 1
-                await self._pause(tries)
 
     async def _pause(self, tries: int) -> None:
         longest = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10))

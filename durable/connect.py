@@ -1,0 +1,79 @@
+"""`connect` and `serve`: the two ways into perdure, for callers and for hosts.
+
+`connect` gives a client, and hosts entities beside it where asked. `serve` hosts until it is told
+to stop. Both pick the backend by the URL: `nats://…`, `tls://…`, `ws://…`, or `memory:` (private
+to this call) and `memory:NAME` (shared in the process), which need no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from ..entities.entity import Entity
+from ..entities.settings import Settings
+from ..streams.client import Cluster
+from ..streams.connect import open_session
+from .runner import Runner
+
+
+@asynccontextmanager
+async def connect(
+    url: str | None = None,
+    *,
+    serving: Sequence[Entity[Any, Any]] = (),
+    settings: Settings | None = None,
+) -> AsyncGenerator[Cluster]:
+    """A connection to a cluster; `serving=[account]` hosts these entities here, too.
+
+    `url` and `settings` default to what `Settings.load()` finds. On leaving, the runner drains:
+    it finishes what it has, within `Settings.drain_timeout`.
+
+    Raises RpcClientError when nothing answers at the URL, `Incompatible` when the server or a
+    stream isn't what perdure needs.
+    """
+    settings = _settings(url, settings)
+    session = await open_session(settings, name="perdure")
+    try:
+        if not serving:
+            yield Cluster(session, settings)
+            return
+        runner = Runner(session, serving, settings)
+        await runner.start()
+        try:
+            yield Cluster(session, settings, runner_id=runner.id)
+        finally:
+            await runner.drain()
+    finally:
+        await session.close()
+
+
+async def serve(
+    *entities: Entity[Any, Any], url: str | None = None, settings: Settings | None = None
+) -> None:
+    """Host entities until cancelled, or until SIGTERM or SIGINT, then drain.
+
+    Raises what `connect` raises.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        async with connect(url, serving=entities, settings=settings):
+            await stopped.wait()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _settings(url: str | None, settings: Settings | None) -> Settings:
+    if settings is None:
+        return Settings.load() if url is None else Settings.load(url=url)
+    return settings if url is None else msgspec.structs.replace(settings, url=url)

@@ -1,0 +1,326 @@
+"""The whole path on the memory backend: both ways in, repeats, defects, dead letters, quarantine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure import Command, Context, Decision, Entity, Event, Failure, Query, Retry, State
+from perdure.durable.activation import Quarantined
+from perdure.entities.address import Address
+from perdure.streams.port import Appended, Full
+
+from .world import world
+
+QUICK = Retry(attempts=3, base=0.001, factor=1.0)
+
+
+class Counter(State):
+    n: int = 0
+
+
+class TooMuch(Failure):
+    n: int
+
+
+class Add(Command[Counter, int, TooMuch]):
+    n: int
+
+
+class Break(Command[Counter, None]):
+    how: str
+
+
+class Now(Command[Counter, str]):
+    pass
+
+
+class Total(Query[Counter, int]):
+    raises: bool = False
+
+
+class Added(Event):
+    n: int
+
+
+CALLS: list[int] = []
+
+
+def decide(
+    state: Counter, command: Add | Break | Now | Total, context: Context
+) -> Decision[Added]:
+    match command:
+        case Total(raises=True):
+            raise ValueError("a query's defect")
+        case Total():
+            return command.answer(state.n)
+        case Add(n) if n > 100:
+            return command.reject(TooMuch(n))
+        case Add(n):
+            CALLS.append(n)
+            return command.accept(state.n + n, Added(n))
+        case Break("evolve"):
+            return command.accept(None, Added(-1))
+        case Break("sometimes"):
+            CALLS.append(0)
+            if len(CALLS) % 2:
+                raise ValueError("the first time")
+            return command.accept(None)
+        case Break(how):
+            raise ValueError(how)
+        case Now():
+            return command.accept(f"{context.address} {context.version} {context.key}")
+
+
+def evolve(state: Counter, event: Added) -> Counter:
+    if event.n < 0:
+        raise ValueError("a negative event")
+    return state.replace(n=state.n + event.n)
+
+
+counter = Entity(Counter(), decide, evolve)
+
+
+def add(n: int = 1) -> dict[str, Any]:
+    return {"type": "add", "n": n}
+
+
+@pytest.fixture(autouse=True)
+def fresh_calls() -> None:
+    CALLS.clear()
+
+
+async def test_reply_failure_and_query() -> None:
+    async with world(counter) as w:
+        assert (await w.ask("c", add(5)))["reply"] == 5
+        assert (await w.ask("c", add(500)))["failure"] == {"type": "too_much", "n": 500}
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 5
+        assert [c.version for c in await w.commits("c")] == [1, 1]
+
+
+async def test_a_key_has_one_outcome_by_both_ways() -> None:
+    async with world(counter) as w:
+        first = await w.ask("c", add(5), key="k")
+        await w.tell("c", add(5), key="k")
+        await w.quiet()
+        assert await w.ask("c", add(5), key="k") == first
+        assert CALLS == [5]
+        assert len(await w.commits("c")) == 1
+
+
+async def test_a_key_with_another_payload_is_refused_and_a_tell_of_it_is_a_dead_letter() -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(5), key="k")
+        error = (await w.ask("c", add(6), key="k"))["error"]
+        assert (error["type"], error["may_have_taken_effect"]) == ("MalformedMessage", False)
+        assert len(await w.commits("c")) == 1
+        await w.tell("c", add(7), key="k")
+        await w.quiet()
+        (dead,) = w.broker.dead_letters()
+        assert msgspec.json.decode(dead.data)["dead"]["key"] == "k"
+        assert (await w.ask("c", add(5), key="k"))["reply"] == 5
+
+
+async def test_the_context_says_address_version_and_key() -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(5))
+        assert (await w.ask("c", {"type": "now"}, key="k"))["reply"] == "counter/c 1 k"
+
+
+async def test_a_tells_reply_goes_to_its_subject_once() -> None:
+    async with world(counter) as w:
+        got: list[bytes] = []
+        box = w.caller.asks.inbox(lambda message: got.append(message.data))
+        await w.tell("c", add(5), key="k", reply_to=box.subject("x"))
+        await w.until(lambda: len(got) == 1)
+        assert msgspec.json.decode(got[0])["reply"] == 5
+
+
+@pytest.mark.parametrize("reply", ["perdure.log.counter.victim", "$JS.API.x", "x"])
+async def test_a_reply_subject_elsewhere_gets_nothing(reply: str) -> None:
+    async with world(counter) as w:
+        await w.tell("c", add(5), reply_to=reply)
+        await w.quiet()
+        subject = w.caller.subjects.ask("counter", "c")
+        w.caller.asks.send(subject, msgspec.json.encode(add(7)), reply=reply)
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 5  # not executed: it had no name
+        assert await w.commits("victim") == []
+
+
+async def test_a_defect_is_retried_then_refused_or_buried_and_the_next_goes_on() -> None:
+    async with world(counter, defect_retry=QUICK) as w:
+        error = (await w.ask("c", {"type": "break", "how": "always"}))["error"]
+        assert (error["type"], error["may_have_taken_effect"]) == ("RpcClientError", False)
+        assert "always" in error["cause"]
+        await w.tell("c", {"type": "break", "how": "evolve"}, key="bad")
+        await w.tell("c", add(3))
+        await w.quiet()
+        (dead,) = w.broker.dead_letters()
+        assert msgspec.json.decode(dead.data)["dead"]["reason"] == "defect"
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 3
+        again = await w.ask("c", {"type": "break", "how": "evolve"}, key="bad")
+        assert again["error"]["type"] == "RpcClientError"  # the recorded verdict
+
+
+async def test_a_defect_that_passes_is_no_error() -> None:
+    async with world(counter, defect_retry=QUICK) as w:
+        assert (await w.ask("c", {"type": "break", "how": "sometimes"}))["reply"] is None
+
+
+async def test_a_querys_defect_is_an_error_at_once() -> None:
+    async with world(counter) as w:
+        error = (await w.ask("c", {"type": "total", "raises": True}))["error"]
+        assert (error["type"], error["may_have_taken_effect"]) == ("RpcClientError", False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b'{"type":"nope"}',
+        b'{"type":"add"}',
+        b'{"type":"add","n":"x"}',
+        b'{"type":"add","n":1,"more":2}',
+        b"[" * 5000,
+        b'[1,"ask"]',
+        b'[9,"ask",{"type":"add","n":1}]',
+        b'[1,"tell",{"type":"add","n":1}]',
+        b'[1,"result",null]',
+        b'[1,"ask",{"type":"add","n":1},"a b"]',
+        b'{"type":"add","n":1,"x":"' + b"y" * 600_000 + b'"}',
+    ],
+)
+async def test_bad_asks_get_a_tagged_error_and_leave_nothing(body: bytes) -> None:
+    async with world(counter) as w:
+        error = (await w.ask("c", body))["error"]
+        assert (error["type"], error["may_have_taken_effect"]) == ("MalformedMessage", False)
+        assert await w.commits("c") == []
+
+
+async def test_bad_tells_are_dead_letters_and_their_neighbours_go_on() -> None:
+    async with world(counter) as w:
+        for body in (b"\xff", b'{"type":"nope"}', b'{"type":"total"}', b"[" * 5000):
+            await w.tell("c", body, key="k")
+        await w.tell("c", add(4), key="k")
+        await w.quiet()
+        assert len(w.broker.dead_letters()) == 4
+        assert (await w.ask("c", add(4), key="k"))["reply"] == 4
+
+
+async def test_an_id_in_another_spelling_is_refused_on_both_ways() -> None:
+    async with world(counter) as w:
+        error = (await w.ask("=63", add(1)))["error"]
+        assert error["type"] == "MalformedMessage"
+        data = msgspec.json.encode(add(1))
+        w.caller.asks.send("perdure.to.counter.=63", data)
+        await w.until(lambda: len(w.broker.dead_letters()) == 1)
+        await w.quiet()
+        assert await w.commits("c") == []
+
+
+async def test_everything_is_remembered_over_restart_eviction_and_lost_snapshots() -> None:
+    async with world(counter, snapshot_min_commits=2, snapshot_max_commits=5) as w:
+        replies = [(await w.ask("c", add(1), key=f"k{n}")) for n in range(20)]
+        before = len(await w.commits("c"))
+        w.runners[0][0].passivate_all()
+        assert [await w.ask("c", add(1), key=f"k{n}") for n in range(20)] == replies
+        await w.runners.pop()[0].drain()
+        w.broker.drop_snapshots()
+        await w.start()
+        assert [await w.ask("c", add(1), key=f"k{n}") for n in range(20)] == replies
+        assert len(await w.commits("c")) == before
+
+
+async def test_a_log_that_cant_be_folded_quarantines_its_entity_alone() -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(1))
+        await w.ask("d", add(1))
+        stored = await w.caller.log.last(Address("counter", "c"))
+        assert stored is not None
+        w.broker.tamper(Address("counter", "c"), 1, stored.data.replace(b'"n":1', b'"n":2'))
+        w.runners[0][0].passivate_all()
+        error = (await w.ask("c", add(1)))["error"]
+        assert error["type"] == "SerializationError"
+        await w.tell("c", add(1))
+        await w.tell("d", add(1))
+        await w.until(lambda: w.broker.waiting("counter") == 1)
+        assert (await w.ask("d", add(1)))["reply"] == 3
+        w.broker.tamper(Address("counter", "c"), 1, stored.data)  # repaired
+        hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+        (activation,) = [
+            shard.activations["c"] for shard in hosted.shards if "c" in shard.activations
+        ]
+        assert isinstance(activation.phase, Quarantined)
+        activation.phase.until = 0.0
+        assert (await w.ask("c", add(1)))["reply"] == 2
+        await w.quiet()
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 3  # the parked tell, too
+
+
+async def test_foreign_messages_on_a_log_count_and_are_never_folded() -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(1))
+        w.broker.publish_foreign("perdure.log.counter.c", b'{"stream":"X","seq":1}')
+        assert (await w.ask("c", add(1)))["reply"] == 2
+        w.runners[0][0].passivate_all()
+        assert (await w.ask("c", add(1)))["reply"] == 3
+
+
+async def test_the_101st_waiting_tell_is_refused_and_neighbours_are_served() -> None:
+    async with world(counter, runners=0) as w:
+        await w.start()
+        await w.runners.pop()[0].drain()
+        answers = [await w.tell("c", add(1)) for _ in range(101)]
+        assert [type(a) for a in answers] == [Appended] * 100 + [Full]
+        assert isinstance(await w.tell("d", add(1)), Appended)
+        await w.start()
+        await w.quiet()
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 100
+
+
+async def test_asks_beyond_the_mailbox_are_refused_at_once() -> None:
+    async with world(counter, mailbox_capacity=5, defect_retry=Retry(attempts=2, base=0.3)) as w:
+        slow = asyncio.create_task(w.ask("c", {"type": "break", "how": "always"}))
+        await asyncio.sleep(0)
+        answers = await asyncio.gather(*(w.ask("c", add(1)) for _ in range(8)), slow)
+        refused = [a for a in answers if a.get("error", {}).get("type") == "MailboxFull"]
+        assert len(refused) == 4
+        assert all(a["error"]["may_have_taken_effect"] for a in refused)
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 4
+
+
+async def test_a_second_runner_takes_over_and_the_first_stands_by() -> None:
+    async with world(counter, runners=2) as w:
+        (first, _), (second, _) = w.runners
+        await w.until(lambda: first.statistics().shards == 0)
+        assert second.statistics().shards == 2
+        for n in range(20):
+            assert (await w.ask(f"c{n}", add(1)))["reply"] == 1
+            await w.tell(f"c{n}", add(1))
+        await w.quiet()
+        await second.drain()
+        await w.until(lambda: first.statistics().terms == 2)
+        assert (await w.ask("c1", add(1)))["reply"] == 3
+
+
+async def test_status_state_and_result_by_control_message() -> None:
+    async with world(counter) as w:
+        for n in range(3):
+            await w.ask("c", add(n + 1), key=f"k{n}")
+        status = (await w.ask("c", [1, "status", None]))["reply"]
+        assert (status["status"], status["version"]) == ("idle", 3)
+        assert (await w.ask("c", [1, "state", None]))["reply"]["n"] == 6
+        assert (await w.ask("c", [1, "state", {"version": 2}]))["reply"]["n"] == 3
+        error = (await w.ask("c", [1, "state", {"version": 9}]))["error"]
+        assert error["type"] == "MalformedMessage"
+        assert (await w.ask("c", [1, "result", None, "k1"]))["reply"] == 3
+        later = asyncio.create_task(w.ask("c", [1, "result", None, "later"]))
+        await asyncio.sleep(0)
+        await w.tell("c", add(10), key="later")
+        assert (await later)["reply"] == 16
