@@ -9,5 +9,5 @@ import nats
 
 async def plain(url: str) -> Any:
     """A connection. `Any`, since nats-py's own types are partly unknown to strict checkers."""
-    connect: Any = nats.connect
-    return await connect(url)
+    module: Any = nats
+    return await module.connect(url)
