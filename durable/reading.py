@@ -111,7 +111,7 @@ class Reading:
             case "status":
                 self._send(read, self._status(folded))
             case "result":
-                kept = activation.recent.get(envelope.key or "")
+                kept = activation.execution.recent.get(envelope.key or "")
                 if kept is None:
                     return False
                 self._send(read, kept[1])

@@ -18,12 +18,13 @@ from ..streams.asks import NULL
 from ..streams.commit import At
 from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
-from .activation import Activation, Quarantined, loop_time
+from .activation import Activation, loop_time
 from .answers import Answers
 from .deadletter import bury_unaddressed
 from .host import Host
 from .intake import Refusal, bad_id, take_ask, take_tell
 from .item import Item
+from .phase import Quarantined
 from .reads import Read
 from .term import Term, holders, is_gone, take
 

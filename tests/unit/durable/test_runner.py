@@ -1,4 +1,4 @@
-"""The whole path on the memory backend: both ways in, repeats, defects, dead letters, quarantine."""
+"""The whole path on the memory backend: both ways in, repeats, defects, quarantine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from perdure import Command, Context, Decision, Entity, Event, Failure, Query, Retry, State
-from perdure.durable.activation import Quarantined
+from perdure.durable.phase import Quarantined
 from perdure.entities.address import Address
 from perdure.streams.port import Appended, Full
 

@@ -1,0 +1,338 @@
+"""Execution: how an activation carries out a plan, and what it does about trouble.
+
+Part of an activation (durable/activation.py), whose worker calls `step`. Here is the I/O around
+the pure plan: repeats are answered from the log, commits appended, dead letters copied, suspects
+marked before they run, defects retried, snapshots stored. Nothing is answered or acknowledged
+before its record is in the log, and nothing at all once the activation is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..entities.errors import (
+    ClusterError,
+    MalformedMessage,
+    PersistenceError,
+    RpcClientError,
+)
+from ..entities.retry import delay_s
+from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal, unseal
+from ..streams.port import Unreachable
+from . import snapshot
+from .answers import outcome_answer, versions
+from .append import InLog, Overtaken, Rejected, append
+from .folded import Folded
+from .item import Item
+from .marks import add_mark, remove_mark
+from .phase import Cold
+from .plan import Limits, Plan, dead_letter, defect_error, make_plan
+
+if TYPE_CHECKING:
+    from .activation import Activation
+
+logger = logging.getLogger("perdure.activation")
+
+BODIES = 8
+"""Tells whose bodies one entity keeps in memory; the others are read again before their turn, so
+that one slow entity can't use up its shard's credit."""
+
+RECENT = 32
+"""Outcomes whose answers are kept to spare a read of the log on a repeat."""
+
+RETRY_S = 0.1
+"""Between tries while the backend can't be reached, in seconds."""
+
+REJECTED_S = 1.0
+"""Between tries while the log refuses, in seconds."""
+
+
+class Execution:
+    """Carries out plans for one activation."""
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        self._host = activation.host
+        self._address = activation.address
+        self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
+        self._saving: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is on its way."""
+        return self._saving is not None
+
+    async def step(self, folded: Folded) -> None:
+        """Do the next thing: answer reads, or take commands from the front of the queue."""
+        if self._activation.reading.urgent():
+            await self._activation.reading.serve(folded)
+            return
+        if not await self._load_bodies():
+            return
+        plan = make_plan(
+            self._host.entity,
+            self._address,
+            folded,
+            self._activation.mailbox.queue,
+            limits=self._host.plan_limits,
+            now_ns=self._host.session.clock.now_ns(),
+        )
+        await self._carry_out(folded, plan)
+
+    async def _carry_out(self, folded: Folded, plan: Plan) -> None:
+        for item in plan.rewound:
+            logger.error(
+                "%s: the command stream was rewound: sequence %s came a second time",
+                self._address,
+                item.at,
+                extra={"action": "stream.rewound", "address": str(self._address)},
+            )
+        for item, found in plan.recorded:
+            if not await self._answer_recorded(item, found.sequence) or not self._activation.live:
+                return
+        for item in plan.processed:
+            self._activation.log_item("tell.processed", item)
+            self._finish(item, None)
+        if plan.refused and not await self._refuse(folded, plan):
+            return
+        if plan.suspect is not None:
+            await self._try_suspect(folded, plan.suspect)
+        elif plan.outcomes:
+            await self._commit(folded, plan)
+        elif plan.defect is not None:
+            await self._defect(folded, *plan.defect)
+
+    # -- verdicts without an append -------------------------------------------------------------
+    async def _answer_recorded(self, item: Item, sequence: int) -> bool:
+        """Answer a repeated command with what is recorded; False to try again later."""
+        for name in (item.name, item.cause):
+            kept = self.recent.get(name) if name is not None else None
+            if kept is not None and kept[0] == item.payload_hash:
+                self._finish(item, kept[1])
+                return True
+        try:
+            stored = await self._host.session.log.by_sequence(self._address.entity, sequence)
+            commit = None if stored is None else unseal(stored)
+        except Unreachable:
+            await asyncio.sleep(RETRY_S)
+            return False
+        except Damaged as error:
+            self._activation.quarantine(str(error))
+            return False
+        if not self._activation.live:
+            return False
+        for outcome, version in zip(
+            commit.outcomes if commit else (), versions(commit) if commit else (), strict=True
+        ):
+            if outcome.name in (item.name, item.cause):
+                self._activation.log_item("ledger.hit", item)
+                if outcome.dead is not None and item.way == "tell":
+                    await self._copy_dead(outcome)
+                if self._activation.live:
+                    self._finish(item, outcome_answer(outcome, sequence, version))
+                return True
+        self._activation.quarantine(f"sequence {sequence}: the recorded outcome isn't there")
+        return False
+
+    async def _refuse(self, folded: Folded, plan: Plan) -> bool:
+        """Refuse asks, once the leader confirmed that nothing newer is known; else reload."""
+        reused = all(isinstance(error, MalformedMessage) for _, error in plan.refused)
+        if not reused and not await self._activation.fresh(folded):
+            return False
+        for item, error in plan.refused:
+            self._activation.refuse(item, error)
+        return True
+
+    # -- commits --------------------------------------------------------------------------------
+    async def _commit(self, folded: Folded, plan: Plan) -> bool:
+        """Append what was decided; True if it is in the log and answered."""
+        host = self._host
+        now = datetime.fromtimestamp(host.session.clock.now_ns() / 1e9, UTC)
+        commit = Commit(
+            v=FORMAT,
+            id=host.session.entropy.token(12),
+            prev=folded.hash,
+            version=folded.version + plan.events,
+            runner=host.runner,
+            time=max(now, folded.time),
+            outcomes=tuple(plan.outcomes),
+        )
+        sealed = seal(commit)
+        for item in plan.taken:
+            item.published = True
+        result = await append(
+            host.session.log,
+            self._address,
+            sealed,
+            expected=folded.sequence,
+            owned=lambda: self._activation.live and self._activation.shard.owned,
+            entropy=host.session.entropy,
+        )
+        if not self._activation.live:
+            return False
+        match result:
+            case InLog(sequence):
+                folded.adopt(commit, sealed.mark, len(sealed.data), sequence, plan.state)
+                await self._committed(folded, plan, commit, sequence)
+                return True
+            case Overtaken(owned):
+                self._activation.log("append.overtaken")
+                self._activation.phase = Cold()
+                if not owned:
+                    self._activation.shard.drop("another runner owns the shard")
+            case Rejected(why):
+                await self._rejected(plan, why)
+        return False
+
+    async def _committed(self, folded: Folded, plan: Plan, commit: Commit, sequence: int) -> None:
+        for item, outcome, version in zip(
+            plan.taken, plan.outcomes, versions(commit), strict=True
+        ):
+            if outcome.dead is not None:
+                self._activation.log_item("command.dead", item, level=logging.ERROR)
+                await self._copy_dead(outcome)
+                if not self._activation.live:
+                    return
+            data = outcome_answer(outcome, sequence, version)
+            self._remember(outcome, data)
+            self._finish(item, data)
+            if item.marked and item.cause is not None:
+                await remove_mark(self._host.session.members, self._address.entity, item.cause)
+        self._save_if_due(folded)
+
+    async def _rejected(self, plan: Plan, why: str) -> None:
+        for item in plan.taken:
+            if item.way == "ask":
+                self._activation.refuse(item, PersistenceError(cause=why))
+        self._activation.log("append.rejected", level=logging.ERROR)
+        await asyncio.sleep(REJECTED_S)
+
+    async def _copy_dead(self, outcome: Outcome) -> None:
+        """The operators' copy, before the tell's ack. The verdict itself is in the log."""
+        for attempt in (1, 2, 3):
+            if await self._host.session.dead.put(self._address, msgspec.json.encode(outcome)):
+                return
+            await asyncio.sleep(RETRY_S * attempt)
+        self._activation.log("deadletter.not_copied", level=logging.ERROR)
+
+    async def _try_suspect(self, folded: Folded, item: Item) -> None:
+        """Run a command alone that may have killed its process, after a mark."""
+        assert item.cause is not None
+        session, entity = self._host.session, self._host.entity
+        count = await add_mark(session.members, entity.name, item.cause)
+        self._activation.log_item("suspect.marked", item)
+        item.suspect, item.marked = False, True
+        if not self._activation.live:
+            return
+        if count > self._host.settings.poison_marks:
+            error = RpcClientError(
+                cause=f"poison: it ended its process {count - 1} times",
+                may_have_taken_effect=False,
+            )
+            await self._bury(folded, item, "poison", error)
+        else:
+            limits = self._host.plan_limits
+            plan = make_plan(
+                entity,
+                self._address,
+                folded,
+                [item],
+                limits=Limits(1, limits.bytes, limits.max_bytes),
+                now_ns=session.clock.now_ns(),
+            )
+            await self._carry_out(folded, plan)
+
+    async def _defect(self, folded: Folded, item: Item, error: Exception) -> None:
+        policy = self._host.settings.defect_retry
+        item.attempts += 1
+        logger.error(
+            "%s: a defect in the handler of %s (attempt %d of %d)",
+            self._address,
+            type(item.command).__name__,
+            item.attempts,
+            policy.attempts,
+            exc_info=error,
+            extra={"action": "handler.defect", "address": str(self._address)},
+        )
+        if item.attempts < policy.attempts:
+            jitter = self._host.session.entropy.uniform(0.0, 1.0)
+            await asyncio.sleep(delay_s(policy, item.attempts, jitter))
+        elif item.way == "tell":
+            await self._bury(folded, item, "defect", defect_error(error))
+        elif await self._activation.fresh(folded):
+            self._activation.refuse(item, defect_error(error))
+
+    async def _bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
+        """A dead letter: a conditional commit like any other."""
+        outcome = dead_letter(item, reason, error, named=True)
+        plan = Plan(taken=[item], outcomes=[outcome], state=folded.state)
+        await self._commit(folded, plan)
+
+    # -- the end of a command -------------------------------------------------------------------
+    def _finish(self, item: Item, answer: bytes | None) -> None:
+        if answer is not None:
+            self._activation.answers.send(item.askers, answer)
+            self._activation.reading.settled(item.name, answer)
+        self._activation.remove(item)
+        if item.way == "tell":
+            self._activation.shard.settled(item)
+            self._activation.promote()
+
+    def _remember(self, outcome: Outcome, answer: bytes) -> None:
+        self.recent[outcome.name] = (outcome.payload_hash, answer)
+        if len(self.recent) > RECENT:
+            self.recent.popitem(last=False)
+
+    # -- bodies ---------------------------------------------------------------------------------
+    async def _load_bodies(self) -> bool:
+        """Have the bodies of the tells whose turn comes; False to look at the queue again."""
+        front = [
+            i
+            for n, i in zip(range(BODIES), self._activation.mailbox.queue, strict=False)
+            if i.evicted
+        ]
+        for item in front:
+            try:
+                found = await self._activation.shard.load(item)
+            except Unreachable:
+                await asyncio.sleep(RETRY_S)
+                return False
+            if not self._activation.live:
+                return False
+            if not found:  # another runner settled it: see what it recorded
+                self._activation.mailbox.remove(item)
+                self._activation.phase = Cold()
+                return False
+        return True
+
+    # -- snapshots ------------------------------------------------------------------------------
+    def _save_if_due(self, folded: Folded) -> None:
+        settings = self._host.settings
+        if self._saving is None and snapshot.due(
+            folded,
+            min_commits=settings.snapshot_min_commits,
+            max_commits=settings.snapshot_max_commits,
+        ):
+            self._saving = asyncio.get_running_loop().create_task(self._save(folded))
+
+    async def _save(self, folded: Folded) -> None:
+        try:
+            body = snapshot.encode(self._host.entity, folded)
+            folded.tail_commits = folded.tail_bytes = 0
+            folded.snapshot_bytes = len(body)
+            stored = await snapshot.put(self._host.session.snapshots, self._address, body)
+            self._activation.log("snapshot.stored" if stored else "snapshot.not_stored")
+        except Exception:  # the state can't be encoded: user code; the log stays the truth
+            logger.exception(
+                "no snapshot of %s",
+                self._address,
+                extra={"action": "snapshot.failed", "address": str(self._address)},
+            )
+        finally:
+            self._saving = None
