@@ -1,0 +1,90 @@
+"""Answers: one call's inbox, and its only way to wait.
+
+A call waits for one thing at a time: the next answer, or a moment. Each attempt has its own suffix
+below the inbox, so that a late answer is known for what it is. Timers are the event loop's own,
+which a simulation owns too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from .port import Asks, Inbox, Message
+
+HELD = 64
+"""Answers held for one call, far more than it ever waits for: an inbox is a subject, and anybody
+who learns it may flood it. What is dropped is the oldest; a recorded outcome comes again."""
+
+
+class Closed(Exception):
+    """The client was closed while the call waited."""
+
+
+class Answers:
+    """What arrives for one call. The inbox is made when its first subject is wanted."""
+
+    def __init__(self, asks: Asks) -> None:
+        self._asks = asks
+        self._inbox: Inbox | None = None
+        self._held: deque[Message] = deque(maxlen=HELD)
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def subject(self, attempt: int) -> str:
+        """Where the answer to an attempt goes."""
+        if self._inbox is None:
+            self._inbox = self._asks.inbox(self._arrived)
+        return self._inbox.subject(str(attempt))
+
+    @property
+    def held(self) -> bool:
+        """Whether an answer is there already."""
+        return bool(self._held)
+
+    def check(self) -> None:
+        """Raises Closed once the client is closing."""
+        if self._closed:
+            raise Closed
+
+    async def next(self, until: float) -> Message | None:
+        """The next answer; None at the moment `until` (loop time, seconds). Raises Closed."""
+        if self._held:
+            return self._held.popleft()
+        self.check()
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_at(until, self._wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        if self._held:
+            return self._held.popleft()
+        self.check()
+        return None
+
+    def stop(self) -> None:
+        """Let the call end: the client is closing."""
+        self._closed = True
+        self._wake()
+
+    def close(self) -> None:
+        """Forget the inbox; later answers are dropped."""
+        if self._inbox is not None:
+            self._inbox.close()
+
+    def _arrived(self, message: Message) -> None:
+        self._held.append(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def attempt_of(subject: str) -> int:
+    """The attempt that an answer's subject names; -1 for one that no attempt has."""
+    suffix = subject.rpartition(".")[2]
+    return int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) <= 9 else -1

@@ -1,0 +1,271 @@
+"""One call: an envelope on its way to the owner, its attempts, and the outcome that comes back.
+
+It ends with an `Answer` that holds a reply or a failure, or with a ClusterError, always within its
+time. What to do on each answer is decided in `attempts.py`; this is the loop around it: send,
+listen, send again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from msgspec import UNSET
+
+from ..entities.address import Address
+from ..entities.errors import (
+    ClusterError,
+    MalformedMessage,
+    RpcClientError,
+    SerializationError,
+    with_details,
+)
+from .answers import Answers, Closed, attempt_of
+from .asks import Answer, Envelope, decode_answer, encode_envelope
+from .attempts import (
+    Attempts,
+    Fail,
+    Policy,
+    Repeat,
+    Step,
+    cut,
+    expired,
+    may,
+    nobody,
+    refused,
+    sent,
+    unknown_type,
+)
+from .codec import Undecodable
+from .port import Message, Session, Unreachable
+from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
+
+logger = logging.getLogger("perdure.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a call is for, and how it is called in errors and logs."""
+
+    address: Address
+    token: str  # the escaped id
+    request: str
+    key: str | None = None
+
+    def told(self, error: ClusterError) -> ClusterError:
+        """The error with this call's address, key and request id."""
+        return with_details(
+            error, address=str(self.address), key=self.key, request_id=self.request
+        )
+
+
+class Call:
+    """One call to the owner of an entity's shard. Used once."""
+
+    def __init__(
+        self,
+        session: Session,
+        routes: Routes,
+        answers: Answers,
+        target: Target,
+        policy: Policy,
+        timeout_s: float,
+        deadline: float | None = None,
+    ) -> None:
+        """`timeout_s` is what errors tell; `deadline` (loop time), if it began earlier."""
+        self._session = session
+        self._routes = routes
+        self._answers = answers
+        self._target = target
+        self._policy = policy
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + timeout_s if deadline is None else deadline
+        self._state = Attempts()
+        self._due = self._loop.time()  # when to send next
+        self._refresh = False  # ask for the route before
+        self._body = b""
+
+    def __repr__(self) -> str:
+        return f"<Call {self._target.request} to {self._target.address}: {self._state}>"
+
+    async def run(self, envelope: Callable[[Route], Envelope]) -> Answer:
+        """Send until there is an outcome: a reply or a failure.
+
+        `envelope` is called once, when the route is known. Raises ClusterError.
+        """
+        try:
+            await self._send(envelope)
+            return await self._outcome(envelope)
+        except Closed:
+            raise self._closed() from None
+
+    async def attach(self, envelope: Callable[[Route], Envelope]) -> Answer:
+        """Wait for the outcome of a stored command whose reply goes to attempt 0.
+
+        `envelope` asks for the result: it is sent now and then, in case the reply was lost.
+        Raises ClusterError.
+        """
+        self._state = Attempts(open=frozenset({0}), answered=False)
+        self._due += self._policy.repeat_after_s
+        try:
+            return await self._outcome(envelope)
+        except Closed:
+            raise self._closed() from None
+
+    async def _outcome(self, envelope: Callable[[Route], Envelope]) -> Answer:
+        while True:
+            answer = await self._listen()
+            if answer is not None:
+                return answer
+            if self._loop.time() >= self._deadline:
+                entity = self._target.address.entity
+                raise self._failed(expired(self._state, self._policy, entity, self._timeout_s))
+            await self._send(envelope)
+
+    # -- sending ------------------------------------------------------------------------------
+    async def _send(self, envelope: Callable[[Route], Envelope]) -> None:
+        """One attempt, if there is a way and the time isn't up."""
+        self._answers.check()
+        if self._loop.time() >= self._deadline:
+            return
+        if not self._session.connected:
+            self._apply(
+                cut(self._state, self._policy, "no connection to the server", self._jitter())
+            )
+            return
+        route = await self._route()
+        if route is None or self._answers.held:
+            return
+        if not self._body:
+            made = envelope(route)
+            self._target = replace(self._target, key=made.key)
+            self._body = encode_envelope(made)
+            self._check_size()
+        self._apply(sent(self._state, self._policy, self._jitter()))
+        number, target, sharding = self._state.number, self._target, route.sharding
+        if number > 1:
+            self._log_repeat()
+        subject = self._session.subjects.ask_shard(
+            target.address.entity,
+            sharding.generation,
+            sharding.shard(target.token),
+            target.token,
+        )
+        self._session.asks.send(subject, self._body, reply=self._answers.subject(number))
+
+    async def _route(self) -> Route | None:
+        """Where to send; None if that isn't known, and it was decided when to try again."""
+        entity = self._target.address.entity
+        known = self._routes.known(entity)
+        if known is not None and not self._refresh:
+            return known
+        left_s = self._deadline - self._loop.time()
+        timeout_s = left_s if known is None else min(left_s, AGAIN_TIMEOUT_S)
+        self._refresh = False
+        try:
+            return await self._routes.ask(entity, timeout_s=timeout_s)
+        except NobodyThere:
+            step = unknown_type(self._state, self._policy, entity, self._jitter())
+        except Unreachable as error:
+            step = cut(self._state, self._policy, str(error), self._jitter())
+        except Undecodable as error:
+            unsure = may(self._state, self._policy)
+            wrong = SerializationError(cause=str(error), may_have_taken_effect=unsure)
+            step = self._state, Fail(wrong)
+        if known is None:
+            self._apply(step)
+        return known
+
+    def _check_size(self) -> None:
+        limit = self._session.max_payload
+        if len(self._body) > limit:
+            why = f"{len(self._body)} bytes with its envelope, the server takes {limit}"
+            raise self._failed(MalformedMessage(cause=why))
+
+    # -- listening ----------------------------------------------------------------------------
+    async def _listen(self) -> Answer | None:
+        """Take answers until one is the outcome; None when it is time to send, or over."""
+        while True:
+            message = await self._answers.next(min(self._due, self._deadline))
+            if message is None:
+                return None
+            answer = self._take(message)
+            if answer is not None:
+                return answer
+
+    def _take(self, message: Message) -> Answer | None:
+        """The outcome in an answer, if that is what it is. Raises ClusterError."""
+        number = attempt_of(message.subject)
+        if not 0 <= number <= self._state.number:
+            return None
+        if message.no_responders:
+            self._apply(nobody(self._state, self._policy, number, self._jitter()))
+            return None
+        try:
+            answer = decode_answer(message.data)
+            if answer.error is UNSET:
+                return answer
+            error: ClusterError = ClusterError.decode(bytes(answer.error))
+        except Undecodable as undecodable:
+            answer, error = Answer(), SerializationError(cause=str(undecodable))
+        except SerializationError as undecodable:
+            answer, error = Answer(), undecodable
+        if answer.seq is not None:  # a recorded verdict: an outcome, from whichever attempt
+            raise self._failed(error)
+        self._apply(refused(self._state, self._policy, number, error, self._jitter()))
+        return None
+
+    # -- what was decided ---------------------------------------------------------------------
+    def _apply(self, step: Step) -> None:
+        """Do what was decided. Raises the ClusterError that ends the call."""
+        self._state, action = step
+        match action:
+            case Repeat(after_s, refresh):
+                self._due = self._loop.time() + after_s
+                self._refresh = self._refresh or refresh
+            case Fail(error):
+                raise self._failed(error)
+            case _:
+                pass
+
+    def _failed(self, error: ClusterError) -> ClusterError:
+        told = self._target.told(error)
+        logger.info(
+            "%s to %s ends with %s after %d attempts: %s",
+            self._target.request,
+            self._target.address,
+            told.tag,
+            self._state.number,
+            told.cause,
+            extra={
+                "action": "call.failed",
+                "address": str(self._target.address),
+                "request_id": self._target.request,
+                "error": told.tag,
+            },
+        )
+        return told
+
+    def _closed(self) -> ClusterError:
+        unsure = may(self._state, self._policy)
+        why = "the client was closed"
+        return self._failed(RpcClientError(cause=why, may_have_taken_effect=unsure))
+
+    def _log_repeat(self) -> None:
+        logger.debug(
+            "attempt %d of %s to %s",
+            self._state.number,
+            self._target.request,
+            self._target.address,
+            extra={
+                "action": "call.repeated",
+                "address": str(self._target.address),
+                "request_id": self._target.request,
+            },
+        )
+
+    def _jitter(self) -> float:
+        return self._session.entropy.uniform(0.0, 1.0)

@@ -1,0 +1,249 @@
+"""Caller: what all references of one client share, and the ways of a call.
+
+Here a message becomes an envelope and goes one of three ways: to the owner (ask, query, control),
+into the command stream (tell), or both (an ask that is stored before it runs). `ref.py` says the
+same with types; nothing here is typed by entity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from msgspec import Raw
+
+from ..entities.address import Address
+from ..entities.duration import Duration, seconds
+from ..entities.errors import ClusterError
+from ..entities.settings import Settings
+from .answers import Answers
+from .asks import NULL, Answer, Envelope, encode_envelope
+from .attempts import Effect, Policy
+from .call import Call, Target
+from .outgoing import birth_of, lasting_key, made_key, timeout_of, token_of
+from .port import Session
+from .publish import publish
+from .routes import Route, Routes
+from .told import Told
+
+REQUEST_BYTES = 8
+"""Random bytes in a request id: it only has to be unique among the logs of some days."""
+ATTACH_S = 3.0
+"""How often the caller of a stored ask looks for its outcome, in case the reply was lost. The
+owner remembers it, so nothing is gained by asking more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a command is asked."""
+
+    key: str | None = None
+    timeout_s: float = 0.0
+    durable: bool = False
+    wait_suspended: bool = True
+
+
+class Caller:
+    """One client's session, settings and memory."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self.session = session
+        self.settings = settings
+        self.routes = Routes(session)
+        self.told = Told(settings.told_addresses)
+        self._open: dict[Answers, None] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Caller {len(self._open)} calls open, {self.routes}, {self.told}>"
+
+    # -- the ways -----------------------------------------------------------------------------
+    async def ask(self, target: Target, payload: Raw, way: Way) -> Answer:
+        """A command's outcome, by the way that is wanted, or that its order needs."""
+        forgot = self.told.may_have_told(target.address)
+        if way.durable or self.settings.ask_via == "stream" or forgot:
+            return await self._ask_stored(target, payload, way)
+        after = self.told.after(target.address)
+
+        def envelope(route: Route) -> Envelope:
+            birth: int | None
+            if way.key is None:
+                birth = self._now_ms() + route.offset_ms
+                key = made_key(self.session.entropy, birth)
+            else:
+                key, birth = way.key, birth_of(way.key)
+            return Envelope(
+                1, "ask", payload, key=key, birth=birth, request=target.request, after=after
+            )
+
+        policy = self._policy(Effect.COMMAND, wait_suspended=way.wait_suspended)
+        return await self._call(target, policy, way.timeout_s, envelope)
+
+    async def _ask_stored(self, target: Target, payload: Raw, way: Way) -> Answer:
+        """Store the command, then wait for its outcome."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + way.timeout_s
+        key = way.key or lasting_key(self.session.entropy)
+        target = replace(target, key=key)
+        policy = Policy(
+            effect=Effect.COMMAND,
+            repeat_after_s=ATTACH_S,
+            transient=self.settings.transient_retry,
+            stored=True,
+            wait_suspended=way.wait_suspended,
+        )
+        with self._answers() as answers:
+            reply_to = answers.subject(0)
+            await self._store(target, payload, answers, way.timeout_s, reply_to)
+            call = Call(
+                self.session, self.routes, answers, target, policy, way.timeout_s, deadline
+            )
+            answer = await call.attach(self._result_envelope(target, deadline))
+        return self._saw(target, answer)
+
+    async def tell(self, target: Target, payload: Raw) -> None:
+        """Store a command; on return it can't be lost any more."""
+        with self._answers() as answers:
+            timeout_s = seconds(self.settings.ask_timeout)
+            await self._store(target, payload, answers, timeout_s, None)
+
+    async def query(
+        self, target: Target, payload: Raw, *, fresh: bool, timeout_s: float
+    ) -> Answer:
+        """A query's answer, never from before what this client has seen."""
+        seen = self.told.seen(target.address)
+        fresh = fresh or self.told.may_have_seen(target.address)
+
+        def envelope(route: Route) -> Envelope:
+            return Envelope(1, "ask", payload, request=target.request, seen=seen, fresh=fresh)
+
+        return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
+
+    async def result(self, target: Target, *, timeout_s: float) -> Answer:
+        """The recorded or future outcome of the key."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        envelope = self._result_envelope(target, deadline)
+        return await self._call(target, self._policy(Effect.RESULT), timeout_s, envelope)
+
+    async def control(
+        self, target: Target, kind: Literal["status", "state"], payload: Raw = NULL
+    ) -> Answer:
+        """What the owner says of the entity."""
+        seen = self.told.seen(target.address)
+
+        def envelope(route: Route) -> Envelope:
+            return Envelope(1, kind, payload, request=target.request, seen=seen)
+
+        timeout_s = seconds(self.settings.ask_timeout)
+        return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
+
+    # -- parts --------------------------------------------------------------------------------
+    def target(self, address: Address, key: str | None = None) -> Target:
+        """A new call's name. Raises MalformedMessage for an id that can't be one."""
+        request = f"r-{self.session.entropy.token(REQUEST_BYTES)}"
+        unchecked = Target(address, "", request, key)
+        with self.checking(unchecked):
+            return replace(unchecked, token=token_of(address))
+
+    @contextmanager
+    def checking(self, target: Target) -> Generator[None]:
+        """What is refused inside is told with the call's details."""
+        try:
+            yield
+        except ClusterError as error:
+            raise target.told(error) from None
+
+    def timeout_s(self, timeout: Duration | None) -> float:
+        """A call's timeout in seconds. Raises MalformedMessage."""
+        return timeout_of(timeout, self.settings.ask_timeout)
+
+    def close(self) -> None:
+        """End all open calls, and let no new ones begin."""
+        self._closed = True
+        self.routes.close()
+        for answers in list(self._open):
+            answers.stop()
+
+    async def _call(
+        self,
+        target: Target,
+        policy: Policy,
+        timeout_s: float,
+        envelope: Callable[[Route], Envelope],
+    ) -> Answer:
+        with self._answers() as answers:
+            call = Call(self.session, self.routes, answers, target, policy, timeout_s)
+            answer = await call.run(envelope)
+        return self._saw(target, answer)
+
+    async def _store(
+        self,
+        target: Target,
+        payload: Raw,
+        answers: Answers,
+        timeout_s: float,
+        reply_to: str | None,
+    ) -> None:
+        key = target.key or ""
+        envelope = Envelope(
+            1,
+            "tell",
+            payload,
+            key=key,
+            birth=birth_of(key),
+            request=target.request,
+            reply_to=reply_to,
+        )
+        policy = self._policy(Effect.COMMAND)
+        body = encode_envelope(envelope)
+        sequence = await publish(self.session, answers, target, policy, body, timeout_s)
+        self.told.tell(target.address, sequence)
+
+    def _result_envelope(self, target: Target, deadline: float) -> Callable[[Route], Envelope]:
+        """Asks for the outcome of the key; the owner waits until `deadline` (loop time)."""
+        loop = asyncio.get_running_loop()
+
+        def envelope(route: Route) -> Envelope:
+            left_ms = round(1000 * (deadline - loop.time()))
+            return Envelope(
+                1,
+                "result",
+                NULL,
+                key=target.key,
+                request=target.request,
+                deadline=self._now_ms() + route.offset_ms + left_ms,
+            )
+
+        return envelope
+
+    def _saw(self, target: Target, answer: Answer) -> Answer:
+        if answer.seq is not None:
+            self.told.see(target.address, answer.seq)
+        return answer
+
+    def _policy(self, effect: Effect, *, wait_suspended: bool = True) -> Policy:
+        return Policy(
+            effect=effect,
+            repeat_after_s=seconds(self.settings.ask_repeat_after),
+            transient=self.settings.transient_retry,
+            wait_suspended=wait_suspended,
+        )
+
+    def _now_ms(self) -> int:
+        return self.session.clock.now_ns() // 1_000_000
+
+    @contextmanager
+    def _answers(self) -> Generator[Answers]:
+        """One call's inbox, ended with the client."""
+        answers = Answers(self.session.asks)
+        self._open[answers] = None
+        if self._closed:
+            answers.stop()
+        try:
+            yield answers
+        finally:
+            del self._open[answers]
+            answers.close()

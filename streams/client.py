@@ -1,0 +1,81 @@
+"""Cluster: a connection, as callers see it.
+
+Made by `connect` in durable/ (which may host a runner beside it) over any backend's session. It
+needs no entity's handlers: the messages' classes say all that a caller has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from typing_extensions import TypeVar
+
+from ..entities.address import Address
+from ..entities.annotations import tag_of
+from ..entities.entity import Entity
+from ..entities.event import Event
+from ..entities.settings import Settings
+from ..entities.snowflake import Snowflake
+from ..entities.state import State
+from .caller import Caller
+from .history import Commit, history, watch
+from .port import Session
+from .ref import Ref
+
+S = TypeVar("S", bound=State)
+Ev = TypeVar("Ev", bound=Event)
+
+
+class Cluster:
+    """A connection to a cluster. Made by `connect`."""
+
+    runner_id: str | None
+    """The runner in this process that serves beside it; None for a mere client."""
+
+    def __init__(self, session: Session, settings: Settings, runner_id: str | None = None) -> None:
+        """Over a session that is closed with it. `settings` are those that the session has."""
+        self.runner_id = runner_id
+        self._caller = Caller(session, settings)
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._caller}>"
+
+    def at(self, of: type[S], id: str | Snowflake) -> Ref[S]:
+        """The entity with that id, by its state's class: callers need no handlers.
+
+        Gotcha: an id that can't be one (1-255 bytes of text) is told by the first call, as a
+        MalformedMessage. Each id exists: an entity without a log is in its first state.
+        """
+        return Ref(self._caller, of, _address(tag_of(of), id), self.runner_id)
+
+    def history(
+        self, entity: Entity[Any, Ev], id: str | Snowflake, *, after: int = 0
+    ) -> AsyncIterator[Commit[Ev]]:
+        """What happened to an entity after a version, oldest first, up to now.
+
+        Needs the entity, which knows the events, and the right to read the log. Each link of the
+        log's hash chain is verified on the way. Raises SerializationError for a log that is
+        damaged or has unknown events, RpcClientError if it can't be reached.
+
+        Gotcha: a command without events leaves the version as it is, so refusals right after the
+        version `after` are left out.
+        """
+        target = self._caller.target(_address(entity.name, id))
+        return history(self._caller, target, entity, after)
+
+    def watch(
+        self, entity: Entity[Any, Ev], id: str | Snowflake, *, after: int = 0
+    ) -> AsyncIterator[Commit[Ev]]:
+        """`history`, then live, without a gap, for ever. Raises what `history` raises."""
+        target = self._caller.target(_address(entity.name, id))
+        return watch(self._caller, target, entity, after)
+
+    async def close(self) -> None:
+        """End the connection. Calls that still wait fail with RpcClientError."""
+        self._caller.close()
+        await self._caller.session.close()
+
+
+def _address(entity: str, id: Any) -> Address:
+    return Address(entity, str(id) if isinstance(id, Snowflake) else id)

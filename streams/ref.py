@@ -1,0 +1,241 @@
+"""Ref: one entity, as its callers see it.
+
+The type checkers know from it which commands the entity takes, and from each command what comes
+back; `caller.py` does the work.
+"""
+
+# ruff: noqa: ASYNC109 (a call's time is part of what it promises, also on repeats)
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Generic, Literal, cast
+
+import msgspec
+from typing_extensions import TypeVar
+
+from ..entities.address import Address
+from ..entities.contract import Contract
+from ..entities.duration import Duration
+from ..entities.errors import MalformedMessage
+from ..entities.key import IdempotencyKey
+from ..entities.message import Command, Query
+from ..entities.state import State
+from ..entities.status import EntityStatus
+from ..entities.tagged import Failure
+from .asks import NULL, Answer, raw
+from .call import Target
+from .caller import Caller, Way
+from .incoming import outcome_of, value_of
+from .outgoing import check_key, contract_for, lasting_key, payload_of
+
+S = TypeVar("S", bound=State)
+R = TypeVar("R")
+E = TypeVar("E", bound=Failure)
+
+
+class _Status(EntityStatus, frozen=True, kw_only=True):
+    """A status and the runner that told it."""
+
+    runner: str = ""
+
+
+_statuses = msgspec.json.Decoder(_Status)
+
+
+class Ref(Generic[S]):
+    """One entity, as its callers see it: `cluster.at(Account, "a-1")`. Cheap; make one a call.
+
+    Every call raises a ClusterError within its time, and nothing else but, where said, a declared
+    failure. Calls of one client to one entity, each awaited with success before the next, take
+    effect in that order.
+    """
+
+    address: Address
+    """Which entity."""
+
+    def __init__(
+        self, caller: Caller, of: type[S], address: Address, runner_id: str | None
+    ) -> None:
+        """Made by `Cluster.at`."""
+        self.address = address
+        self._caller = caller
+        self._of = of
+        self._runner_id = runner_id
+
+    def __repr__(self) -> str:
+        return f"<Ref {self.address}>"
+
+    async def ask(
+        self,
+        command: Command[S, R, Any],
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        durable: bool = False,
+        on_suspend: Literal["wait", "raise"] = "wait",
+    ) -> R:
+        """The reply. Raises the declared failure, or a ClusterError.
+
+        `key` names the intention: the same key with the same command always gets the outcome
+        recorded first. Without one the client makes a key for its own repeats, told in errors.
+        `timeout` is for the whole call (`Settings.ask_timeout` if None). `durable` stores the
+        command before it runs, so that it happens even if everybody crashes now. A suspended
+        flow's outcome is waited for, or `Suspended` is raised at once.
+
+        Gotcha: an error with `may_have_taken_effect` means just that. Repeat with the same key.
+        """
+        outcome = await self._outcome(command, key, timeout, durable, on_suspend)
+        if isinstance(outcome, Failure):
+            raise outcome
+        return cast("R", outcome)
+
+    async def outcome(
+        self,
+        command: Command[S, R, E],
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        durable: bool = False,
+        on_suspend: Literal["wait", "raise"] = "wait",
+    ) -> R | E:
+        """The reply or the declared failure, to `match`. Otherwise as `ask`.
+
+        Raises a ClusterError.
+        """
+        return cast("R | E", await self._outcome(command, key, timeout, durable, on_suspend))
+
+    async def tell(
+        self, command: Command[S, Any, Any], *, key: str | None = None
+    ) -> IdempotencyKey:
+        """Returns when the stream has it: it can't be lost any more. The key is for `result`.
+
+        It takes effect after all tells stored before it. Raises MailboxFull, SendTimeout,
+        RunnerNotRegistered if no runner ever hosted the type, or another ClusterError.
+        """
+        target = self._target(key)
+        with self._caller.checking(target):
+            _, payload = self._payload(command, writes=True)
+        if target.key is None:
+            target = _keyed(target, lasting_key(self._caller.session.entropy))
+        await self._caller.tell(target, payload)
+        return IdempotencyKey(target.key or "")
+
+    async def query(
+        self, query: Query[S, R], *, fresh: bool = False, timeout: Duration | None = None
+    ) -> R:
+        """Read, from the owner's memory, never from before what this client has seen.
+
+        `fresh=True` is linearizable: the owner asks the log's leader whether something newer is
+        there. Raises a ClusterError.
+        """
+        target = self._target()
+        with self._caller.checking(target):
+            contract, payload = self._payload(query, writes=False)
+            timeout_s = self._caller.timeout_s(timeout)
+        answer = await self._caller.query(target, payload, fresh=fresh, timeout_s=timeout_s)
+        return cast("R", self._read(target, contract, answer))
+
+    async def result(
+        self, command: type[Command[S, R, Any]], key: str, *, timeout: Duration | None = None
+    ) -> R:
+        """The recorded or future reply of an earlier `ask` or `tell`; raises like `ask`.
+
+        Gotcha: a key that was never used and one that is forgotten look alike: SendTimeout.
+        """
+        target = self._target(key)
+        with self._caller.checking(target):
+            contract = contract_for(command, self._of, writes=True)
+            timeout_s = self._caller.timeout_s(timeout)
+        answer = await self._caller.result(target, timeout_s=timeout_s)
+        outcome = self._read(target, contract, answer)
+        if isinstance(outcome, Failure):
+            raise outcome
+        return cast("R", outcome)
+
+    async def status(self) -> EntityStatus:
+        """What the entity is doing, as its owner says. Raises a ClusterError."""
+        told = await self._status()
+        return EntityStatus(told.status, told.updated_at, told.version)
+
+    async def state(self, *, version: int | None = None, time: datetime | None = None) -> S:
+        """The state now, at a version, or at a time: the fold of the log.
+
+        Raises MalformedMessage for a version that is not, or not yet, the end of a commit, and
+        for a time without a time zone; or another ClusterError.
+        """
+        target = self._target()
+        with self._caller.checking(target):
+            past = _past(version, time)
+        answer = await self._caller.control(target, "state", past)
+        with self._caller.checking(target):
+            return cast("S", value_of(_states(self._of), answer, "state"))
+
+    async def is_local(self) -> bool:
+        """Whether the entity's owner is the runner in this very process. Raises a ClusterError."""
+        if self._runner_id is None:
+            return False
+        return (await self._status()).runner == self._runner_id
+
+    # -- parts --------------------------------------------------------------------------------
+    async def _outcome(
+        self,
+        command: Command[S, Any, Any],
+        key: str | None,
+        timeout: Duration | None,
+        durable: bool,
+        on_suspend: Literal["wait", "raise"],
+    ) -> Any:
+        target = self._target(key)
+        with self._caller.checking(target):
+            contract, payload = self._payload(command, writes=True)
+            timeout_s = self._caller.timeout_s(timeout)
+        way = Way(target.key, timeout_s, durable, on_suspend == "wait")
+        answer = await self._caller.ask(target, payload, way)
+        return self._read(target, contract, answer)
+
+    async def _status(self) -> _Status:
+        target = self._target()
+        answer = await self._caller.control(target, "status")
+        with self._caller.checking(target):
+            return cast("_Status", value_of(_statuses, answer, "status"))
+
+    def _target(self, key: str | None = None) -> Target:
+        target = self._caller.target(self.address)
+        if key is None:
+            return target
+        with self._caller.checking(target):
+            return _keyed(target, check_key(key))
+
+    def _payload(self, message: Any, *, writes: bool) -> tuple[Contract, msgspec.Raw]:
+        limit = self._caller.settings.max_payload_bytes
+        return payload_of(message, self._of, writes=writes, limit=limit)
+
+    def _read(self, target: Target, contract: Contract, answer: Answer) -> Any:
+        with self._caller.checking(target):
+            return outcome_of(contract, answer)
+
+
+@lru_cache(maxsize=1024)
+def _states(of: type[State]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(of)
+
+
+def _keyed(target: Target, key: str) -> Target:
+    return Target(target.address, target.token, target.request, key)
+
+
+def _past(version: int | None, time: datetime | None) -> msgspec.Raw:
+    """What `state` asks the owner for."""
+    if version is None and time is None:
+        return NULL
+    if version is not None and time is not None:
+        raise MalformedMessage(cause="state: a version or a time, not both")
+    if version is not None:
+        if version < 0:
+            raise MalformedMessage(cause=f"state: version {version} is below 0")
+        return raw({"version": version})
+    assert time is not None
+    if time.tzinfo is None:
+        raise MalformedMessage(cause=f"state: {time!r} has no time zone")
+    return raw({"time": time})
