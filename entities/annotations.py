@@ -18,10 +18,13 @@ from typing_extensions import get_original_bases
 _UNDEFINED = "isn't defined when it is imported (under TYPE_CHECKING, or in a function?)"
 
 
-def hints(of: Any, label: str) -> dict[str, Any]:
-    """The resolved annotations of a class or function; TypeError names one that can't be."""
+def hints(of: Any, label: str, *, extras: bool = False) -> dict[str, Any]:
+    """The resolved annotations of a class or function; TypeError names one that can't be.
+
+    `extras` keeps what `Annotated` says, such as the bounds that msgspec checks.
+    """
     try:
-        return typing.get_type_hints(of)
+        return typing.get_type_hints(of, include_extras=extras)
     except NameError as error:
         raise TypeError(f"{label}: {error.name!r} {_UNDEFINED}") from None
 
@@ -51,21 +54,22 @@ def type_arguments(cls: Any, base: Any) -> tuple[Any, ...] | None:
                 return None
             parameters = getattr(origin, "__parameters__", ())
             given: dict[Any, Any] = dict(zip(parameters, args, strict=False))
-            return tuple(given.get(a, a) for a in found)
+            return tuple(_substitute(a, given) for a in found)
     return None
 
 
+def _substitute(annotation: Any, given: dict[Any, Any]) -> Any:
+    """The annotation with type parameters replaced, also inside: `list[R]` gives `list[int]`."""
+    if annotation in given:
+        return given[annotation]
+    inside = getattr(annotation, "__parameters__", ())
+    return annotation[tuple(given.get(p, p) for p in inside)] if inside else annotation
+
+
 def resolve(annotation: Any, cls: type) -> Any:
-    """A type argument that may be text, as seen from the module of `cls`."""
-    if isinstance(annotation, str):
-        annotation = typing.ForwardRef(annotation)
-    if isinstance(annotation, typing.ForwardRef):
-        holder: dict[str, Any] = {
-            "__annotations__": {"it": annotation.__forward_arg__},
-            "__module__": cls.__module__,
-        }
-        return hints(type("Holder", (), holder), cls.__name__)["it"]
-    return annotation
+    """A type argument, which may be or contain text, as seen from the module of `cls`."""
+    seen: dict[str, Any] = {"__annotations__": {"it": annotation}, "__module__": cls.__module__}
+    return hints(type("Seen", (), seen), cls.__name__, extras=True)["it"]
 
 
 def name_of(thing: Any) -> str:

@@ -42,11 +42,18 @@ class Command(
     """
 
     # Covariant parameters on purpose: see the module's docstring.
-    def accept(self, reply: R_co, *events: Ev) -> Decision[Ev]:  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    def accept(
+        self,
+        reply: R_co,  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+        *events: Ev,
+    ) -> Decision[Ev]:
         """Yes: these events happen, together, and the caller gets the reply. No events is fine."""
         return Decision(events, reply)
 
-    def reject(self, failure: E_co) -> Decision[Never]:  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    def reject(
+        self,
+        failure: E_co,  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    ) -> Decision[Never]:
         """No: nothing happens, and the caller gets the failure, one that the command declares."""
         return Decision((), None, failure)
 
@@ -55,6 +62,9 @@ class Command(
 class Query(msgspec.Struct, Generic[S, R_co], frozen=True, tag=snake, forbid_unknown_fields=True):
     """Asks an entity with state `S` something; answered by `R`. It writes nothing."""
 
-    def answer(self, reply: R_co) -> Decision[Never]:  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    def answer(
+        self,
+        reply: R_co,  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    ) -> Decision[Never]:
         """The answer. There is no way to emit an event from a query."""
         return Decision((), reply)

@@ -258,13 +258,19 @@ def _range_problems(settings: Settings) -> Iterator[tuple[str, str]]:
         if not low <= count <= high:
             yield name, f"{count} isn't from {low} to {high}"
     for name, (shortest, longest) in _DURATIONS.items():
-        try:
-            length = seconds(getattr(settings, name))
-        except ValueError as error:
-            yield name, str(error)
-            continue
-        if not shortest <= length <= longest:
-            yield name, f"{length:g} s isn't from {shortest:g} s to {longest:g} s"
+        problem = _duration_problem(getattr(settings, name), shortest, longest)
+        if problem:
+            yield name, problem
+
+
+def _duration_problem(duration: Duration, shortest: float, longest: float) -> str | None:
+    try:
+        length = seconds(duration)
+    except ValueError as error:
+        return str(error)
+    if shortest <= length <= longest:
+        return None
+    return f"{length:g} s isn't from {shortest:g} s to {longest:g} s"
 
 
 def _prefix_problems(prefix: str, namespace: str) -> Iterator[tuple[str, str]]:

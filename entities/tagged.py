@@ -101,7 +101,7 @@ def wire_twin(cls: type[Tagged]) -> type[msgspec.Struct]:
     """
     if cls in _twins:
         return _twins[cls]
-    annotations = hints(cls, cls.__name__)
+    annotations = hints(cls, cls.__name__, extras=True)
     members: list[Any] = [(f.name, annotations[f.name], *_default(f)) for f in fields_of(cls)]
     try:
         twin = msgspec.defstruct(

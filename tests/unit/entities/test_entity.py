@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -106,6 +106,30 @@ class Fix(Audited[Account, Balance]):
     cents: int
 
 
+class Listed(Command[SA, list[RA]]):
+    pass
+
+
+class ListOfText(Listed[Account, str]):
+    pass
+
+
+class Mixin:
+    pass
+
+
+class Mixed(Mixin, Command[Account, "list[Later]"]):
+    pass
+
+
+class Later(State):
+    n: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Bounded(Command[Account, Annotated[int, msgspec.Meta(le=9)]]):
+    pass
+
+
 Both = TypeAliasType("Both", Deposit | Withdraw)
 
 
@@ -115,6 +139,26 @@ def test_a_generic_class_between_is_seen_through() -> None:
 
     contract = Entity(Account(), fix, evolve).contracts["fix"]
     assert (contract.reply, contract.failures) == (Balance, (InsufficientFunds,))
+
+
+def test_type_arguments_are_put_in_deep_inside() -> None:
+    contract = Entity(Account(), of(ListOfText), evolve).contracts["list_of_text"]
+    assert contract.reply == list[str]
+    assert contract.reply_decoder.decode(b'["a"]') == ["a"]
+    with pytest.raises(msgspec.ValidationError):
+        contract.reply_decoder.decode(b"[1]")
+
+
+def test_text_in_a_type_argument_is_read_in_its_module() -> None:
+    contract = Entity(Account(), of(Mixed), evolve).contracts["mixed"]
+    assert contract.reply == list[Later]
+
+
+def test_bounds_are_kept() -> None:
+    decoder = Entity(Account(), of(Bounded), evolve).contracts["bounded"].reply_decoder
+    assert decoder.decode(b"9") == 9
+    with pytest.raises(msgspec.ValidationError, match="<= 9"):
+        decoder.decode(b"10")
 
 
 def test_an_alias_of_a_union_is_seen_through() -> None:
@@ -250,6 +294,14 @@ class Bare(Command):  # type: ignore[type-arg]  # pyright: ignore
 
 class BareQuery(Query):  # type: ignore[type-arg]  # pyright: ignore
     pass
+
+
+class OfBare(Bare):
+    pass
+
+
+class Hidden(Command[Account, int]):
+    amount: Nowhere  # type: ignore[name-defined]  # pyright: ignore  # noqa: F821
 
 
 class Custom:
@@ -390,6 +442,9 @@ MISTAKES: list[tuple[Any, str]] = [
     (_make(d=of(Odd)), "commands: Odd: Type unions may not contain"),
     (_make(d=of(Bare)), "Bare: write Command[State, Reply, Failures]"),
     (_make(d=of(BareQuery)), "BareQuery: write Query[State, Reply]"),
+    (_make(d=of(Command)), "Command: write Command[State, Reply, Failures]"),
+    (_make(d=of(OfBare)), "OfBare: write Command[State, Reply, Failures]"),
+    (_make(d=of(Hidden)), "commands: Hidden: 'Nowhere' isn't defined when it is imported"),
     (_make(d=of(Accepting)), "Accepting: a field can't be called 'accept'"),
     (
         _make(d=of(IdField)),

@@ -6,7 +6,7 @@ import copy
 import pickle
 from contextlib import contextmanager
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
@@ -113,6 +113,15 @@ def test_a_twin_is_made_once_and_fresh_defaults_are_given() -> None:
 def test_a_decoded_failure_is_validated() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"type":"lots_v1","names":[1]}', type=wire_twin(Lots))
+
+
+class AtMost(Failure):
+    n: Annotated[int, msgspec.Meta(le=9)]
+
+
+def test_bounds_are_kept() -> None:
+    with pytest.raises(msgspec.ValidationError, match="<= 9"):
+        msgspec.json.decode(b'{"type":"at_most","n":10}', type=wire_twin(AtMost))
 
 
 @pytest.mark.parametrize("name", ["args", "tag", "with_traceback", "add_note"])
