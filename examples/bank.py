@@ -1,4 +1,4 @@
-# bank.py: complete; `pip install perdure && python bank.py` runs it in memory, without a server
+# bank.py: complete; `python bank.py` runs it in memory, without a server
 import asyncio
 
 from perdure import Command, Decision, Entity, Event, Failure, State, connect

@@ -1,0 +1,69 @@
+"""The README says what is so: its program is examples/bank.py, and that program runs as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure import given
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PROGRAM = ROOT / "examples" / "bank.py"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_program_is_the_example() -> None:
+    assert python_blocks(README)[0] == PROGRAM.read_text()
+
+
+def test_the_program_runs_as_printed(tmp_path: Path) -> None:
+    """Elsewhere, and with nothing but the installed package."""
+    (tmp_path / "bank.py").write_text(python_blocks(README)[0])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "bank.py"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("700\n200\n200\n", "")
+    expected = re.findall(r"print\(.*#\s*(\d+)", PROGRAM.read_text())
+    assert done.stdout.split() == expected
+
+
+def test_its_test_passes() -> None:
+    """The one line that shows how to test, run with the program's own names."""
+    names: dict[str, object] = {"__name__": "bank", "given": given}
+    exec(compile(PROGRAM.read_text(), str(PROGRAM), "exec"), names)
+    line = python_blocks(README)[1]
+    exec(line, names)
+    with pytest.raises(AssertionError):
+        exec(line.replace("Withdraw(200)", "Withdraw(50)"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_a_page_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in anchors, f"{page.name}: #{anchor}"
