@@ -184,6 +184,12 @@ class Activation:
             EntityNotAssignedToRunner(runner=runner, cause=reason, may_have_taken_effect=False)
         )
 
+    def abandon(self) -> list[asyncio.Task[None]]:
+        """End without a word; the tasks that are to be cancelled."""
+        self.live = False
+        own = [] if self._worker is None else [self._worker]
+        return [*own, *self.execution.tasks, *self.reading.tasks]
+
     # -- the worker -----------------------------------------------------------------------------
     async def _work(self) -> None:
         try:

@@ -39,18 +39,20 @@ async def connect(
     """
     settings = _settings(url, settings)
     session = await open_session(settings, name="perdure")
+    cluster = Cluster(session, settings)
     try:
         if not serving:
-            yield Cluster(session, settings)
+            yield cluster
             return
         runner = Runner(session, serving, settings)
-        await runner.start()
+        cluster.runner_id = runner.id
         try:
-            yield Cluster(session, settings, runner_id=runner.id)
+            await runner.start()
+            yield cluster
         finally:
             await runner.drain()
     finally:
-        await session.close()
+        await cluster.close()
 
 
 async def serve(

@@ -68,6 +68,11 @@ class Execution:
         """Whether a snapshot is on its way."""
         return self._saving is not None
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What it has in the background."""
+        return [] if self._saving is None else [self._saving]
+
     async def step(self, folded: Folded) -> None:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():

@@ -56,6 +56,11 @@ class Reading:
         """Whether anybody waits for an answer."""
         return bool(self._waiting or self._past)
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What it has in the background."""
+        return list(self._past)
+
     def urgent(self) -> bool:
         """Whether the worker has to answer something now."""
         return any(not read.checked for read in self._waiting)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,6 +177,23 @@ class Runner:
             await self._ping.stop()
         logger.info("runner %s stopped", self.id, extra={"action": "runner.stop"})
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command or a question is on its way."""
+        shards = [shard for hosted in self._hosted for shard in hosted.shards]
+        return any(a.busy for shard in shards for a in shard.activations.values())
+
+    async def abandon(self) -> None:
+        """End at once, as a killed process does: nothing is answered, acked or given back.
+
+        Its session must be cut before, else what is on its way would still arrive.
+        """
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.gather(*self._timers, return_exceptions=True)
+        for hosted in self._hosted:
+            await asyncio.gather(*(shard.abandon() for shard in hosted.shards))
+
     def passivate_all(self) -> None:
         """Let every idle entity leave memory now."""
         self._sweep(idle_s=0.0)
@@ -230,6 +248,4 @@ def schemas_of(entity: Entity[Any, Any]) -> Raw:
 
 
 def _union(types: list[Any]) -> Any:
-    import typing
-
     return typing.Union[tuple(types)]  # noqa: UP007

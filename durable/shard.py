@@ -177,6 +177,17 @@ class Shard:
                 logger.warning("%s: not released: %r", term, error, extra={"action": "term.kept"})
         await asyncio.gather(*self._burials, return_exceptions=True)
 
+    async def abandon(self) -> None:
+        """End without a word."""
+        self.running = self.owned = False
+        tasks = [t for t in (self._task, self._aside, *self._burials) if t is not None]
+        for activation in self._all():
+            tasks += activation.abandon()
+        self.activations.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _all(self) -> list[Activation]:
         return list(self.activations.values())
 

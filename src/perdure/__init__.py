@@ -4,6 +4,8 @@ Everything public is importable from here, and is meant to be imported from here
 modules below may move between releases, these names do not.
 """
 
+from .durable.connect import connect, serve
+from .durable.testing import TestCluster, memory
 from .entities.address import Address
 from .entities.clock import Clock, SystemClock
 from .entities.context import Context
@@ -49,6 +51,10 @@ from .entities.state import State, Value
 from .entities.status import EntityStatus
 from .entities.tagged import Failure
 from .entities.testing import Given, When, given
+from .streams.client import Cluster
+from .streams.history import Commit
+from .streams.port import Incompatible
+from .streams.ref import Ref
 
 __all__ = [
     "Address",
@@ -56,8 +62,10 @@ __all__ = [
     "AlreadyProcessingMessage",
     "Clock",
     "ClockWentBack",
+    "Cluster",
     "ClusterError",
     "Command",
+    "Commit",
     "Context",
     "Contract",
     "Decision",
@@ -74,11 +82,13 @@ __all__ = [
     "FlowRef",
     "Given",
     "IdempotencyKey",
+    "Incompatible",
     "MailboxFull",
     "MalformedMessage",
     "PersistenceError",
     "Query",
     "Reason",
+    "Ref",
     "Retry",
     "RpcClientError",
     "RunnerNotRegistered",
@@ -94,14 +104,18 @@ __all__ = [
     "Suspended",
     "SystemClock",
     "SystemEntropy",
+    "TestCluster",
     "Token",
     "Value",
     "When",
+    "connect",
     "error_tag",
     "given",
     "handle_error",
     "load_with_sources",
+    "memory",
     "seconds",
+    "serve",
     "snake",
     "use_machine",
     "with_details",

@@ -1,0 +1,104 @@
+"""`memory()`: a whole cluster in this process, for tests, on a clock that moves only when told.
+
+The same runner, client and encoding as on a real server: what passes here is what will happen
+there. Time is virtual where it is written down (births of keys, deadlines, the times of commits);
+waiting itself is real, and short, since nothing is far away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ..entities.clock import SystemClock
+from ..entities.duration import Duration, seconds
+from ..entities.entity import Entity
+from ..entities.settings import Settings
+from ..streams.client import Cluster
+from ..streams.memory.broker import MemoryBroker
+from ..streams.memory.session import MemorySession
+from .runner import Runner
+
+QUIET_S = 0.002
+"""How often `advance` looks whether all is quiet, in seconds."""
+
+
+class VirtualClock:
+    """Unix time that starts now and moves only by `advance`."""
+
+    def __init__(self) -> None:
+        self._now_ns = SystemClock().now_ns()
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+        return self._now_ns
+
+    def advance(self, duration: Duration) -> None:
+        """Let time pass."""
+        self._now_ns += int(seconds(duration) * 1e9)
+
+
+class TestCluster(Cluster):
+    """The whole runner in memory, on a virtual clock that moves only when told."""
+
+    __test__ = False  # pytest: no test class
+
+    def __init__(self, entities: tuple[Entity[Any, Any], ...], settings: Settings) -> None:
+        self.clock = VirtualClock()
+        self._entities, self._settings = entities, settings
+        self._broker = MemoryBroker(self.clock, settings)
+        self._runner: Runner | None = None
+        self._hosting: MemorySession | None = None
+        super().__init__(self._broker.session("caller"), settings)
+
+    async def start(self) -> None:
+        """Start the runner."""
+        self._hosting = self._broker.session("runner")
+        self._runner = Runner(self._hosting, self._entities, self._settings)
+        self.runner_id = self._runner.id
+        await self._runner.start()
+
+    async def advance(self, duration: Duration) -> None:
+        """Move the clock; return when all is quiet."""
+        self.clock.advance(duration)
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """Return when no command is on its way any more."""
+        await asyncio.sleep(0)
+        while self._runner is not None and self._runner.busy:  # noqa: ASYNC110 (many conditions)
+            await asyncio.sleep(QUIET_S)
+
+    async def crash(self) -> None:
+        """Kill the runner mid-way and start another: nothing may change."""
+        if self._runner is not None and self._hosting is not None:
+            self._broker.disconnect(self._hosting, reconnect=False)
+            await self._runner.abandon()
+        await self.start()
+
+    async def close(self) -> None:
+        """Stop the runner, then the connection."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.drain()
+        if self._hosting is not None:
+            await self._hosting.close()
+        await super().close()
+
+
+@asynccontextmanager
+async def memory(
+    *entities: Entity[Any, Any], settings: Settings | None = None
+) -> AsyncGenerator[TestCluster]:
+    """A cluster of its own in memory that hosts these entities, for a test.
+
+    `settings` default to the library's own defaults: a test depends on no environment.
+    """
+    cluster = TestCluster(entities, settings or Settings())
+    await cluster.start()
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
