@@ -1,0 +1,293 @@
+"""The promises, checked on what a run left behind. Yields one line for each that was broken.
+
+Everything here reads `Evidence` and the model's `History` and nothing else: no line of the code
+under test is imported. A violation begins with its kind, a stable text up to the first colon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .evidence import Accepted, Call, Evidence
+from .model import History, Recorded, read_log
+
+TAGS = frozenset(
+    {
+        "AlreadyProcessingMessage",
+        "EntityNotAssignedToRunner",
+        "MailboxFull",
+        "MalformedMessage",
+        "PersistenceError",
+        "RunnerNotRegistered",
+        "RunnerUnavailable",
+        "SendTimeout",
+        "Suspended",
+        "RpcClientError",
+        "SerializationError",
+    }
+)
+
+DEADLY = {
+    "defect": {"boom", "sour"},
+    "unencodable": {"mute"},
+    "poison": {"poison"},
+}
+"""Why a dead letter may be, by the kinds of commands that deserve it."""
+
+
+DEFECTIVE = ("boom", "sour", "poison")
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the checker must know of the settings."""
+
+    defect_attempts: int
+    poison_marks: int
+    made_window_s: float
+
+
+def violations(evidence: Evidence, limits: Limits) -> list[str]:
+    """Everything that is wrong."""
+    histories = {
+        entity: read_log(entity, messages) for entity, messages in evidence.logs.items()
+    }
+    for entity in {call.entity for call in evidence.calls} | set(evidence.waiting):
+        histories.setdefault(entity, read_log(entity, []))
+    found: list[str] = []
+    for entity, history in sorted(histories.items()):
+        if entity in evidence.damaged:
+            continue  # what it says can't be trusted; its neighbours are checked
+        found += history.problems
+        found += _executed_twice(history)
+        found += _dead_letters(history, evidence, limits)
+        found += _tell_order(history, evidence)
+        found += _client_order(history, evidence)
+        found += _reads(history, evidence)
+    found += _accepted(histories, evidence)
+    for call in evidence.calls:
+        found += _call(call, histories[call.entity], evidence)
+    found += [f"uncaught: {text}" for text in evidence.uncaught]
+    found += [f"unbounded: {text}" for text in evidence.unbounded]
+    found += [f"no answer when healthy: {text}" for text in evidence.unanswered]
+    for uid, times in sorted(evidence.killed.items()):
+        if times > limits.poison_marks + 1:
+            found.append(f"poison lives on: uid {uid} ended {times} processes")
+    return found
+
+
+# -- what the log says ----------------------------------------------------------------------------
+def _executed_twice(history: History) -> Iterator[str]:
+    for uid, recorded in history.by_uid.items():
+        executed = [r for r in recorded if r.dead is None]
+        if len(executed) > 1:
+            places = [(r.sequence, r.name) for r in executed]
+            yield f"executed twice: {history.entity} uid {uid} {executed[0].kind} at {places}"
+
+
+def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Iterator[str]:
+    copies = [data for entity, data in evidence.dead_copies if entity == history.entity]
+    waiting = evidence.waiting.get(history.entity, [])
+    for recorded in history.outcomes:
+        if recorded.dead is None:
+            continue
+        if not _deserved(recorded, history, evidence, limits):
+            yield (
+                f"unjust dead letter: {history.entity} at {recorded.sequence} uid {recorded.uid} "
+                f"{recorded.kind}: {recorded.dead['reason']}"
+            )
+        if recorded.at is None:
+            yield f"a dead letter of no tell: {history.entity} at {recorded.sequence}"
+        elif recorded.at[1] not in waiting and not evidence.dead_letters_lost:
+            name = f'"{recorded.name}"'.encode()
+            if not any(name in copy for copy in copies):
+                yield f"no copy of a dead letter: {history.entity} {recorded.name}"
+
+
+def _deserved(
+    recorded: Recorded, history: History, evidence: Evidence, limits: Limits
+) -> bool:
+    assert recorded.dead is not None
+    reason = recorded.dead["reason"]
+    if reason == "malformed":
+        key = recorded.dead.get("key")
+        first = history.by_name.get(key) if key else None
+        reused = first is not None and first.uid != recorded.uid
+        return reused or recorded.kind == "garbage" or recorded.uid in evidence.garbage
+    if reason == "too_old":
+        birth_ms = evidence.births.get(recorded.uid or 0)
+        assert recorded.at is not None
+        return birth_ms is not None and (
+            recorded.at[0] / 1e6 > birth_ms + limits.made_window_s * 1000 - evidence.skew_ms
+        )
+    if reason == "defect" and recorded.kind == "boom":
+        return evidence.boom_times.get(recorded.uid or 0, 0) >= limits.defect_attempts
+    return recorded.kind in DEADLY.get(reason, set())
+
+
+def _lost_places(evidence: Evidence, entity: str) -> set[tuple[int, int]]:
+    return {(a.time_ns, a.sequence) for a in evidence.accepted if a.entity == entity and a.lost}
+
+
+def _tell_order(history: History, evidence: Evidence) -> Iterator[str]:
+    lost = _lost_places(evidence, history.entity)
+    newest = (0, 0)
+    for recorded in history.outcomes:
+        if recorded.at is None or recorded.at in lost:
+            continue
+        if recorded.at < newest:
+            yield (
+                f"tells out of order: {history.entity} uid {recorded.uid} at {recorded.sequence}: "
+                f"{recorded.at} after {newest}"
+            )
+        newest = max(newest, recorded.at)
+
+
+def _client_order(history: History, evidence: Evidence) -> Iterator[str]:
+    """Of one client: what began after the success of another must come after it in the log."""
+    lost = {a.uid for a in evidence.accepted if a.entity == history.entity and a.lost}
+    by_client: dict[str, list[Call]] = {}
+    for call in evidence.calls:
+        usual = call.way in ("ask", "tell") and not call.again and not call.other
+        if call.entity == history.entity and usual and call.uid not in lost:
+            by_client.setdefault(call.client, []).append(call)
+    for client, calls in by_client.items():
+        done = sorted((c for c in calls if c.ok), key=lambda c: c.end)
+        newest: tuple[int, Call] | None = None
+        passed = 0
+        for call in sorted(calls, key=lambda c: c.begin):
+            while passed < len(done) and done[passed].end < call.begin:
+                position = _position(history, done[passed])
+                if position is not None and (newest is None or position > newest[0]):
+                    newest = position, done[passed]
+                passed += 1
+            position = _position(history, call)
+            if position is not None and newest is not None and position < newest[0]:
+                yield (
+                    f"client order: {client} {history.entity}: {call.way} uid {call.uid} took "
+                    f"effect before {newest[1].way} uid {newest[1].uid}, begun after its success"
+                )
+
+
+def _position(history: History, call: Call) -> int | None:
+    recorded = history.by_uid.get(call.uid)
+    return recorded[0].position if recorded else None
+
+
+# -- what was accepted ----------------------------------------------------------------------------
+def _accepted(histories: dict[str, History], evidence: Evidence) -> Iterator[str]:
+    for told in evidence.accepted:
+        if told.entity in evidence.damaged or told.lost:
+            continue
+        waits = told.sequence in evidence.waiting.get(told.entity, [])
+        history = histories.get(told.entity)
+        if history is None:  # an id that can't be: the copy is the record
+            if waits or not _buried(told, evidence):
+                yield f"accepted, lost: tell {told.sequence} to {told.entity}"
+        elif not _settled(told, history):
+            yield (
+                f"accepted, lost: tell {told.sequence} uid {told.uid} to {told.entity}, "
+                f"{'still waiting' if waits else 'acknowledged without an outcome'}"
+            )
+        elif waits:
+            yield f"never acknowledged: tell {told.sequence} uid {told.uid} to {told.entity}"
+
+
+def _settled(told: Accepted, history: History) -> bool:
+    if (told.time_ns, told.sequence) in history.by_place:
+        return True
+    recorded = history.by_name.get(told.key or "")
+    return recorded is not None and recorded.uid == told.uid
+
+
+def _buried(told: Accepted, evidence: Evidence) -> bool:
+    place = f"{told.sequence},{told.time_ns}".encode()
+    return any(place in data for _, data in evidence.dead_copies)
+
+
+# -- what callers heard ---------------------------------------------------------------------------
+def _call(call: Call, history: History, evidence: Evidence) -> Iterator[str]:
+    what = f"{call.client} {call.way} {call.kind} uid {call.uid} to {call.entity} key {call.key}"
+    if call.untagged is not None:
+        yield f"untagged error: {what}: {call.untagged}"
+    if call.error is not None and call.error not in TAGS:
+        yield f"unknown tag: {what}: {call.error}"
+    if call.entity in evidence.damaged:
+        return
+    if call.way in ("ask", "plain ask", "result") and (call.reply or call.failure):
+        yield from _answered(call, history, what)
+    if call.error is not None:
+        yield from _refused(call, history, evidence, what)
+    healthy = call.kind not in ("boom", "sour", "mute", "poison", "garbage") and not call.other
+    if call.calm and healthy and call.end >= 0 and not call.ok:
+        yield f"no answer when healthy: {what}: {call.error} {call.cause}"
+
+
+def _answered(call: Call, history: History, what: str) -> Iterator[str]:
+    if call.way == "result":
+        named = history.by_name.get(call.key or "")
+        recorded = [named] if named is not None else []
+    else:
+        recorded = [r for r in history.by_uid.get(call.uid, ()) if r.dead is None]
+    if not recorded:
+        yield f"answered, not in the log: {what}: {call.reply or call.failure}"
+    elif (recorded[0].reply, recorded[0].failure) != (call.reply, call.failure):
+        yield (
+            f"another reply than recorded: {what}: {call.reply or call.failure}, "
+            f"not {recorded[0].reply or recorded[0].failure}"
+        )
+
+
+def _refused(call: Call, history: History, evidence: Evidence, what: str) -> Iterator[str]:
+    executed = any(r.dead is None for r in history.by_uid.get(call.uid, ()))
+    alone = sum(c.uid == call.uid for c in evidence.calls) == 1
+    if call.may is False and executed and alone and call.way not in ("query", "result"):
+        yield f"dishonest error: {what}: {call.error} ({call.cause}), but it took effect"
+    if call.error == "MalformedMessage" and call.kind != "garbage":
+        others = {
+            c.uid for c in evidence.calls if c.key == call.key and c.entity == call.entity
+        }
+        if call.key is None or len(others) < 2:
+            yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+    if call.error == "SerializationError" and call.kind not in ("mute", "garbage"):
+        yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+    connected = call.client not in evidence.cut_off
+    if call.error == "RpcClientError" and connected and call.kind not in DEFECTIVE:
+        yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+    if call.error == "Suspended":
+        yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+
+
+def _reads(history: History, evidence: Evidence) -> Iterator[str]:
+    """Queries show states that were, and never go back for a client; fresh ones not at all."""
+    calls = [c for c in evidence.calls if c.entity == history.entity and c.end >= 0]
+    moments = sorted(
+        [(c.end, 1, c) for c in calls] + [(c.begin, 0, c) for c in calls], key=lambda m: m[:2]
+    )
+    seen: dict[str, int] = {}
+    anybody = 0
+    floor: dict[int, int] = {}
+    for _, is_end, call in moments:
+        if not is_end:
+            floor[id(call)] = max(seen.get(call.client, 0), anybody if call.fresh else 0)
+            continue
+        shown = call.reply if call.way in ("ask", "query") else None
+        if shown is None or "n" not in shown:
+            continue
+        if call.way == "query":
+            numbers = (shown["n"], shown["total"], shown["mix"])
+            if numbers not in history.states.get(shown["n"], set()):
+                yield f"a state that never was: {call.client} {history.entity} {numbers}"
+            if shown["n"] < floor[id(call)]:
+                yield (
+                    f"stale query: {call.client} {history.entity} uid {call.uid} "
+                    f"fresh={call.fresh}: {shown['n']} < {floor[id(call)]}"
+                )
+        if not call.again:
+            seen[call.client] = max(seen.get(call.client, 0), shown["n"])
+            anybody = max(anybody, shown["n"])
+
+
+def kinds(found: Iterable[str]) -> list[str]:
+    """The kinds of some violations, each once."""
+    return sorted({text.partition(":")[0] for text in found})

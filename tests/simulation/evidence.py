@@ -1,0 +1,83 @@
+"""What a run leaves behind for the checker: plain records, and nothing of the code under test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Way: TypeAlias = Literal["ask", "tell", "query", "result", "plain ask", "plain tell", "status"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of one client, from its beginning to its end, in ticks of one counter."""
+
+    client: str
+    way: Way
+    entity: str
+    uid: int
+    kind: str  # the command's tag
+    key: str | None
+    begin: int
+    end: int = -1  # -1: it never ended, as its process was killed
+    again: bool = False  # the same key and payload were used before
+    other: bool = False  # the key was used before, with another payload
+    fresh: bool = False
+    calm: bool = False  # begun when no fault was left
+    reply: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    error: str | None = None  # the tag
+    may: bool | None = None  # may_have_taken_effect
+    cause: str = ""
+    told: str | None = None  # the key that a tell returned
+    untagged: str | None = None  # what came out and is neither error nor failure
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with what was asked for, a failure included."""
+        return self.reply is not None or self.failure is not None or self.told is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One message of an entity's log."""
+
+    sequence: int
+    time_ns: int
+    data: bytes
+    mark: str | None
+
+
+@dataclass(slots=True)
+class Accepted:
+    """One tell that the stream acknowledged or stored."""
+
+    entity: str
+    sequence: int
+    time_ns: int
+    uid: int | None  # None: garbage on purpose
+    key: str | None
+    lost: bool = False  # the stream lost its tail, and this with it
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything of one run."""
+
+    calls: list[Call] = field(default_factory=list[Call])
+    logs: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
+    accepted: list[Accepted] = field(default_factory=list[Accepted])
+    waiting: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    dead_copies: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    damaged: set[str] = field(default_factory=set[str])  # entities whose log was tampered with
+    rewound: bool = False
+    uncaught: list[str] = field(default_factory=list[str])
+    unbounded: list[str] = field(default_factory=list[str])
+    unanswered: list[str] = field(default_factory=list[str])
+    killed: dict[int, int] = field(default_factory=dict[int, int])  # uid: processes it ended
+    garbage: set[int] = field(default_factory=set[int])  # uids sent malformed on purpose
+    births: dict[int, int] = field(default_factory=dict[int, int])  # uid: Unix ms, told by hand
+    boom_times: dict[int, int] = field(default_factory=dict[int, int])  # uid: times to raise
+    dead_letters_lost: bool = False  # their stream was full for a while
+    cut_off: set[str] = field(default_factory=set[str])  # clients that lost their connection
+    skew_ms: float = 0.0  # of the clocks, at most

@@ -1,0 +1,282 @@
+"""An asyncio event loop without a clock and without I/O: its time jumps to the next timer.
+
+Everything that a simulated world does runs here, in one thread, in an order that depends on
+nothing but what was called: ready callbacks first in, first out; timers by time, then by the order
+in which they were set. So one seed is one history, and an hour of waiting costs nothing.
+
+A callback belongs to the `Process` of its context. One that is frozen keeps its callbacks until it
+is thawed; one that crashed loses them for ever: no task is cancelled and no `finally` runs, as
+after `kill -9`. Where nothing is left to do though the main task waits, that is a `Deadlock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import heapq
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context, ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+STEP_LIMIT = 2_000_000
+"""Callbacks in one run at most; a world that needs more is spinning."""
+
+
+class Deadlock(AssertionError):
+    """Nothing is ready and no timer is set, but the main task isn't done."""
+
+
+class Endless(AssertionError):
+    """The limit of steps was reached."""
+
+
+class Killed(BaseException):
+    """Unwinds the Python stack of a process that was killed in the middle of a callback.
+
+    Not an Exception, so that no handler of the code under test takes it for a defect. What
+    `finally` blocks do while it passes reaches nobody: the process is dead already.
+    """
+
+
+class Process:
+    """What can crash and freeze: a runner or a client, with all its callbacks."""
+
+    def __init__(self, loop: SimulatedLoop, name: str) -> None:
+        self.loop = loop
+        self.name = name
+        self.alive = True
+        self.frozen = False
+        self.steps = 0
+        self.fuse: tuple[int, Callable[[], None]] | None = None
+        self._held: list[_Soon] = []
+        self.context = contextvars.copy_context()
+        self.context.run(PROCESS.set, self)
+
+    def __repr__(self) -> str:
+        how = "dead" if not self.alive else "frozen" if self.frozen else "alive"
+        return f"<{self.name}: {how}, {self.steps} steps, {len(self._held)} held>"
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task of this process."""
+        return self.loop.create_task(coroutine, context=self.context.copy())
+
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> None:
+        """Something arrives at this process after a delay."""
+        self.loop.call_later(delay_s, callback, *args, context=self.context)
+
+    def crash(self) -> None:
+        """Never run again. From inside one of its own callbacks, raise `Killed` afterwards."""
+        self.alive = False
+        self._held.clear()
+
+    def freeze(self) -> None:
+        """Run nothing until `thaw`."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """Run what was kept back, in its order, all at once."""
+        self.frozen = False
+        self.loop.resume(self._held)
+        self._held = []
+
+    def at_step(self, steps: int, action: Callable[[], None]) -> None:
+        """Do something before the callback that comes after `steps` more of this process."""
+        self.fuse = (self.steps + steps, action)
+
+    def admit(self, handle: _Soon) -> bool:
+        """Whether a callback may run now; keeps or drops it otherwise."""
+        if self.alive and not self.frozen:
+            self.steps += 1
+            if self.fuse is not None and self.steps >= self.fuse[0]:
+                action = self.fuse[1]
+                self.fuse = None
+                action()
+                return self.admit(handle)
+            return True
+        if self.alive:
+            self._held.append(handle)
+        return False
+
+
+PROCESS: ContextVar[Process | None] = ContextVar("PROCESS", default=None)
+"""The process that a callback belongs to; None for the world: servers, network, the test itself."""
+
+
+class _Soon(asyncio.Handle):
+    def allowed(self) -> bool:
+        if self._cancelled:
+            return False
+        process = self._context.get(PROCESS)
+        return process is None or process.admit(self)
+
+    def run(self) -> None:
+        self._context.run(self._callback, *self._args)
+
+
+class _Timer(_Soon):
+    """A plain handle is enough: cancelled ones are skipped when their time comes."""
+
+
+class SimulatedLoop(asyncio.AbstractEventLoop):
+    """See the module. `uncaught` collects what no task and no callback caught."""
+
+    def __init__(self, step_limit: int = STEP_LIMIT) -> None:
+        self.steps = 0
+        self.uncaught: list[str] = []
+        self._limit = step_limit
+        self._now = 0.0
+        self._ready: deque[_Soon] = deque()
+        self._timers: list[tuple[float, int, _Soon]] = []
+        self._timer_number = 0
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._sweep_at = 256
+        self._closed = False
+        self._running = False
+
+    # -- what asyncio asks of a loop ----------------------------------------------------------
+    def time(self) -> float:
+        return self._now
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        raise RuntimeError("a simulated loop has no debug mode")
+
+    def is_running(self) -> bool:
+        return self._running
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Soon(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + max(delay, 0.0), callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = _Timer(callback, args, self, context)
+        self._timer_number += 1
+        heapq.heappush(self._timers, (when, self._timer_number, handle))
+        return handle  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        task = asyncio.Task(coro, loop=self, name=name or "task", context=context)
+        # Held here, so that no garbage collection decides about a task's life.
+        self._tasks.append(task)
+        if len(self._tasks) > self._sweep_at:
+            self._tasks = [t for t in self._tasks if not t.done()]
+            self._sweep_at = 2 * len(self._tasks) + 256
+        return task
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if self._closed or isinstance(error, Killed):
+            return
+        self.uncaught.append(f"{context.get('message')}: {error!r}")
+
+    async def shutdown_asyncgens(self) -> None:
+        return None
+
+    # -- running ------------------------------------------------------------------------------
+    def resume(self, handles: list[_Soon]) -> None:
+        """Make callbacks that a process kept back ready again."""
+        self._ready.extend(handles)
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run until `main` is done. Raises Deadlock, Endless, and what `main` raises."""
+        task = self.create_task(main)
+        hooks = sys.get_asyncgen_hooks()
+        self._running = True
+        sys.set_asyncgen_hooks(finalizer=self._close_generator)
+        events._set_running_loop(self)  # pyright: ignore[reportPrivateUsage]  # a loop must
+        try:
+            while not task.done():
+                self._step(task)
+        finally:
+            events._set_running_loop(None)  # pyright: ignore[reportPrivateUsage]
+            sys.set_asyncgen_hooks(*hooks)
+            self._running = False
+        return task.result()
+
+    def close(self) -> None:
+        """Forget everything that still waits, without running a line of it."""
+        self._closed = True
+        self._ready.clear()
+        self._timers.clear()
+        for task in self._tasks:
+            if not task.done():
+                _abandon(task)
+        self._tasks.clear()
+
+    def _step(self, task: asyncio.Task[Any]) -> None:
+        ready, timers = self._ready, self._timers
+        if not ready:
+            if not timers:
+                raise Deadlock(f"nothing to do at {self._now:.3f} s, but {task!r} waits")
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.allowed():
+                continue
+            self.steps += 1
+            try:
+                handle.run()
+            except Killed:
+                continue
+            except Exception as error:
+                self.uncaught.append(f"in a callback: {error!r}")
+        if self.steps > self._limit:
+            raise Endless(f"{self.steps} steps, and only {self._now:.3f} s have passed")
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if not self._closed:
+            self.create_task(generator.aclose())
+
+
+def _abandon(task: asyncio.Task[Any]) -> None:
+    """End a task that will never be finished: its process was killed, or the run is over.
+
+    Its `finally` blocks run now, at a known place, and reach nobody, since the loop is closed.
+    """
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore
+    coroutine = task.get_coro()
+    with contextlib.suppress(Exception, Killed):
+        if coroutine is not None:
+            coroutine.close()  # type: ignore[union-attr]

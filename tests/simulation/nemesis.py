@@ -1,0 +1,274 @@
+"""The nemesis: what goes wrong beyond single messages, when, and how everything is healed again.
+
+It runs in no process, beside the clients, until they have sent everything and enough went wrong.
+Then it heals: faults end, who is frozen wakes up, one runner stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+from perdure.streams.subjects import escape
+
+from .evidence import Way
+from .till import till
+from .workload import Workload
+from .world import Caller, Member, Owner, World
+
+FAULTS = 20
+"""A world has at least this many faults."""
+
+LONGEST_S = 400.0
+"""How long clients may take, in virtual seconds, before that itself is an error."""
+
+CRASHES = 3
+"""Crashes in one world at most: fewer than the marks that make a command poison."""
+
+
+class Nemesis:
+    """See the module."""
+
+    def __init__(self, world: World, workload: Workload) -> None:
+        self.world = world
+        self.workload = workload
+        self.random = Random(f"nemesis {world.scenario.seed}")
+        self.crashes = 0
+        self.rounds = 0
+        self.strikes: dict[str, Callable[[], object]] = {
+            "crash": self._crash,
+            "fuse": self._fuse,
+            "freeze": self._freeze,
+            "zombie": self._zombie,
+            "rival": self._rival,
+            "drain": self._drain,
+            "cut": self._cut,
+            "rewind": self._rewind,
+            "foreign": self._foreign,
+            "snapshots": self._snapshots,
+            "skew": self._skew,
+            "client freeze": self._client_freeze,
+            "client crash": self._client_crash,
+            "poison": self._poison,
+            "log refuses": self._log_refuses,
+            "dead letters full": self._dead_letters_full,
+            "damage": self._damage,
+        }
+
+    async def run(self) -> None:
+        """Strike until the clients are done."""
+        world = self.world
+        names = [name for name in self.strikes if name in world.scenario.troubles] or ["freeze"]
+        while self.workload.busy or world.weather.faults < FAULTS:
+            await asyncio.sleep(self.random.uniform(0.1, 3.0))
+            if world.loop.time() > LONGEST_S:
+                world.evidence.unanswered.append(f"clients still wait after {LONGEST_S} s")
+                return
+            name = self.random.choice(names)
+            world.say("NEMESIS", name)
+            world.weather.note(name)
+            self.strikes[name]()
+
+    async def heal(self) -> None:
+        """No more faults; who sleeps wakes up; one runner stays."""
+        world = self.world
+        world.say("ALL CALM")
+        world.weather.calm = True
+        world.log_refuses = world.dead_letters_full = False
+        members: list[Member] = [*world.owners, *world.callers]
+        for member in members:
+            member.process.fuse = None
+            world.thaw(member)
+            world.restore(member)
+        await asyncio.sleep(2.0)
+        alive = [o for o in world.alive if not o.leaving]
+        if not alive:
+            world.start_runner()
+        for extra in alive[:-1]:
+            self._retire(extra)
+        await asyncio.sleep(6.0)
+
+    # -- who ------------------------------------------------------------------------------------
+    def _victim(self) -> Owner | None:
+        alive = [o for o in self.world.alive if not o.leaving]
+        return self.random.choice(alive) if alive else None
+
+    def _caller(self) -> Caller | None:
+        alive = [c for c in self.world.callers[:-1] if c.process.alive and c.commands_left]
+        return self.random.choice(alive) if alive else None
+
+    def _lone(self) -> Owner | None:
+        """The only runner, so that a second one may come."""
+        alive = self.world.alive
+        return alive[0] if len(alive) == 1 else None
+
+    # -- runners --------------------------------------------------------------------------------
+    def _crash(self) -> None:
+        victim = self._victim()
+        if victim is not None and self.crashes < CRASHES:
+            self._kill(victim)
+
+    def _kill(self, victim: Owner) -> None:
+        if not victim.process.alive:
+            return
+        self.crashes += 1
+        self.world.situations["runner crashed"] += 1
+        self.world.crash(victim)
+        if not self.world.alive:
+            self.world.restart_later()
+
+    def _fuse(self) -> None:
+        """Crash before one chosen callback: between any two awaits."""
+        victim = self._victim()
+        if victim is not None and self.crashes < CRASHES:
+            victim.process.at_step(self.random.randint(1, 120), lambda: self._kill(victim))
+
+    def _freeze(self) -> None:
+        victim = self._victim()
+        if victim is not None:
+            self.world.freeze(victim, self.random.choice([0.2, 1.0, 3.0, 9.0]))
+
+    def _zombie(self) -> None:
+        """The owner freezes, another one takes over, the first wakes up and knows nothing."""
+        owner = self._lone()
+        if owner is None:
+            return
+        asleep = self.random.uniform(0.5, 8.0)
+        self.world.freeze(owner, asleep)
+        self.world.at(self.random.uniform(0.05, asleep), self._second, owner)
+        self.world.situations["zombie"] += 1
+
+    def _rival(self) -> None:
+        owner = self._lone()
+        if owner is not None:
+            self._second(owner)
+
+    def _second(self, first: Owner) -> None:
+        """A second runner starts; some time later one of the two goes."""
+        world = self.world
+        if world.weather.calm or len(world.alive) > 1:
+            return
+        second = world.start_runner()
+        world.situations["second runner"] += 1
+        world.at(
+            self.random.uniform(2.0, 12.0), self._retire, self.random.choice([first, second])
+        )
+
+    def _retire(self, owner: Owner) -> None:
+        world = self.world
+        others = [o for o in world.alive if o is not owner and not o.leaving]
+        if not owner.process.alive or owner.leaving or not others:
+            return
+        if not world.weather.calm and self.random.random() < 0.4:
+            self._kill(owner)
+        else:
+            self._leave(owner)
+
+    def _drain(self) -> None:
+        """The runner leaves in good order, and the next one starts at once."""
+        owner = self._lone()
+        if owner is not None and not owner.process.frozen:
+            self._leave(owner)
+            self.world.start_runner()
+
+    def _leave(self, owner: Owner) -> None:
+        owner.leaving = True
+        self.world.say(owner.process.name, "LEAVES")
+        self.world.situations["runner drained"] += 1
+
+        async def leave() -> None:
+            await owner.runner.drain()
+            await owner.session.close()
+            self.world.at(0.5, self.world.crash, owner)
+
+        owner.process.spawn(leave())
+
+    # -- connections and clocks -------------------------------------------------------------------
+    def _cut(self) -> None:
+        members: list[Member] = [*self.world.alive, *self.world.callers]
+        down = self.random.choice([0.0, 0.01, 0.5, 3.0])
+        self.world.cut(self.random.choice(members), down)
+
+    def _skew(self) -> None:
+        members: list[Member] = [*self.world.alive, *self.world.callers]
+        member = self.random.choice(members)
+        member.clock.skew_s = self.random.choice(self.world.scenario.skews_s)
+        skew = 2000 * abs(member.clock.skew_s)
+        self.world.evidence.skew_ms = max(self.world.evidence.skew_ms, skew)
+
+    def _client_freeze(self) -> None:
+        """A client sleeps, and wakes up with repeats that are far too late."""
+        caller = self._caller()
+        if caller is not None:
+            self.world.freeze(caller, self.random.choice([1.0, 8.0, 40.0]))
+
+    def _client_crash(self) -> None:
+        caller = self._caller()
+        if caller is not None and self.random.random() < 0.3:
+            self.world.crash(caller)
+            self.workload.crashed(caller)
+
+    # -- what is stored ---------------------------------------------------------------------------
+    def _rewind(self) -> None:
+        if self.random.random() < 0.3:
+            self.world.rewind(self.random.randint(1, 6))
+
+    def _foreign(self) -> None:
+        """Somebody publishes to a log's subject."""
+        subjects = self.world.callers[0].session.subjects
+        entity = self.random.choice(self.world.scenario.entities)
+        body = self.random.choice([b"{}", b"hello", b'{"stream":"X","seq":1}', b""])
+        self.world.foreign(subjects.log(till.name, escape(entity)), body)
+
+    def _snapshots(self) -> None:
+        """Snapshots vanish, become old, become another's, or become nonsense."""
+        world = self.world
+        stored = world.broker.streams("perdure").snapshots
+        if not stored or self.random.random() < 0.2:
+            world.broker.drop_snapshots()
+            return
+        subject = self.random.choice(list(stored))
+        other = self.random.choice(list(stored))
+        data = stored[subject]
+        cut = self.random.randrange(max(1, len(data)))
+        flipped = data[:cut] + bytes([data[cut] ^ 1]) + data[cut + 1 :] if data else b"x"
+        stored[subject] = self.random.choice([stored[other], flipped, data[:cut], b"nonsense"])
+
+    def _damage(self) -> None:
+        """A bit of a stored commit flips: that entity is lost, and says so; its neighbours go on."""
+        world = self.world
+        if world.evidence.damaged or len(world.scenario.entities) == 1:
+            return
+        log = world.broker.streams("perdure").logs[till.name]
+        tokens = log.tokens()
+        if not tokens:
+            return
+        token = self.random.choice(tokens)
+        stored = self.random.choice(log.between(token, 0, None, 1_000_000))
+        if stored.mark is None:
+            return
+        place = self.random.randrange(len(stored.data))
+        data = bytearray(stored.data)
+        data[place] ^= 1
+        log.tamper(token, stored.sequence, bytes(data))
+        entity = world.damaged(token)
+        world.say("DAMAGED", entity, "at", stored.sequence)
+
+    def _log_refuses(self) -> None:
+        """No space left, for a while."""
+        self.world.log_refuses = True
+        self.world.at(self.random.uniform(0.2, 4.0), setattr, self.world, "log_refuses", False)
+
+    def _dead_letters_full(self) -> None:
+        self.world.dead_letters_full = self.world.evidence.dead_letters_lost = True
+        self.world.at(5.0, setattr, self.world, "dead_letters_full", False)
+
+    # -- poison -----------------------------------------------------------------------------------
+    def _poison(self) -> None:
+        caller = self._caller()
+        if caller is None or caller.process.frozen or self.workload.poisons:
+            return
+        entity = self.random.choice(self.world.scenario.entities)
+        way: Way = self.random.choice(["ask", "tell", "tell"])
+        caller.process.spawn(self.workload.poison(caller, entity, way))

@@ -1,0 +1,99 @@
+"""One seed from its scenario to its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from .checker import violations
+from .loop import Deadlock, Endless
+from .nemesis import Nemesis
+from .scenario import Scenario
+from .situations import count_evidence, listening
+from .workload import Workload
+from .world import World
+
+QUIET_S = 90.0
+"""How long a healed world may take until nothing waits any more, in virtual seconds."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of one seed."""
+
+    seed: int
+    violations: list[str]
+    situations: Counter[str]
+    commands: int
+    faults: int
+    steps: int
+    seconds: float  # virtual
+    fingerprint: str  # of all that was stored and answered
+    lines: list[str] = field(default_factory=list[str])  # the trace, if it was wanted
+
+
+def simulate(seed: int, *, trace: bool = False) -> Verdict:
+    """Run a seed. The same seed gives the same verdict, in every process."""
+    collecting = gc.isenabled()
+    gc.disable()  # when garbage is collected must not matter, so it isn't
+    world = World(Scenario.draw(seed), trace=trace)
+    try:
+        with listening(
+            world.situations, world.evidence.uncaught, world.say if trace else None
+        ):
+            try:
+                world.loop.run(_life(world))
+            except (Deadlock, Endless) as error:
+                world.evidence.uncaught.append(repr(error))
+            world.collect()
+        count_evidence(world.evidence, world.situations)
+        found = violations(world.evidence, world.scenario.limits)
+        return Verdict(
+            seed,
+            found,
+            world.situations,
+            len(world.evidence.calls),
+            world.weather.faults,
+            world.loop.steps,
+            world.loop.time(),
+            _fingerprint(world),
+            world.lines,
+        )
+    finally:
+        world.loop.close()
+        if collecting:
+            gc.enable()
+
+
+async def _life(world: World) -> None:
+    workload = Workload(world)
+    nemesis = Nemesis(world, workload)
+    world.start_runner()
+    workload.start()
+    await nemesis.run()
+    await nemesis.heal()
+    await asyncio.gather(
+        *(
+            caller.process.spawn(workload.farewell(caller))
+            for caller in world.callers
+            if caller.process.alive
+        )
+    )
+    end = world.loop.time() + QUIET_S
+    while world.loop.time() < end and not world.quiet():
+        await asyncio.sleep(1.0)
+
+
+def _fingerprint(world: World) -> str:
+    digest = blake2b(digest_size=16)
+    digest.update(f"{world.loop.steps} {world.loop.time()!r}".encode())
+    for entity, messages in world.evidence.logs.items():
+        digest.update(entity.encode())
+        for message in messages:
+            digest.update(message.data)
+    for call in world.evidence.calls:
+        digest.update(repr(call).encode())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""The situations that one runner and a zombie can meet, counted, so that we know they were met.
+
+A simulation that finds nothing proves little if its worlds never came to the hard places. They are
+seen from outside where that is possible (what passed a port, what is in the log), and by the
+`action` of the log records of "perdure.*" elsewhere. Each must be met within 1,000 seeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .evidence import Evidence
+from .model import read_log
+
+ACTIONS = {
+    "append.conflict": "append condition failed",
+    "append.unknown": "append without an acknowledgement",
+    "append.refused": "append refused for another reason",
+    "append.overtaken": "another commit came first",
+    "append.rejected": "the log keeps refusing",
+    "ledger.hit": "repeated command found in the ledger",
+    "tell.processed": "tell below the watermark",
+    "suspect.marked": "suspect marked",
+    "snapshot.loaded": "snapshot loaded",
+    "snapshot.ignored": "snapshot refused",
+    "snapshot.stored": "snapshot stored",
+    "term.gap": "gap seen",
+    "term.deleted": "term taken by another",
+    "term.reconnected": "reconnect ended a term",
+    "term.dropped": "term ended by a drop",
+    "term.refused": "term refused",
+    "shard.lost": "shard lost to another",
+    "stream.rewound": "rewound stream seen",
+    "log.foreign": "foreign message in a log",
+    "entity.passivated": "entity left memory",
+    "entity.quarantined": "entity quarantined",
+    "handler.defect": "defect retried",
+    "state.stale": "stale fold found by the leader",
+    "command.dead": "dead letter",
+    "deadletter.not_copied": "copy of a dead letter not stored",
+    "reply.forbidden": "forbidden reply subject",
+}
+"""By the `action` of a log record."""
+
+BROKEN = {"activation.failed", "shard.failed", "snapshot.failed"}
+"""Actions that say that the code under test failed inside: each is a violation."""
+
+SEEN_OUTSIDE = (
+    "lost acknowledgement, and adopted",
+    "zombie's append refused",
+    "redelivery after append, before ack",
+    "ask attached to one in progress",
+    "ask refused: mailbox full",
+    "tell refused: full",
+    "second runner",
+    "zombie",
+    "runner crashed",
+    "runner drained",
+    "process killed by poison",
+    "dead letter: poison",
+    "dead letter: malformed",
+    "dead letter: defect",
+    "dead letter: unencodable",
+    "dead letter: too_old",
+    "key with another payload",
+    "repeated key, same reply",
+    "two owners answered",
+)
+
+ALL = (*SEEN_OUTSIDE, *ACTIONS.values())
+
+
+class _Listener(logging.Handler):
+    def __init__(
+        self, seen: Counter[str], failures: list[str], say: Callable[..., None] | None
+    ) -> None:
+        super().__init__(logging.DEBUG)
+        self._seen, self._failures, self._say = seen, failures, say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        action = getattr(record, "action", "")
+        self._seen[ACTIONS.get(action, f"log: {action}")] += 1
+        if action in BROKEN:
+            error = record.exc_info[1] if record.exc_info else None
+            self._failures.append(f"internal error, {action}: {record.getMessage()}: {error!r}")
+        if self._say is not None:
+            self._say("log:", record.getMessage())
+
+
+@contextmanager
+def listening(
+    seen: Counter[str], failures: list[str], say: Callable[..., None] | None
+) -> Iterator[None]:
+    """Count what the code under test logs; nothing of it reaches other handlers meanwhile."""
+    logger = logging.getLogger("perdure")
+    before = logger.level, logger.propagate, logger.handlers[:]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers[:] = [_Listener(seen, failures, say)]
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before[2]
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+def count_evidence(evidence: Evidence, seen: Counter[str]) -> None:
+    """What the log and the calls tell in the end."""
+    for entity, messages in evidence.logs.items():
+        for recorded in read_log(entity, messages).outcomes:
+            if recorded.dead is not None:
+                seen[f"dead letter: {recorded.dead['reason']}"] += 1
+    for call in evidence.calls:
+        if call.other and call.error == "MalformedMessage":
+            seen["key with another payload"] += 1
+        if call.again and not call.other and (call.reply or call.failure):
+            seen["repeated key, same reply"] += 1

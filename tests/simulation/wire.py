@@ -1,0 +1,124 @@
+"""One process's connection to the broker: all that it sends and hears takes its time, or is lost.
+
+What the broker does runs in the world's own context, never in the process's, so that a request
+that is on its way is served although its sender crashed meanwhile. What comes back runs in the
+process's context, where a frozen or dead process keeps or loses it.
+
+`cut` breaks the connection: everything on its way, in both directions, is lost, and everybody who
+waits for an answer hears `Unreachable`, as with a broken TCP connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from perdure.streams.port import Unreachable
+
+from .loop import PROCESS, Process, SimulatedLoop
+from .weather import Fate, Weather
+
+T = TypeVar("T")
+
+ACK_TIMEOUT_S = 2.0
+"""How long a backend waits for an acknowledgement or an answer of the server."""
+
+
+def world_context() -> contextvars.Context:
+    """A context that belongs to no process."""
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, None)
+    return context
+
+
+class Wire:
+    """See the module."""
+
+    def __init__(self, process: Process, weather: Weather, say: Callable[..., None]) -> None:
+        self.process = process
+        self.weather = weather
+        self.say = say
+        self.up = True
+        self.epoch = 0
+        self.world = world_context()
+        self._loop: SimulatedLoop = process.loop
+        self._waiting: dict[asyncio.Future[Any], str] = {}
+
+    async def call(
+        self,
+        what: str,
+        operation: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        timeout_s: float = ACK_TIMEOUT_S,
+    ) -> T:
+        """Have the broker do something, and hear of it. Raises Unreachable: it may be done."""
+        if not self.up:
+            raise Unreachable(f"{what}: no connection")
+        fate = self.weather.fate(what)
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._waiting[answer] = what
+        if fate.request_lost or fate.answer_lost or fate.there_s + fate.back_s > timeout_s:
+            self.process.later(timeout_s, _fail, answer, f"{what}: no answer in {timeout_s} s")
+        if not fate.request_lost:
+            self.at_broker(fate.there_s, self._serve, operation, answer, fate)
+        try:
+            return await answer
+        finally:
+            del self._waiting[answer]
+
+    def at_broker(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
+        """Something arrives at the broker, unless the connection is cut before."""
+        self._loop.call_later(
+            delay_s, self._if_same, self.epoch, action, args, context=self.world
+        )
+
+    def at_process(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
+        """Something arrives at the process, unless the connection is cut before."""
+        self.process.later(delay_s, self._if_same, self.epoch, action, args)
+
+    def cut(self) -> None:
+        """Break the connection."""
+        self.up = False
+        self.epoch += 1
+        for answer, what in list(self._waiting.items()):
+            _fail(answer, f"{what}: the connection broke")
+
+    def restore(self) -> None:
+        """Make it anew."""
+        self.up = True
+
+    def _if_same(
+        self, epoch: int, action: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        if epoch == self.epoch and self.up:
+            action(*args)
+
+    def _serve(
+        self,
+        operation: Callable[[], Coroutine[Any, Any, T]],
+        answer: asyncio.Future[T],
+        fate: Fate,
+    ) -> None:
+        task = self._loop.create_task(operation(), context=self.world)
+        task.add_done_callback(lambda done: self._served(done, answer, fate), context=self.world)
+
+    def _served(self, task: asyncio.Task[T], answer: asyncio.Future[T], fate: Fate) -> None:
+        error = task.exception()
+        if not fate.answer_lost:
+            self.at_process(fate.back_s, _settle, answer, error, None if error else task.result())
+
+
+def _settle(answer: asyncio.Future[T], error: BaseException | None, value: T) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(value)
+
+
+def _fail(answer: asyncio.Future[Any], why: str) -> None:
+    if not answer.done():
+        answer.set_exception(Unreachable(why))

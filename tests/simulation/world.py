@@ -1,0 +1,330 @@
+"""One world: a broker, runners that come and go, clients, and the evidence of what they did.
+
+The real runner and the real client run here, unchanged, on simulated sessions (`ports.py`) over
+the memory backend. The world starts, kills, freezes and cuts processes when `nemesis.py` says so,
+and writes down what the checker needs; it judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from random import Random
+from typing import TypeAlias
+
+import msgspec
+
+from perdure.durable.runner import Runner
+from perdure.streams.client import Cluster
+from perdure.streams.memory.broker import MemoryBroker
+from perdure.streams.memory.queue import Queue
+from perdure.streams.port import Appended, PublishAnswer, Unreachable
+from perdure.streams.subjects import unescape
+
+from .evidence import Accepted, Evidence, Logged
+from .loop import PROCESS, Process, SimulatedLoop
+from .ports import SeededEntropy, SimulatedClock, SimulatedSession
+from .scenario import Scenario
+from .till import HAZARDS, Hazards, till
+from .weather import Weather
+from .wire import Wire, world_context
+
+RESTART_S = (0.1, 1.5)
+"""How long a dead runner's machine takes to start another."""
+
+NAME = till.name
+
+Headers: TypeAlias = Mapping[str, str] | None
+
+
+class Member:
+    """One process with its session: a client, or a runner."""
+
+    def __init__(self, process: Process, session: SimulatedSession, clock: SimulatedClock) -> None:
+        self.process = process
+        self.session = session
+        self.clock = clock
+
+    @property
+    def wire(self) -> Wire:
+        return self.session.wire
+
+
+class Owner(Member):
+    """A process with a runner in it."""
+
+    runner: Runner
+    leaving = False
+
+
+class Caller(Member):
+    """A process with a client in it."""
+
+    cluster: Cluster
+    commands_left = 0
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+        self.scenario = scenario
+        self.random = Random(f"world {scenario.seed}")
+        self.loop = SimulatedLoop()
+        self.weather = Weather(Random(f"weather {scenario.seed}"), scenario.climate)
+        self.clock = SimulatedClock(self.loop.time)
+        self.broker = MemoryBroker(self.clock, scenario.settings)
+        self.evidence = Evidence()
+        self.situations: Counter[str] = Counter()
+        self.lines: list[str] = []
+        self.tracing = trace
+        self.owners: list[Owner] = []
+        self.callers: list[Caller] = []
+        self.log_refuses = False
+        self.dead_letters_full = False
+        self.older_snapshots: dict[tuple[str, str | None], list[bytes]] = {}
+        self._context = world_context()
+        self._ticks = 0
+        self._uids = 0
+        self._names = 0
+        self._hazards = Hazards(self._killed_by_poison)
+        self._provision()
+
+    # -- small things ---------------------------------------------------------------------------
+    def say(self, *words: object) -> None:
+        """One line of the trace."""
+        if self.tracing:
+            text = " ".join(
+                w.decode(errors="replace") if isinstance(w, bytes) else str(w) for w in words
+            )
+            self.lines.append(f"{self.loop.time():9.4f} {text}")
+
+    def tick(self) -> int:
+        """The next moment: calls are ordered by these, not by the time that many may share."""
+        self._ticks += 1
+        return self._ticks
+
+    def uid(self) -> int:
+        """A number that no other command has."""
+        self._uids += 1
+        return self._uids
+
+    def at(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
+        """Let something happen later, in no process."""
+        self.loop.call_later(delay_s, action, *args, context=self._context)
+
+    # -- processes ------------------------------------------------------------------------------
+    def _member(self, kind: str) -> tuple[Process, SimulatedSession, SimulatedClock]:
+        self._names += 1
+        name = f"{kind}{self._names}"
+        process = Process(self.loop, name)
+        process.context.run(HAZARDS.set, self._hazards)
+        skew = 0.0
+        if "skew" in self.scenario.troubles:
+            skew = self.random.choice(self.scenario.skews_s)
+            self.evidence.skew_ms = max(self.evidence.skew_ms, 2000 * abs(skew))
+        clock = SimulatedClock(self.loop.time, skew)
+        entropy = SeededEntropy(Random(f"{name} {self.scenario.seed}"))
+        say = self.say if self.tracing else _nothing
+        wire = Wire(process, self.weather, say)
+        inner = self.broker.session(name, clock=clock, entropy=entropy)
+        session = SimulatedSession(
+            inner, wire, clock=clock, entropy=entropy, outages=self, random=self.random
+        )
+        return process, session, clock
+
+    def start_runner(self) -> Owner:
+        """A new process with a runner that takes every shard."""
+        owner = Owner(*self._member("R"))
+        self.owners.append(owner)
+        name = owner.process.name
+        self.say(name, "STARTS")
+        owner.runner = owner.process.context.run(
+            lambda: Runner(owner.session, [till], self.scenario.settings, id=name)
+        )
+        owner.process.spawn(self._start(owner))
+        return owner
+
+    async def _start(self, owner: Owner) -> None:
+        while True:
+            with suppress(Unreachable):
+                await owner.runner.start()
+                return
+
+    def start_caller(self) -> Caller:
+        """A new process with a client."""
+        caller = Caller(*self._member("C"))
+        self.callers.append(caller)
+        caller.cluster = caller.process.context.run(
+            lambda: Cluster(caller.session, self.scenario.settings)
+        )
+        return caller
+
+    @property
+    def alive(self) -> list[Owner]:
+        """The runners whose process lives, frozen ones included, oldest first."""
+        return [o for o in self.owners if o.process.alive]
+
+    def crash(self, member: Member) -> None:
+        """As kill -9: nothing of it runs any more; sooner or later the server notices."""
+        if not member.process.alive:
+            return
+        self.say(member.process.name, "CRASHES")
+        member.process.crash()
+        member.wire.cut()
+        late = not self.weather.calm and self.random.random() < 0.3
+        self.at(self.random.uniform(0.5, 4.0) if late else 0.0, self._close, member)
+
+    def _close(self, member: Member) -> None:
+        self.loop.create_task(member.session.inner.close(), context=self._context)
+
+    def restart_later(self) -> None:
+        """Some time after a runner died, another one is started in its place."""
+        self.at(self.random.uniform(*RESTART_S), self.start_runner)
+
+    def _killed_by_poison(self) -> None:
+        """A command ends the process that runs it; called from inside that process."""
+        process = PROCESS.get()
+        for owner in self.owners:
+            if owner.process is process:
+                self.situations["process killed by poison"] += 1
+                self.crash(owner)
+                self.restart_later()
+
+    def freeze(self, member: Member, seconds: float) -> None:
+        """A process stops for a while, as with SIGSTOP; its connection stays open."""
+        if not member.process.alive or member.process.frozen:
+            return
+        self.say(member.process.name, "FREEZES for", f"{seconds:.2f}")
+        member.process.freeze()
+        self.at(seconds, self.thaw, member)
+
+    def thaw(self, member: Member) -> None:
+        """It goes on, with all that came meanwhile."""
+        if member.process.alive and member.process.frozen:
+            self.say(member.process.name, "THAWS")
+            member.process.thaw()
+
+    def cut(self, member: Member, seconds: float) -> None:
+        """A connection breaks, and is made anew after a while."""
+        if not member.process.alive or not member.wire.up:
+            return
+        self.say(member.process.name, "IS CUT OFF for", f"{seconds:.2f}")
+        self.evidence.cut_off.add(member.process.name)
+        member.wire.cut()
+        self.broker.disconnect(member.session.inner, reconnect=False)
+        self.at(seconds, self.restore, member)
+
+    def restore(self, member: Member) -> None:
+        """A connection is made anew."""
+        if member.process.alive and not member.wire.up:
+            self.say(member.process.name, "IS BACK")
+            member.wire.restore()
+            self.broker.reconnect(member.session.inner)
+
+    # -- the broker -----------------------------------------------------------------------------
+    def _provision(self) -> None:
+        self.broker.provision(self.scenario.settings, NAME)
+        queue = self.broker.streams("perdure").queues[NAME]
+        store = queue.publish
+
+        def publish(token: str, data: bytes, headers: Headers, size: int) -> PublishAnswer:
+            answer = store(token, data, headers, size)
+            if isinstance(answer, Appended):
+                self._accepted(token, answer.sequence, data, headers)
+            else:
+                self.situations["tell refused: full"] += 1
+            return answer
+
+        queue.publish = publish  # type: ignore[method-assign]
+
+    def _accepted(self, token: str, sequence: int, data: bytes, headers: Headers) -> None:
+        uid, key = described(data, headers)
+        told = Accepted(entity_of(token), sequence, self.clock.now_ns(), uid, key)
+        self.evidence.accepted.append(told)
+        self.say("STORED", sequence, token, data)
+
+    def rewind(self, count: int) -> None:
+        """The server restarts with an older command stream; every connection is made anew."""
+        queue = self.broker.streams("perdure").queues[NAME]
+        keep = max(0, queue.last_sequence - count)
+        self.say("COMMAND STREAM REWOUND to", keep)
+        self.evidence.rewound = True
+        for told in self.evidence.accepted:
+            told.lost = told.lost or (told.sequence > keep and _waits(queue, told))
+        members: list[Member] = [*self.owners, *self.callers]
+        for member in members:
+            if member.process.alive and member.wire.up:
+                member.wire.cut()
+                self.evidence.cut_off.add(member.process.name)
+                self.broker.disconnect(member.session.inner, reconnect=False)
+                self.at(self.random.uniform(0.0, 0.5), self.restore, member)
+        self._context.run(self.broker.rewind, NAME, keep)
+
+    def foreign(self, subject: str, data: bytes) -> None:
+        """A publish by somebody who isn't perdure."""
+        self._context.run(self.broker.publish_foreign, subject, data)
+
+    def damaged(self, token: str) -> str:
+        """A bit of an entity's log has flipped."""
+        entity = entity_of(token)
+        self.evidence.damaged.add(entity)
+        return entity
+
+    def quiet(self) -> bool:
+        """Whether no tell waits any more, but those of entities that can't be."""
+        queue = self.broker.streams("perdure").queues[NAME]
+        tells = (queue.by_sequence(s) for s in range(1, queue.last_sequence + 1))
+        return all(
+            tell is None or entity_of(tell.token) in self.evidence.damaged for tell in tells
+        )
+
+    def collect(self) -> None:
+        """Read what is left at the broker into the evidence."""
+        streams = self.broker.streams("perdure")
+        log = streams.logs[NAME]
+        for token in log.tokens():
+            messages = log.between(token, 0, None, 1_000_000)
+            self.evidence.logs[entity_of(token)] = [
+                Logged(m.sequence, m.time_ns, m.data, m.mark) for m in messages
+            ]
+        queue = streams.queues[NAME]
+        for sequence in range(1, queue.last_sequence + 1):
+            tell = queue.by_sequence(sequence)
+            if tell is not None:
+                self.evidence.waiting.setdefault(entity_of(tell.token), []).append(sequence)
+        for dead in streams.dead:
+            self.evidence.dead_copies.append((entity_of(dead.token), dead.data))
+        self.evidence.uncaught += self.loop.uncaught
+        self.evidence.killed = dict(self._hazards.killed)
+
+
+def _waits(queue: Queue, told: Accepted) -> bool:
+    tell = queue.by_sequence(told.sequence)
+    return tell is not None and tell.time_ns == told.time_ns
+
+
+def _nothing(*words: object) -> None:
+    """What `say` is where nobody listens."""
+
+
+def entity_of(token: str) -> str:
+    """The id of a token; the token itself, marked, if it is none of ours."""
+    try:
+        return unescape(token)
+    except ValueError:
+        return f"={token}"
+
+
+def described(data: bytes, headers: Headers) -> tuple[int | None, str | None]:
+    """The uid and the key in a tell of either form; None where there is none."""
+    try:
+        body = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    key = (headers or {}).get("Idempotency-Key")
+    if isinstance(body, list) and len(body) > 3:
+        body, key = body[2], body[3]
+    uid = body.get("uid") if isinstance(body, dict) else None
+    return (uid if isinstance(uid, int) else None), key
