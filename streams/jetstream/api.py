@@ -1,0 +1,163 @@
+"""The JetStream API: what is asked of the server, and its answers as typed records.
+
+Only the fields that perdure reads are named; the server may add others.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..commit import MARK, Stored
+from ..port import Incompatible, Unreachable
+from .connection import Connection, no_responders
+from .errors import ENABLE, NO_MESSAGE, NO_STREAM, Problem, api_error
+
+TIMEOUT_S = 5.0
+"""For one request to the API, in seconds; on three replicas a creation may take one."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Response(msgspec.Struct, frozen=True):
+    """Any answer."""
+
+    error: Problem | None = None
+
+
+class StreamInfo(Response, frozen=True):
+    """A stream."""
+
+    config: dict[str, Any] = {}
+
+
+class Sequences(msgspec.Struct, frozen=True):
+    """How far a consumer is."""
+
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """Where something lives in a cluster."""
+
+    replicas: list[Any] = []
+
+
+class ConsumerConfig(msgspec.Struct, frozen=True):
+    """What perdure reads of a consumer's configuration."""
+
+    metadata: dict[str, str] = {}
+
+
+class ConsumerResponse(Response, frozen=True):
+    """A consumer."""
+
+    name: str = ""
+    config: ConsumerConfig = ConsumerConfig()
+    delivered: Sequences = Sequences()
+    num_pending: int = 0
+    cluster: Cluster | None = None
+
+
+class ConsumerList(Response, frozen=True):
+    """One page of consumers."""
+
+    total: int = 0
+    consumers: list[ConsumerResponse] = []
+
+
+class RawMessage(msgspec.Struct, frozen=True):
+    """A stored message."""
+
+    seq: int
+    time: str
+    subject: str
+    data: bytes = b""
+    hdrs: str = ""
+
+    def headers(self) -> dict[str, str] | None:
+        """Its headers."""
+        return parse_headers(b64decode(self.hdrs)) if self.hdrs else None
+
+    def stored(self) -> Stored:
+        """As a message of a log."""
+        mark = (self.headers() or {}).get(MARK)
+        return Stored(self.seq, parse_time(self.time), self.data, mark)
+
+
+class MessageResponse(Response, frozen=True):
+    """The answer to a look-up of one message."""
+
+    message: RawMessage | None = None
+
+
+R = TypeVar("R", bound=Response)
+
+
+async def call(
+    connection: Connection,
+    subject: str,
+    body: object,
+    kind: type[R],
+    *,
+    accept: tuple[int, ...] = (),
+) -> R:
+    """One request. Errors with a code in `accept` are returned, all others raised.
+
+    Raises Unreachable, Incompatible, Taken.
+    """
+    data = b"" if body is None else msgspec.json.encode(body)
+    answer = await connection.request(f"$JS.API.{subject}", data, timeout_s=TIMEOUT_S)
+    if no_responders(answer):
+        raise Incompatible(f"nobody answers $JS.API.{subject}: no JetStream here. {ENABLE}")
+    try:
+        response = msgspec.json.decode(answer.data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreachable(f"$JS.API.{subject}: not an answer of JetStream: {error}") from None
+    if response.error is not None and response.error.err_code not in accept:
+        raise api_error(subject, response.error)
+    return response
+
+
+async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> RawMessage | None:
+    """One message, from the stream's leader. Raises Unreachable."""
+    try:
+        found = await call(
+            connection,
+            f"STREAM.MSG.GET.{stream}",
+            query,
+            MessageResponse,
+            accept=(NO_MESSAGE, NO_STREAM),
+        )
+    except Incompatible as error:
+        raise Unreachable(str(error)) from None
+    return found.message
+
+
+# -- the server's texts -----------------------------------------------------------------------
+def parse_time(text: str) -> int:
+    """Unix nanoseconds of an RFC 3339 time as the server writes it. Raises ValueError."""
+    whole, _, rest = text.partition(".")
+    digits, zone = rest[:-1], rest[-1:]
+    if not rest:
+        whole, zone = text[:-1], text[-1:]
+    if zone != "Z" or not (digits.isdigit() or not digits):
+        raise ValueError(f"not a time of the server: {text[:40]!r}")
+    moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
+    return int((moment - _EPOCH).total_seconds()) * 1_000_000_000 + int(digits[:9].ljust(9, "0"))
+
+
+def parse_headers(raw: bytes) -> dict[str, str]:
+    """The headers of a stored message, from its block of lines."""
+    headers: dict[str, str] = {}
+    for line in raw.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.strip().decode("ascii", "replace")] = value.strip().decode(
+                "utf-8", "replace"
+            )
+    return headers

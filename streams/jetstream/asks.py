@@ -1,0 +1,94 @@
+"""Asks on core NATS: requests, answers and pings; nothing is stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from ..port import Message, Unreachable
+from .connection import Connection, Listener, no_responders, strings
+from .errors import TooLarge
+from .replies import Received
+
+logger = logging.getLogger("perdure.jetstream")
+
+
+class JetStreamAsks:
+    """`port.Asks` on core NATS."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def subscribe(
+        self, subject: str, on_message: Callable[[Message], None]
+    ) -> JetStreamSubscription:
+        """Listen; on return the server knows of it. Raises Unreachable, ValueError."""
+
+        def receive(message: Received) -> None:
+            on_message(Message(message.subject, message.data, message.reply, message.headers))
+
+        listener = await self._connection.subscribe(subject, receive)
+        return JetStreamSubscription(self._connection, listener)
+
+    def inbox(self, on_message: Callable[[Message], None]) -> JetStreamInbox:
+        """A fresh inbox; cheap, one for each call."""
+
+        def receive(message: Received) -> None:
+            on_message(_answer(message))
+
+        return JetStreamInbox(self._connection, self._connection.inbox(receive))
+
+    def send(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish, at most once. Dropped while there is no connection, or if it is too large."""
+        try:
+            self._connection.send(subject, data, reply, strings(headers))
+        except TooLarge as error:
+            logger.warning("not sent to %s: %s", subject, error)
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
+        """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""
+        try:
+            return _answer(await self._connection.request(subject, data, timeout_s=timeout_s))
+        except TooLarge as error:
+            raise Unreachable(f"not sent to {subject}: {error}") from None
+
+
+class JetStreamSubscription:
+    """`port.Subscription` on core NATS."""
+
+    def __init__(self, connection: Connection, listener: Listener) -> None:
+        self._connection = connection
+        self._listener = listener
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        await self._connection.unsubscribe(self._listener)
+
+
+class JetStreamInbox:
+    """`port.Inbox` below the connection's shared wildcard."""
+
+    def __init__(self, connection: Connection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+
+    def subject(self, suffix: str) -> str:
+        """A reply subject below this inbox."""
+        return f"{self._prefix}.{suffix}"
+
+    def close(self) -> None:
+        """Forget it; later answers are dropped."""
+        self._connection.forget(self._prefix)
+
+
+def _answer(message: Received) -> Message:
+    return Message(
+        message.subject, message.data, message.reply, message.headers, no_responders(message)
+    )

@@ -1,0 +1,146 @@
+"""The command streams on JetStream: publishing tells, and one consumer a shard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...entities.address import Address
+from ...entities.duration import seconds
+from ...entities.entropy import Entropy
+from ...entities.settings import Settings
+from ..port import (
+    ConsumerInfo,
+    Delivery,
+    Incompatible,
+    NoAck,
+    PublishAnswer,
+    Refused,
+    Unreachable,
+)
+from ..subjects import Subjects, escape
+from .api import ConsumerList, ConsumerResponse, Response, call, lookup, parse_time
+from .connection import Connection, no_responders, strings
+from .consumer import NONCE, OWNER, JetStreamConsumer, described
+from .errors import DENIED, NO_CONSUMER, NO_STREAM, TOO_LARGE, Denied, Lost, TooLarge
+from .errors import publish_answer as answer_of
+from .topology import sharding
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class JetStreamCommands:
+    """`port.Commands` on JetStream."""
+
+    def __init__(
+        self, connection: Connection, subjects: Subjects, settings: Settings, entropy: Entropy
+    ) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._entropy = entropy
+        self._ack_wait_ns = int(seconds(settings.ack_wait) * 1_000_000_000)
+
+    async def publish(
+        self, address: Address, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> PublishAnswer:
+        """Store a tell."""
+        subject = self._subjects.to(address.entity, escape(address.id))
+        try:
+            result = await self._connection.publish(subject, data, strings(headers))
+        except TooLarge as error:
+            return Refused(TOO_LARGE, str(error))
+        if isinstance(result, Lost):
+            return NoAck(result.why)
+        if isinstance(result, Denied):
+            return Refused(DENIED, result.why)
+        stream = self._subjects.command_stream(address.entity)
+        return answer_of(result.data, stream=stream, no_responders=no_responders(result))
+
+    async def consumers(self, entity: str) -> list[ConsumerInfo]:
+        """All consumers of the type's command stream. Raises Unreachable."""
+        stream = self._subjects.command_stream(entity)
+        found: list[ConsumerInfo] = []
+        while True:
+            page = await self._call(
+                f"CONSUMER.LIST.{stream}", {"offset": len(found)}, ConsumerList, NO_STREAM
+            )
+            found.extend(described(consumer) for consumer in page.consumers)
+            if not page.consumers or len(found) >= page.total:
+                return found
+
+    async def create(
+        self,
+        entity: str,
+        shard: int,
+        name: str,
+        *,
+        owner: str,
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[str], None],
+    ) -> JetStreamConsumer:
+        """A new consumer of one shard, with no credit yet. Never takes over an existing one.
+
+        Raises Taken, Unreachable, and ValueError for a name that isn't letters, digits, _ and -.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"not a consumer's name: {name[:80]!r}")
+        stream = self._subjects.command_stream(entity)
+        cut = await self._sharding(entity)
+        if not 0 <= shard < cut.shards:
+            raise ValueError(f"no shard {shard}: {entity} has {cut.shards}")
+        subject = self._subjects.command(entity, cut.generation, shard, "*")
+        consumer = JetStreamConsumer(self._connection, stream, name, on_delivery, on_lost)
+        await consumer.pull.open(self._connection.pull_inbox())
+        body = {
+            "stream_name": stream,
+            "action": "create",
+            "config": {
+                "name": name,
+                "durable_name": name,
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "ack_wait": self._ack_wait_ns,
+                "max_deliver": -1,
+                "max_ack_pending": -1,  # else one slow entity stops its whole shard
+                "filter_subject": subject,
+                "metadata": {OWNER: owner, NONCE: self._entropy.token(8)},
+            },
+        }
+        try:
+            path = f"CONSUMER.CREATE.{stream}.{name}.{subject}"
+            await self._call(path, body, ConsumerResponse)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def delete(self, entity: str, name: str) -> None:
+        """Delete a consumer; it may be gone already. Raises Unreachable."""
+        path = f"CONSUMER.DELETE.{self._subjects.command_stream(entity)}.{name}"
+        await self._call(path, None, Response, NO_CONSUMER, NO_STREAM)
+
+    async def by_sequence(self, entity: str, sequence: int) -> Delivery | None:
+        """A stored tell again (its `handle` and `consumer` are empty). Raises Unreachable."""
+        stream = self._subjects.command_stream(entity)
+        found = await lookup(self._connection, stream, {"seq": sequence}) if sequence > 0 else None
+        if found is None:
+            return None
+        token = found.subject.rpartition(".")[2]
+        time_ns = parse_time(found.time)
+        return Delivery("", 0, found.seq, time_ns, token, found.data, found.headers(), "")
+
+    async def _sharding(self, entity: str) -> Any:
+        try:
+            cut = await sharding(self._connection, self._subjects, entity)
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+        if cut is None:
+            raise Unreachable(f"there is no command stream of {entity} yet")
+        return cut
+
+    async def _call(self, path: str, body: object, kind: Any, *accept: int) -> Any:
+        try:
+            return await call(self._connection, path, body, kind, accept=accept)
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None

@@ -1,0 +1,405 @@
+"""Connection: what outlives a link. It makes a new one for ever, and says what was lost.
+
+Everything of this backend goes through here: publishes that are acknowledged, requests, sends,
+subscriptions. When a link is lost, every outstanding answer ends at once; when the next one is
+up, subscriptions are made again before anything else, and whoever holds a consumer is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.errors import Error
+
+from ...entities.entropy import Entropy
+from ...entities.settings import Settings
+from ..port import Incompatible, Unreachable
+from .errors import Denied, Lost, TooLarge
+from .link import Handler, Link, dial
+from .login import options, servers, shown
+from .replies import Received, Replies, Result
+from .room import Room
+
+logger = logging.getLogger("perdure.jetstream")
+
+ACK_TIMEOUT_S = 2.0
+"""For acknowledgements of publishes, in seconds: 100 times a slow fsync. Later is unknown."""
+TICK_S = 0.1
+"""How often overdue answers, silent consumers and a lost link are looked for."""
+RETRY_BASE_S = 0.05
+RETRY_MAX_S = 2.0
+"""Between rounds of reconnecting: soon at first, since servers restart in well under a second."""
+IN_FLIGHT_BYTES = 32 * 1024**2
+"""Publishes that wait for their acknowledgement; more wait before they are sent."""
+SUBJECT_LENGTH = 960
+"""Subject and reply together, in characters: at most 3,840 bytes, below the server's 4 KiB line,
+beyond which it ends the connection for good."""
+DEFAULT_PAYLOAD = 1024**2
+"""The server's limit of one message with its headers, in bytes, until it tells another."""
+INBOX_BYTES = 11
+"""Of an inbox's name: nobody else may guess it, or hit it by chance."""
+VIOLATIONS = 100
+"""Permission violations remembered, for `perdure check`."""
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+
+class Bound(Protocol):
+    """Something that lives on one link: it is told when that is replaced, and looked after."""
+
+    def tick(self, now: float) -> None:
+        """Look after timeouts; `now` is the loop's time."""
+        ...
+
+    def ended(self, reason: str) -> None:
+        """There is a new link ("reconnected"), or will never be one ("closed")."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Listener:
+    """A subscription that is made again on each link."""
+
+    subject: str
+    handler: Handler
+    subscription: Subscription | None = None
+
+
+class Connection:
+    """The way to the server, as long as the session lives."""
+
+    def __init__(self, settings: Settings, name: str, entropy: Entropy) -> None:
+        self.violations: dict[str, None] = {}
+        self.link: Link | None = None
+        self.links = 0
+        self._urls = servers(settings)
+        self._options = options(settings)
+        self._name = name
+        self._entropy = entropy
+        self._loop = asyncio.get_running_loop()
+        self.max_payload = DEFAULT_PAYLOAD
+        prefix = f"_INBOX.{entropy.token(INBOX_BYTES)}"
+        self.replies = Replies(prefix, ACK_TIMEOUT_S)
+        self._room = Room(IN_FLIGHT_BYTES)
+        self._inboxes: dict[str, Handler] = {}
+        self._inbox_number = 0
+        self._listeners: dict[Listener, None] = {
+            Listener(f"{prefix}.*", self.replies.settle): None,
+            Listener(f"{prefix}.*.*", self._to_inbox): None,
+        }
+        self._bound: dict[Bound, None] = {}
+        self._lost = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._up = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._name} {self.link and self.link.client.connected_url}>"
+
+    # -- its life ---------------------------------------------------------------------------------
+    async def open(self) -> None:
+        """Connect for the first time. Raises Unreachable, Incompatible."""
+        await self._adopt(await self._dial())
+        self._keeper = self._loop.create_task(self._keep(), name="perdure connection")
+        self._tick()
+
+    async def close(self) -> None:
+        """Send what waits, then end it for good."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        if self._ticker is not None:
+            self._ticker.cancel()
+        link, self.link = self.link, None
+        if link is not None:
+            await link.close(flush=True)
+        self._end("the session was closed")
+        for thing in list(self._bound):
+            thing.ended("closed")
+        self._up.set()  # who waits for a link sees that there will be none
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a link right now."""
+        return self.link is not None and self.link.alive
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closing.is_set()
+
+    def live(self) -> Link:
+        """The link. Raises Unreachable if there is none right now."""
+        link = self.link
+        if link is None or not link.alive:
+            raise Unreachable(self._why())
+        return link
+
+    async def wait(self) -> Link:
+        """The link, or the next one. Raises Unreachable once the session is closed."""
+        while not self.closed:
+            if self.link is not None and self.link.alive:
+                return self.link
+            self._up.clear()
+            await self._up.wait()
+        raise Unreachable(self._why())
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before trying again; shorter if the session is closed."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def bind(self, thing: Bound) -> None:
+        """Look after something that lives on the present link."""
+        self._bound[thing] = None
+
+    def unbind(self, thing: Bound) -> None:
+        """Leave it alone."""
+        self._bound.pop(thing, None)
+
+    # -- sending ----------------------------------------------------------------------------------
+    async def publish(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> Result:
+        """Publish and wait for the acknowledgement. Raises TooLarge, ValueError for a subject."""
+        size = self._check(subject, "", data, headers)
+        await self._room.take(size)
+        try:
+            link = self.link
+            if link is None or not link.alive:
+                return Lost(self._why())
+            reply, future = self.replies.ack(subject)
+            try:
+                await link.client.publish(subject, data, reply, headers)
+            except (Error, OSError) as error:
+                return Lost(f"not sent: {error!r}")
+            return await future
+        finally:
+            self._room.give(size)
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> Received:
+        """Send and wait for one answer. Raises Unreachable, TooLarge, ValueError."""
+        self._check(subject, "", data, headers)
+        link = self.live()
+        reply, future, over = self.replies.request(subject, timeout_s)
+        try:
+            await link.client.publish(subject, data, reply, headers)
+            result = await future
+        except (Error, OSError) as error:
+            raise Unreachable(f"not sent to {subject}: {error!r}") from None
+        finally:
+            over()
+        if isinstance(result, (Lost, Denied)):
+            raise Unreachable(result.why)
+        return result
+
+    def send(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> bool:
+        """Publish, at most once, some time soon. Raises TooLarge, ValueError for a subject."""
+        self._check(subject, reply, data, headers)
+        link = self.link
+        return link is not None and link.alive and link.outbox.put(subject, data, reply, headers)
+
+    def _check(
+        self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None
+    ) -> int:
+        if len(subject) + len(reply) > SUBJECT_LENGTH:
+            raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
+        size = len(data) + headers_size(headers)
+        if size > self.max_payload:
+            raise TooLarge(f"{size} bytes, the server takes {self.max_payload}")
+        return size
+
+    # -- receiving --------------------------------------------------------------------------------
+    async def subscribe(self, subject: str, handler: Handler) -> Listener:
+        """Listen, on this link and all later ones; on return the server knows of it."""
+        listener = Listener(subject, handler)
+        link = self.live()
+        self._listeners[listener] = None
+        try:
+            listener.subscription = await link.subscribe(subject, handler)
+            await link.sync()
+        except Error as error:
+            self._listeners.pop(listener)
+            raise ValueError(f"can't subscribe to {subject[:200]!r}: {error!r}") from None
+        except BaseException:
+            await self.unsubscribe(listener)
+            raise
+        return listener
+
+    async def unsubscribe(self, listener: Listener) -> None:
+        """Listen no more."""
+        self._listeners.pop(listener, None)
+        if self.link is not None and listener.subscription is not None:
+            await self.link.unsubscribe(listener.subscription)
+
+    def inbox(self, handler: Handler) -> str:
+        """A new inbox: what comes to `<its subject>.<anything>` goes to the handler."""
+        self._inbox_number += 1
+        token = str(self._inbox_number)
+        self._inboxes[token] = handler
+        return self.replies.prefix + token
+
+    def pull_inbox(self) -> str:
+        """An inbox for a subscription of its own, outside the shared ones."""
+        self._inbox_number += 1
+        return f"{self.replies.prefix[:-1]}-{self._inbox_number}"
+
+    def forget(self, inbox: str) -> None:
+        """Close an inbox."""
+        self._inboxes.pop(inbox.rpartition(".")[2], None)
+
+    def _to_inbox(self, message: Received) -> None:
+        token = message.subject[len(self.replies.prefix) :].partition(".")[0]
+        handler = self._inboxes.get(token)
+        if handler is not None:
+            handler(message)
+
+    # -- keeping it alive -------------------------------------------------------------------------
+    async def _dial(self) -> Link:
+        return await dial(
+            self._urls, self._options, self._name, on_end=self._ended, on_error=self._error
+        )
+
+    async def _adopt(self, link: Link) -> None:
+        """Make a link ours: subscriptions first, then everybody else. Raises Unreachable."""
+        try:
+            for listener in list(self._listeners):
+                listener.subscription = await link.subscribe(listener.subject, listener.handler)
+            await link.sync()
+        except (Error, Unreachable) as error:
+            self._retire(link)
+            raise Unreachable(f"the new connection failed: {error!r}") from None
+        except BaseException:
+            self._retire(link)
+            raise
+        self.max_payload = link.client.max_payload
+        self._add_discovered(link.client)
+        self._lost.clear()
+        self.link = link
+        self.links += 1
+        self._up.set()
+
+    async def _keep(self) -> None:
+        while True:
+            await self._lost.wait()
+            link, self.link = self.link, None
+            logger.warning("%s: the connection was lost", self._name)
+            self._end("the connection was lost")
+            if link is not None:
+                self._retire(link)
+            await self._relink()
+            logger.warning("%s: connected again", self._name)
+            for thing in list(self._bound):
+                thing.ended("reconnected")
+
+    async def _relink(self) -> None:
+        wait_s = RETRY_BASE_S
+        while True:
+            try:
+                return await self._adopt(await self._dial())
+            except (Unreachable, Incompatible) as error:
+                logger.info("%s: still not connected: %s", self._name, error)
+            except Exception:  # whatever it is: without this task nothing would ever go on
+                logger.exception("%s: connecting failed", self._name)
+            delay = wait_s * self._entropy.uniform(0.5, 1.0)
+            await self.pause(delay)
+            wait_s = min(RETRY_MAX_S, wait_s * 2)
+
+    def _retire(self, link: Link) -> None:
+        link.ended = True
+        self.later(link.close(flush=False))
+
+    def _end(self, why: str) -> None:
+        self.replies.end(why)
+        self._room.end()
+
+    def _ended(self, client: Client) -> None:
+        if self.link is not None and self.link.client is client:
+            self._lost.set()
+
+    def _tick(self) -> None:
+        """Overdue answers, silent consumers, and a link that ended without telling."""
+        self._ticker = self._loop.call_later(TICK_S, self._tick)  # first: it must never stop
+        now = self._loop.time()
+        if self.link is not None and not self.link.alive:
+            self._lost.set()
+        self.replies.sweep(now)
+        for thing in list(self._bound):
+            thing.tick(now)
+
+    async def _error(self, error: Exception) -> None:
+        """What nats-py reports: most of it is only worth a line in the log."""
+        found = _VIOLATION.search(str(error))
+        if found is None:
+            logger.warning("%s: %s", self._name, str(error) or repr(error))
+            return
+        logger.error("%s: %s", self._name, error)
+        if len(self.violations) < VIOLATIONS:
+            self.violations[found[0]] = None
+        if found[1] == "publish":
+            self.replies.deny(found[2], found[0])
+
+    def _add_discovered(self, client: Client) -> None:
+        """Servers of the cluster that the one we know told us of."""
+        for uri in client.discovered_servers:
+            url = uri.geturl()
+            if url not in self._urls and not url.startswith("ws") and len(self._urls) < 32:
+                self._urls.append(url)
+
+    def _why(self) -> str:
+        if self.closed:
+            return "the session is closed"
+        return f"no connection to {', '.join(map(shown, self._urls))}"
+
+
+def headers_size(headers: Mapping[str, str] | None) -> int:
+    """The bytes of headers on the wire, which the server counts as payload."""
+    if headers is None:
+        return 0
+    return 12 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())
+
+
+def strings(headers: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Headers as nats-py wants them."""
+    return dict(headers) if headers else None
+
+
+def no_responders(message: Received) -> bool:
+    """Whether it is the server's word that nobody listens."""
+    return (
+        not message.data and message.headers is not None and message.headers.get("Status") == "503"
+    )

@@ -1,0 +1,99 @@
+"""Direct get (ADR-31): messages from any replica, alone or in batches; what it gives may be stale.
+
+Nothing here says that something doesn't exist: an empty answer only means that the leader has to
+be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from ..commit import MARK, Stored
+from ..port import Unreachable
+from .api import TIMEOUT_S, parse_time
+from .connection import Connection
+from .link import Link
+from .replies import Received
+
+BATCH = 500
+"""Messages in one request; the server's own limit is 1,024."""
+BATCH_BYTES = 4 * 1024**2
+"""Bytes in one request: what a reader holds in memory at most."""
+
+
+async def one(connection: Connection, stream: str, query: dict[str, Any]) -> Stored | None:
+    """One message, None if this replica hasn't got it. Raises Unreachable."""
+    message = await raw(connection, stream, query)
+    return None if message is None else _stored(message)
+
+
+async def raw(connection: Connection, stream: str, query: dict[str, Any]) -> Received | None:
+    """The same, as it came. Raises Unreachable."""
+    subject = f"$JS.API.DIRECT.GET.{stream}"
+    data = msgspec.json.encode(query)
+    message = await connection.request(subject, data, timeout_s=TIMEOUT_S)
+    return message if "Nats-Sequence" in (message.headers or {}) else None
+
+
+async def batch(connection: Connection, stream: str, subject: str, *, after: int) -> list[Stored]:
+    """The first messages of a subject beyond a sequence, in order and without a gap.
+
+    As many as fit into one request; empty if this replica has none. Raises Unreachable.
+    """
+    query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": BATCH_BYTES}
+    collected = _Batch(connection.live())
+    inbox = connection.inbox(collected.receive)
+    connection.bind(collected)
+    try:
+        sent = connection.send(
+            f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), f"{inbox}.b"
+        )
+        if not sent:
+            raise Unreachable("too much waits to be sent")
+        await collected.done
+    finally:
+        connection.unbind(collected)
+        connection.forget(inbox)
+    return collected.found
+
+
+class _Batch:
+    """The answers to one request, as they come."""
+
+    def __init__(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        self.found: list[Stored] = []
+        self.done: asyncio.Future[None] = loop.create_future()
+        self._link = link
+        self._loop = loop
+        self._deadline = loop.time() + TIMEOUT_S
+
+    def receive(self, message: Received) -> None:
+        headers = message.headers or {}
+        if "Nats-Sequence" not in headers:
+            self._finish()  # the end of the batch, or an error
+        elif self.found and headers.get("Nats-Last-Sequence") != str(self.found[-1].sequence):
+            self._finish()  # one was lost on the way
+        elif not self.done.done():
+            self.found.append(_stored(message))
+            self._deadline = self._loop.time() + TIMEOUT_S
+
+    def tick(self, now: float) -> None:
+        if now > self._deadline or not self._link.alive:
+            self._finish()
+
+    def ended(self, reason: str) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def _stored(message: Received) -> Stored:
+    headers = message.headers or {}
+    time_ns = parse_time(headers["Nats-Time-Stamp"])
+    return Stored(int(headers["Nats-Sequence"]), time_ns, message.data, headers.get(MARK))

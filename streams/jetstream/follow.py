@@ -1,0 +1,130 @@
+"""Following one entity's log: what is stored, then what comes, without a gap.
+
+An ephemeral consumer that starts behind the last message seen. Whenever anything is unclear (a
+gap in its sequence, a lost link, a consumer that went away), the next one starts there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+
+from ...entities.entropy import Entropy
+from ..commit import MARK, Stored
+from ..port import Incompatible, Unreachable
+from .api import Response, call
+from .connection import Connection
+from .consumer import delivery_of
+from .errors import NO_CONSUMER, NO_STREAM
+from .pull import Pull
+from .replies import Received
+
+logger = logging.getLogger("perdure.jetstream")
+
+CREDIT = 256
+"""Messages in memory at most."""
+INACTIVE_NS = 60_000_000_000
+"""When the server forgets a reader that went away without a word."""
+RETRY_S = 0.5
+"""Between attempts while the log can't be reached."""
+
+
+async def follow(
+    connection: Connection, stream: str, subject: str, after: int, entropy: Entropy
+) -> AsyncIterator[Stored]:
+    """Messages of a subject beyond a sequence. Raises Unreachable if closed or without a log."""
+    while True:
+        await connection.wait()
+        reader = _Reader(connection, stream, subject, f"follow-{entropy.token(8)}")
+        try:
+            await reader.open(after)
+            while True:
+                stored = await reader.next()
+                if stored is None:
+                    break
+                after = stored.sequence
+                yield stored
+        except Unreachable as error:
+            logger.info("following %s: %s", subject, error)
+            await connection.pause(RETRY_S)
+        finally:
+            await reader.close()
+        if reader.missing:
+            raise Unreachable(f"there is no {stream} yet")
+
+
+class _Reader:
+    """One ephemeral consumer."""
+
+    def __init__(self, connection: Connection, stream: str, subject: str, name: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._name = name
+        self._found: deque[Stored] = deque()
+        self.missing = False
+        self._expected = 1
+        self._over = False
+        self._news = asyncio.Event()
+        self._pull = Pull(connection, stream, name, self._arrived, self._end)
+
+    async def open(self, after: int) -> None:
+        """Create it. Raises Unreachable."""
+        await self._pull.open(self._connection.pull_inbox())
+        body = {
+            "stream_name": self._stream,
+            "action": "create",
+            "config": {
+                "name": self._name,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": after + 1,
+                "ack_policy": "none",
+                "filter_subject": self._subject,
+                "inactive_threshold": INACTIVE_NS,
+                "mem_storage": True,
+                "num_replicas": 1,
+            },
+        }
+        path = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}"
+        try:
+            made = await call(self._connection, path, body, Response, accept=(NO_STREAM,))
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+        self.missing = made.error is not None
+        if self.missing:
+            self._end("missing")
+        self._pull.grant(CREDIT)
+
+    async def next(self) -> Stored | None:
+        """The next message; None when this reader is over."""
+        while not self._found:
+            if self._over:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        self._pull.grant(1)
+        return self._found.popleft()
+
+    async def close(self) -> None:
+        """Delete it, if that is possible; else the server forgets it."""
+        await self._pull.close()
+        path = f"CONSUMER.DELETE.{self._stream}.{self._name}"
+        with contextlib.suppress(Unreachable, Incompatible):
+            await call(self._connection, path, None, Response, accept=(NO_CONSUMER, NO_STREAM))
+
+    def _arrived(self, message: Received) -> None:
+        delivery = delivery_of(message)
+        if delivery.consumer_sequence != self._expected:
+            self._end("gap")
+        elif not self._over:
+            self._expected += 1
+            mark = (message.headers or {}).get(MARK)
+            self._found.append(Stored(delivery.sequence, delivery.time_ns, delivery.data, mark))
+            self._news.set()
+
+    def _end(self, reason: str) -> None:
+        self._over = True
+        self._news.set()

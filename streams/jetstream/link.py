@@ -1,0 +1,177 @@
+"""Link: one live connection, made with a nats-py client that is used once.
+
+nats-py can reconnect by itself, but what it buffered then goes out late: an acknowledgement of an
+earlier term, an append that was given up. Some errors also end its client for good. So a link
+that is lost is thrown away with everything in it, and `connection.py` makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nats.aio.client import Client, Server
+from nats.aio.subscription import Subscription
+from nats.errors import Error
+
+from ..port import Unreachable
+from .errors import check_version
+from .login import shown
+from .outbox import Outbox
+from .replies import Received
+
+logger = logging.getLogger("perdure.jetstream")
+
+CONNECT_TIMEOUT_S = 2
+"""For each step of connecting to one server, in seconds (nats-py takes whole ones)."""
+DIAL_TIMEOUT_S = 10.0
+"""For one round over all servers."""
+PING_S = 3
+"""How often the server must show that it lives: with PINGS, a dead peer is found in 9 s."""
+PINGS = 2
+CLOSE_TIMEOUT_S = 2.0
+"""For the last flush, and for closing the socket."""
+PARKED_S = 3600.0
+"""nats-py waits this long before it would reconnect; we are gone long before."""
+PENDING_MESSAGES = 256 * 1024
+PENDING_BYTES = 256 * 1024**2
+"""What one subscription may hold. Handlers never wait, so this is only reached if the loop hangs;
+beyond it nats-py drops."""
+
+Handler = Callable[[Received], None]
+
+
+class Link:
+    """One connection. Lost for good when `alive` is false."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.outbox = Outbox(client)
+        self.ended = False
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be used."""
+        return not self.ended and self.client.is_connected
+
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        """Listen; handlers are plain and never wait."""
+
+        async def receive(message: Any) -> None:
+            try:
+                handler(message)
+            except (Exception, asyncio.CancelledError):
+                # A CancelledError here would end nats-py's reader of this subscription.
+                logger.exception("a handler of %s failed", subject)
+
+        subscription = await self.client.subscribe(
+            subject,
+            cb=receive,
+            pending_msgs_limit=PENDING_MESSAGES,
+            pending_bytes_limit=PENDING_BYTES,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Listen no more."""
+        self._subscriptions.discard(subscription)
+        if not self.client.is_closed:
+            with contextlib.suppress(Error):  # it is lost, and its subscriptions with it
+                await subscription.unsubscribe()
+
+    async def sync(self) -> None:
+        """Wait until the server has handled what was sent before. Raises Unreachable."""
+        try:
+            await self.client.flush(CONNECT_TIMEOUT_S)
+        except (Error, OSError) as error:
+            raise Unreachable(f"the connection was lost: {error!r}") from None
+
+    async def close(self, *, flush: bool) -> None:
+        """End it. Nothing is raised: there is nothing that could be done about it."""
+        if flush and self.alive:
+            await self.outbox.empty(CLOSE_TIMEOUT_S)
+            with contextlib.suppress(Unreachable):
+                await self.sync()
+        self.ended = True
+        self.outbox.stop()
+        for subscription in list(self._subscriptions):
+            await self.unsubscribe(subscription)
+        await _close(self.client)
+
+
+async def dial(
+    urls: list[str],
+    options: dict[str, Any],
+    name: str,
+    *,
+    on_end: Callable[[Client], None],
+    on_error: Callable[[Exception], Awaitable[None]],
+) -> Link:
+    """A new link to one of the servers. Raises Unreachable, Incompatible."""
+    client = Client()
+    errors: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
+        errors.append(error)
+        del errors[:-10]
+        await on_error(error)
+
+    async def ended() -> None:
+        on_end(client)
+
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                servers=urls,
+                name=name,
+                error_cb=failed,
+                disconnected_cb=ended,
+                closed_cb=ended,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                reconnect_time_wait=0,
+                max_reconnect_attempts=1,
+                ping_interval=PING_S,
+                max_outstanding_pings=PINGS,
+                pending_size=0,
+                reconnect_to_server_handler=_park,
+                **options,
+            ),
+            DIAL_TIMEOUT_S,
+        )
+        check_version(_version(client))
+    except (Error, OSError, TimeoutError) as error:
+        await _close(client)
+        why = errors[-1] if errors else error
+        where = ", ".join(shown(url) for url in urls)
+        raise Unreachable(f"can't connect to {where}: {_told(why)}") from None
+    except BaseException:
+        await _close(client)
+        raise
+    return Link(client)
+
+
+def _park(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+    return None, PARKED_S
+
+
+def _version(client: Client) -> str:
+    version = client.connected_server_version
+    numbers = f"{version.major}.{version.minor}.{version.patch}"
+    return f"{numbers}-{version.prerelease}" if version.prerelease else numbers
+
+
+def _told(error: Exception) -> str:
+    return str(error) or repr(error)
+
+
+async def _close(client: Client) -> None:
+    try:
+        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+    except (Error, OSError, TimeoutError, AttributeError) as error:
+        # nats-py writes its rest to a transport that is gone; AttributeError is its WebSocket's.
+        logger.debug("while closing: %r", error)

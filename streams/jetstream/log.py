@@ -1,0 +1,90 @@
+"""The log on JetStream: conditional appends, and reads that are complete.
+
+An append's condition is an exact sequence on an exact subject, checked by the stream's leader in
+the same step in which it stores. Reads come from any replica, in batches; what is missing there
+is asked of the leader, one by one, so that a read never ends early in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from ...entities.address import Address
+from ...entities.entropy import Entropy
+from ..commit import MARK, Sealed, Stored
+from ..port import AppendAnswer, NoAck, Refused, Unreachable
+from ..subjects import Subjects, escape
+from .api import lookup
+from .connection import Connection, no_responders
+from .direct import batch, one
+from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, append_answer
+from .follow import follow
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+class JetStreamLog:
+    """`port.Log` on JetStream."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, entropy: Entropy) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._entropy = entropy
+
+    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
+        subject = self._subjects.log(address.entity, escape(address.id))
+        headers = {EXPECTED: str(expected), MARK: commit.mark}
+        try:
+            result = await self._connection.publish(subject, commit.data, headers)
+        except TooLarge as error:
+            return Refused(TOO_LARGE, str(error))
+        if isinstance(result, Lost):
+            return NoAck(result.why)
+        if isinstance(result, Denied):
+            return Refused(DENIED, result.why)
+        stream = self._subjects.log_stream(address.entity)
+        return append_answer(result.data, stream=stream, no_responders=no_responders(result))
+
+    async def last(self, address: Address) -> Stored | None:
+        """The entity's last message, from the leader. Raises Unreachable."""
+        subject = self._subjects.log(address.entity, escape(address.id))
+        return await self._ask(address.entity, {"last_by_subj": subject})
+
+    async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
+        """One message of the type's log; messages never change. Raises Unreachable."""
+        if sequence < 1:
+            return None
+        stream = self._subjects.log_stream(entity)
+        found = await one(self._connection, stream, {"seq": sequence})
+        return found if found is not None else await self._ask(entity, {"seq": sequence})
+
+    async def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
+        """The entity's messages with `after` < sequence <= `upto`, in order, all of them.
+
+        Raises Unreachable, also if the leader has nothing at `upto`.
+        """
+        subject = self._subjects.log(address.entity, escape(address.id))
+        stream = self._subjects.log_stream(address.entity)
+        while after < upto:
+            found = await batch(self._connection, stream, subject, after=after)
+            if not found:  # a stale replica, or none
+                query = {"seq": after + 1, "next_by_subj": subject}
+                message = await self._ask(address.entity, query)
+                found = [] if message is None else [message]
+            wanted = [stored for stored in found if stored.sequence <= upto]
+            if not wanted:
+                raise Unreachable(f"the log of {address} has no sequence {upto}")
+            for stored in wanted:
+                yield stored
+            after = wanted[-1].sequence
+
+    def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
+        """The entity's messages beyond the sequence `after`, then live ones, without a gap."""
+        subject = self._subjects.log(address.entity, escape(address.id))
+        stream = self._subjects.log_stream(address.entity)
+        return follow(self._connection, stream, subject, after, self._entropy)
+
+    async def _ask(self, entity: str, query: dict[str, object]) -> Stored | None:
+        message = await lookup(self._connection, self._subjects.log_stream(entity), query)
+        return None if message is None else message.stored()

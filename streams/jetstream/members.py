@@ -1,0 +1,95 @@
+"""The members bucket: a key-value bucket that other NATS clients can read too.
+
+Values are read from the leader, and written on the condition of their revision. A removal really
+removes (a purge of the subject), so that a removed key is like one that never was; a marker that
+another tool left is treated as no value.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..port import Appended, Entry, Incompatible, Refused, Unreachable, WrongLast
+from ..subjects import Subjects
+from .api import RawMessage, Response, call, lookup
+from .connection import Connection, no_responders
+from .errors import NO_STREAM, Denied, Lost, TooLarge, append_answer
+from .log import EXPECTED
+
+_KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
+_MARKERS = ("DEL", "PURGE")
+
+
+class JetStreamMembers:
+    """`port.Members` on JetStream."""
+
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection = connection
+        self._bucket = subjects.members_bucket
+        self._stream = f"KV_{self._bucket}"
+
+    async def get(self, key: str) -> Entry | None:
+        """From the leader. Raises Unreachable."""
+        found = await self._last(key)
+        if found is None or _is_marker(found):
+            return None
+        return Entry(found.data, found.seq)
+
+    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+        """The new revision, or None if `expected` (0: no value) isn't the last revision.
+
+        Raises Unreachable.
+        """
+        revision = await self._put(key, value, expected)
+        if revision is None and expected == 0:
+            found = await self._last(key)
+            if found is not None and _is_marker(found):
+                return await self._put(key, value, found.seq)
+        return revision
+
+    async def delete(self, key: str) -> None:
+        """Remove a value. Raises Unreachable."""
+        try:
+            await call(
+                self._connection,
+                f"STREAM.PURGE.{self._stream}",
+                {"filter": self._subject(key)},
+                Response,
+                accept=(NO_STREAM,),
+            )
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+
+    async def _last(self, key: str) -> RawMessage | None:
+        query = {"last_by_subj": self._subject(key)}
+        return await lookup(self._connection, self._stream, query)
+
+    async def _put(self, key: str, value: bytes, expected: int | None) -> int | None:
+        headers = None if expected is None else {EXPECTED: str(expected)}
+        try:
+            result = await self._connection.publish(self._subject(key), value, headers)
+        except TooLarge as error:
+            raise Unreachable(f"{key}: {error}") from None
+        if isinstance(result, (Lost, Denied)):
+            raise Unreachable(f"{key}: {result.why}")
+        answer = append_answer(
+            result.data, stream=self._stream, no_responders=no_responders(result)
+        )
+        match answer:
+            case Appended(sequence):
+                return sequence
+            case WrongLast():
+                return None
+            case Refused(code, why):
+                raise Unreachable(f"{key}: {why} ({code})")
+            case _:
+                raise Unreachable(f"{key}: {answer.why}")
+
+    def _subject(self, key: str) -> str:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a key of the members bucket: {key[:80]!r}")
+        return f"$KV.{self._bucket}.{key}"
+
+
+def _is_marker(message: RawMessage) -> bool:
+    return (message.headers() or {}).get("KV-Operation") in _MARKERS

@@ -1,0 +1,107 @@
+"""Outbox: sends that nobody waits for (answers, acknowledgements, pulls), by one writer task.
+
+`put` is synchronous and cheap. What doesn't fit into the bound is dropped and counted: everything
+that goes out here may be lost anyway, and whoever misses it asks again. nats-py's own buffer has
+no bound once its pending size is off, so the writer waits for the server when that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import Error
+
+logger = logging.getLogger("perdure.jetstream")
+
+OUTBOX_BYTES = 64 * 1024**2
+"""What may wait to be sent: a second's worth of large answers on a fast network."""
+PENDING_BYTES = 8 * 1024**2
+"""What nats-py may hold before the writer waits for the socket."""
+OVERHEAD_BYTES = 200
+"""Counted for each message beside its data, so that empty ones are bounded too."""
+BURST = 256
+"""Messages between two turns of the loop, so that a full outbox doesn't stop everybody."""
+
+
+class Outbox:
+    """What waits to be sent on one connection."""
+
+    def __init__(self, client: Client) -> None:
+        self.dropped = 0
+        self._client = client
+        self._queue: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
+        self._bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._task = self._loop.create_task(self._run(), name="perdure outbox")
+
+    def put(
+        self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
+    ) -> bool:
+        """Send soon; False if there is no room, or the connection ended."""
+        size = len(data) + OVERHEAD_BYTES
+        if self._task.done() or self._bytes + size > OUTBOX_BYTES:
+            self.dropped += 1
+            return False
+        self._queue.append((subject, data, reply, headers))
+        self._bytes += size
+        if self._wake is not None:
+            _finish(self._wake)
+            self._wake = None
+        return True
+
+    async def empty(self, timeout_s: float) -> None:
+        """Wait until all is handed over, or the time is up."""
+        if self._queue and not self._task.done():
+            self._idle = self._loop.create_future()
+            await asyncio.wait({self._idle, self._task}, timeout=timeout_s, return_when=_FIRST)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._task.cancel()
+        self._queue.clear()
+
+    async def _run(self) -> None:
+        while True:
+            sent = 0
+            while self._queue:
+                await self._send(*self._queue.popleft())
+                sent += 1
+                if sent % BURST == 0 or self._client.pending_data_size > PENDING_BYTES:
+                    await self._breathe()
+            if self._idle is not None:
+                _finish(self._idle)
+            self._wake = self._loop.create_future()
+            await self._wake
+
+    async def _send(self, subject: str, data: bytes, reply: str, headers: Any) -> None:
+        self._bytes -= len(data) + OVERHEAD_BYTES
+        try:
+            await self._client.publish(subject, data, reply, headers)
+        except (Error, OSError) as error:
+            self.dropped += 1
+            logger.warning("can't send to %s: %r", subject[:200], error)
+
+    async def _breathe(self) -> None:
+        """Let others run; let the socket catch up."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._loop.call_soon(_finish, turn)
+        await turn
+        while self._client.is_connected and self._client.pending_data_size > PENDING_BYTES:
+            try:
+                await self._client.flush()
+            except (Error, OSError) as error:
+                logger.warning("the server takes nothing: %r", error)
+
+
+_FIRST = asyncio.FIRST_COMPLETED
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,227 @@
+"""A standing pull: deliveries of a consumer come into one callback, as far as credit reaches.
+
+nats-py's `fetch` is several times slower, and swallows statuses. Here a pull request stays open
+at the server; another is sent when as much credit is free as is still out, so that a busy
+consumer sends one request for many messages. Each end of a request (expiry, change of leader,
+silence) leads to the next one.
+
+A pull belongs to one link. When the consumer is gone, the link was replaced or the stream came
+back from a restart, it ends, once, with the reason, and does nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from nats.aio.subscription import Subscription
+
+from ..port import Incompatible, Unreachable
+from .api import ConsumerResponse, call
+from .connection import Connection
+from .errors import NO_CONSUMER, NO_STREAM
+from .link import Link
+from .replies import Received
+
+logger = logging.getLogger("perdure.jetstream")
+
+EXPIRES_S = 30
+"""How long one request stays open."""
+HEARTBEAT_S = 2
+"""How often the server shows that a request is still open."""
+SILENCE_S = 2 * HEARTBEAT_S + 1.0
+"""After this the server is asked whether the consumer is still there."""
+
+_OPTIONS = f'"expires":{EXPIRES_S}000000000,"idle_heartbeat":{HEARTBEAT_S}000000000'
+
+
+class Credit:
+    """How many deliveries may still come, and how many were asked for."""
+
+    def __init__(self) -> None:
+        self.free = 0
+        self.out = 0
+
+    def grant(self, credit: int) -> None:
+        """This many more may come."""
+        self.free += credit
+
+    def take(self) -> int:
+        """How many to ask for now: all that is free, once that is as much as what is out."""
+        if self.free == 0 or self.free < self.out:
+            return 0
+        batch, self.free = self.free, 0
+        self.out += batch
+        return batch
+
+    def arrived(self) -> None:
+        """One came."""
+        self.out = max(0, self.out - 1)
+
+    def returned(self, remaining: int) -> None:
+        """A request ended with this many not delivered."""
+        remaining = min(remaining, self.out)
+        self.out -= remaining
+        self.free += remaining
+
+    def forget(self) -> None:
+        """All requests ended, and nobody said with how many."""
+        self.free += self.out
+        self.out = 0
+
+
+class Pull:
+    """The standing pull of one consumer."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: str,
+        on_message: Callable[[Received], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self.over = False
+        self._connection = connection
+        self._link: Link = connection.live()
+        self._stream = stream
+        self._consumer = consumer
+        self._on_message = on_message
+        self._on_end = on_end
+        self._credit = Credit()
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._number = 0
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._check: asyncio.Task[None] | None = None
+
+    async def open(self, inbox: str) -> None:
+        """Listen below the inbox; to be called before the consumer is created."""
+        self._inbox = inbox
+        self._subscription = await self._link.subscribe(f"{inbox}.*", self._receive)
+        self._connection.bind(self)
+
+    async def close(self) -> None:
+        """Take nothing more. The consumer stays."""
+        self.over = True
+        self._connection.unbind(self)
+        if self._check is not None:
+            self._check.cancel()
+        if self._subscription is not None:
+            await self._link.unsubscribe(self._subscription)
+
+    def send(self, subject: str, data: bytes) -> None:
+        """Send something on the link of this pull, or never."""
+        if self._link.alive:
+            self._link.outbox.put(subject, data)
+
+    def grant(self, credit: int) -> None:
+        """Allow this many more deliveries."""
+        self._credit.grant(credit)
+        self._ask()
+
+    # -- what comes -------------------------------------------------------------------------------
+    def _receive(self, message: Received) -> None:
+        if self.over:
+            return
+        self._heard = self._loop.time()
+        if message.reply.startswith("$JS.ACK."):
+            self._credit.arrived()
+            self._on_message(message)
+        elif message.headers is not None:
+            self._status(message.headers)
+
+    def _status(self, headers: dict[str, str]) -> None:
+        status, text = headers.get("Status", ""), headers.get("Description", "")
+        match status, text.lower():
+            case "100", _:
+                pass  # a heartbeat
+            case "409", "consumer deleted":
+                self._end("deleted")
+            case "409", "server shutdown":
+                self._end("restarted")
+            case "408", _:
+                self._returned(headers)
+            case "503", _:
+                self._verify()
+            case _:
+                logger.info("pull of %s: %s %s", self._consumer, status, text)
+                self._returned(headers)
+
+    def _returned(self, headers: dict[str, str]) -> None:
+        remaining = headers.get("Nats-Pending-Messages", "")
+        if remaining.isdigit():
+            self._credit.returned(int(remaining))
+        else:
+            self._credit.forget()
+        self._ask()
+
+    def _ask(self) -> None:
+        batch = 0 if self.over or not self._link.alive else self._credit.take()
+        if batch:
+            self._number += 1
+            body = b'{"batch":%d,%s}' % (batch, _OPTIONS.encode())
+            if not self._link.outbox.put(self._subject, body, f"{self._inbox}.{self._number}"):
+                self._credit.forget()  # asked again after the silence that follows
+
+    # -- what doesn't come ------------------------------------------------------------------------
+    def tick(self, now: float) -> None:
+        """Whether the server has been silent for too long."""
+        if now - self._heard > SILENCE_S:
+            self._verify()
+
+    def ended(self, reason: str) -> None:
+        """The link was replaced, or there will be none any more."""
+        self._end(reason)
+
+    def _verify(self) -> None:
+        if self._check is None or self._check.done():
+            self._check = self._loop.create_task(self._verified(self._heard))
+
+    async def _verified(self, heard: float) -> None:
+        """Ask for the consumer; pull again if it is there and nothing came meanwhile."""
+        try:
+            found = await info(self._connection, self._stream, self._consumer)
+        except (Unreachable, Incompatible) as error:
+            logger.info("pull of %s: %s", self._consumer, error)
+            self._heard = self._loop.time()
+            return
+        if self.over:
+            return
+        if found is None:
+            self._end("deleted")
+        elif self._heard == heard:
+            if found.cluster is not None and not found.cluster.replicas and self._credit.out:
+                # The only server that has the stream was silent: it may be back with less.
+                self._end("restarted")
+                return
+            self._heard = self._loop.time()
+            self._credit.forget()
+            self._ask()
+
+    def _end(self, reason: str) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._connection.unbind(self)
+        if self._subscription is not None:
+            self._connection.later(self._link.unsubscribe(self._subscription))
+        try:
+            self._on_end(reason)
+        except Exception:
+            logger.exception("on_lost of %s failed", self._consumer)
+
+
+async def info(connection: Connection, stream: str, consumer: str) -> ConsumerResponse | None:
+    """What the server says of a consumer; None if it is gone. Raises Unreachable."""
+    found = await call(
+        connection,
+        f"CONSUMER.INFO.{stream}.{consumer}",
+        None,
+        ConsumerResponse,
+        accept=(NO_CONSUMER, NO_STREAM),
+    )
+    return None if found.error is not None else found

@@ -1,0 +1,117 @@
+"""Replies: who waits for which answer, over one reply inbox for the whole connection.
+
+A request needs no subscription, no task and no timer of its own: one entry in a dictionary, one
+future. Acknowledgements all have the same timeout, so the oldest is always the first in the
+dictionary, and one sweep from the front finds what is overdue. When the connection ends, all of
+them end at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from .errors import Denied, Lost
+
+
+class Received(Protocol):
+    """A message as nats-py gives it."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None
+
+
+Result: TypeAlias = Received | Lost | Denied
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request under way."""
+
+    future: asyncio.Future[Result]
+    subject: str
+    deadline: float
+
+
+class Replies:
+    """All requests of one connection that wait for an answer."""
+
+    def __init__(self, prefix: str, ack_timeout_s: float) -> None:
+        self.prefix = prefix + "."
+        self._cut = len(self.prefix)
+        self._ack_timeout_s = ack_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._number = 0
+        self._acks: dict[str, Waiting] = {}
+        self._requests: dict[str, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._acks) + len(self._requests)
+
+    def ack(self, subject: str) -> tuple[str, asyncio.Future[Result]]:
+        """A reply subject and the future of an acknowledgement; overdue by `sweep`."""
+        self._number += 1
+        token = f"a{self._number}"
+        future: asyncio.Future[Result] = self._loop.create_future()
+        deadline = self._loop.time() + self._ack_timeout_s
+        self._acks[token] = Waiting(future, subject, deadline)
+        return self.prefix + token, future
+
+    def request(
+        self, subject: str, timeout_s: float
+    ) -> tuple[str, asyncio.Future[Result], Callable[[], None]]:
+        """The same with a timeout of its own; the third is to be called when it is over."""
+        self._number += 1
+        token = f"r{self._number}"
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._requests[token] = Waiting(future, subject, 0.0)
+        why = f"no answer on {subject} in {timeout_s:g} s"
+        timer = self._loop.call_later(timeout_s, _resolve, future, Lost(why))
+
+        def over() -> None:
+            timer.cancel()
+            self._requests.pop(token, None)
+
+        return self.prefix + token, future, over
+
+    def settle(self, message: Received) -> None:
+        """An answer came."""
+        token = message.subject[self._cut :]
+        waiting = self._acks.pop(token, None) or self._requests.pop(token, None)
+        if waiting is not None:
+            _resolve(waiting.future, message)
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; `now` is the loop's time."""
+        overdue: list[str] = []
+        for token, waiting in self._acks.items():
+            if waiting.deadline > now:
+                break
+            overdue.append(token)
+        for token in overdue:
+            waiting = self._acks.pop(token)
+            why = f"no acknowledgement on {waiting.subject} in {self._ack_timeout_s:g} s"
+            _resolve(waiting.future, Lost(why))
+
+    def deny(self, subject: str, why: str) -> None:
+        """The server refused a publish to this subject (given in lower case)."""
+        for waiting in self._acks, self._requests:
+            for token in [t for t, w in waiting.items() if w.subject.lower() == subject]:
+                _resolve(waiting.pop(token).future, Denied(why))
+
+    def end(self, why: str) -> None:
+        """The connection ended: so does everything that waits."""
+        lost = Lost(why)
+        for waiting in (*self._acks.values(), *self._requests.values()):
+            _resolve(waiting.future, lost)
+        self._acks.clear()
+        self._requests.clear()
+
+
+def _resolve(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,113 @@
+"""Creating and checking streams: the I/O for `streams/topology.py`.
+
+Creating is idempotent and safe among several that start at once: whoever loses the race finds
+what the other made, and takes its sharding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...entities.settings import Settings
+from ..port import Incompatible
+from ..subjects import Sharding, Subjects
+from ..topology import (
+    Difference,
+    Stream,
+    advice,
+    command_stream,
+    differences,
+    log_stream,
+    sharding_of,
+    shared_streams,
+    snapshot_stream,
+    type_streams,
+    updated,
+)
+from .api import Response, StreamInfo, call
+from .connection import Connection
+from .errors import NAME_IN_USE, NO_STREAM
+
+FIRST_GENERATION = 1
+
+
+async def sharding(connection: Connection, subjects: Subjects, entity: str) -> Sharding | None:
+    """How a type is cut, None if it has no command stream. Raises Unreachable, Incompatible."""
+    name = subjects.command_stream(entity)
+    config = await _config(connection, name)
+    if config is None:
+        return None
+    found = sharding_of(subjects, entity, config)
+    if found is None:
+        raise Incompatible(
+            f"{name}: subject_transform is {config.get('subject_transform')}, which isn't "
+            "perdure's. If the stream isn't perdure's, choose another namespace for perdure"
+        )
+    return found
+
+
+async def provision(
+    connection: Connection, settings: Settings, subjects: Subjects, entity: str
+) -> Sharding:
+    """Create what is missing, check what is there. Raises Incompatible, Unreachable."""
+    found = await sharding(connection, subjects, entity)
+    if found is None:
+        planned = Sharding(FIRST_GENERATION, settings.shards)
+        await _create(connection, command_stream(settings, subjects, entity, planned))
+        found = await sharding(connection, subjects, entity) or planned
+    wanted = (
+        *type_streams(settings, subjects, entity, found),
+        *shared_streams(settings, subjects),
+    )
+    refused: list[Difference] = []
+    for stream in wanted:
+        refused += await _apply(connection, stream)
+    if refused:
+        raise Incompatible(advice(refused))
+    return found
+
+
+async def check(
+    connection: Connection, settings: Settings, subjects: Subjects, entity: str
+) -> list[Difference]:
+    """Every difference of the streams that exist, nothing changed. Raises Unreachable."""
+    cut = Sharding(FIRST_GENERATION, settings.shards)
+    config = await _config(connection, subjects.command_stream(entity))
+    if config is not None:
+        cut = sharding_of(subjects, entity, config) or cut
+    wanted = (
+        command_stream(settings, subjects, entity, cut),
+        log_stream(settings, subjects, entity),
+        snapshot_stream(settings, subjects, entity),
+        *shared_streams(settings, subjects),
+    )
+    found: list[Difference] = []
+    for stream in wanted:
+        config = await _config(connection, stream.name)
+        found += differences(stream, config) if config is not None else []
+    return found
+
+
+async def _apply(connection: Connection, stream: Stream) -> list[Difference]:
+    """Create or update one stream; what has to be refused is returned."""
+    config = await _config(connection, stream.name)
+    if config is None:
+        await _create(connection, stream)
+        config = await _config(connection, stream.name) or {}
+    found = differences(stream, config)
+    refused = [difference for difference in found if difference.treatment == "refuse"]
+    if found and not refused:
+        path = f"STREAM.UPDATE.{stream.name}"
+        await call(connection, path, updated(stream, config), StreamInfo)
+    return refused
+
+
+async def _create(connection: Connection, stream: Stream) -> None:
+    """Create it, unless somebody else just did, in whatever configuration."""
+    path = f"STREAM.CREATE.{stream.name}"
+    await call(connection, path, stream.config, Response, accept=(NAME_IN_USE,))
+
+
+async def _config(connection: Connection, name: str) -> dict[str, Any] | None:
+    found = await call(connection, f"STREAM.INFO.{name}", None, StreamInfo, accept=(NO_STREAM,))
+    return None if found.error is not None else found.config
