@@ -120,6 +120,7 @@ async def append(
         match step:
             case Step.ADOPT:
                 assert last is not None
+                _log(logging.DEBUG, "append.adopted", address, answer)
                 return InLog(last.sequence)
             case Step.RELOAD | Step.DROP:
                 return Overtaken(step is Step.RELOAD)
@@ -148,14 +149,18 @@ def _delay(tries: int, entropy: Entropy) -> float:
 
 
 def _report(address: Address, answer: AppendAnswer) -> None:
-    action = {WrongLast: "append.conflict", NoAck: "append.unknown", Refused: "append.refused"}
-    logger.log(
-        logging.WARNING if isinstance(answer, Refused) else logging.DEBUG,
-        "append to %s: %s",
-        address,
-        answer,
-        extra={"action": action[type(answer)], "address": str(address)},
-    )
+    match answer:
+        case WrongLast():
+            _log(logging.DEBUG, "append.conflict", address, answer)
+        case Refused():
+            _log(logging.WARNING, "append.refused", address, answer)
+        case _:
+            _log(logging.DEBUG, "append.unknown", address, answer)
+
+
+def _log(level: int, action: str, address: Address, answer: AppendAnswer) -> None:
+    extra = {"action": action, "address": str(address)}
+    logger.log(level, "%s: %s: %s", action, address, answer, extra=extra)
 
 
 def _why(answer: AppendAnswer) -> str:
