@@ -1,7 +1,8 @@
-"""The README says what is so: its program is examples/bank.py, and that program runs as printed."""
+"""The README says what is so: its program is examples/bank.py, and it runs as printed."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -43,10 +44,15 @@ def test_the_program_runs_as_printed(tmp_path: Path) -> None:
     assert done.stdout.split() == expected
 
 
-def test_its_test_passes() -> None:
+def test_its_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one line that shows how to test, run with the program's own names."""
-    names: dict[str, object] = {"__name__": "bank", "given": given}
-    exec(compile(PROGRAM.read_text(), str(PROGRAM), "exec"), names)
+    spec = importlib.util.spec_from_file_location("readme_bank", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    bank = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "readme_bank", bank)
+    spec.loader.exec_module(bank)
+    names = {**vars(bank), "given": given}
     line = python_blocks(README)[1]
     exec(line, names)
     with pytest.raises(AssertionError):
@@ -67,3 +73,9 @@ def test_links_within_a_page_lead_somewhere(page: Path) -> None:
     anchors = {re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
     for anchor in re.findall(r"\]\(#([^)]+)\)", text):
         assert anchor in anchors, f"{page.name}: #{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for name in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py|/))`", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
