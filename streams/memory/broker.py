@@ -195,6 +195,10 @@ class MemoryBroker:
         """All copies of dead letters, oldest first."""
         return list(self._of(namespace).dead)
 
+    def last_tell(self, entity: str, *, namespace: str | None = None) -> int:
+        """The sequence of a type's last tell, for `rewind`."""
+        return self._of(namespace).queues[entity].last_sequence
+
     def waiting(self, entity: str, *, namespace: str | None = None) -> int:
         """Tells of a type that nobody acknowledged yet."""
         return len(self._of(namespace).queues[entity])

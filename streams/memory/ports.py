@@ -161,6 +161,11 @@ class MemoryConsumer:
         self._taking = True
         self._told = False
 
+    @property
+    def exists(self) -> bool:
+        """Whether the broker still has it."""
+        return self._queue.info(self.name) is not None
+
     def grant(self, credit: int) -> None:
         """Allow this many more deliveries."""
         if self._taking and self.connection.up:
@@ -251,6 +256,7 @@ class MemoryCommands:
             raise Unreachable(f"there is no command stream of {entity} yet")
         consumer = MemoryConsumer(self, queue, name, self._connection, on_delivery, on_lost)
         queue.create(shard, name, owner=owner, ack_wait_s=self._ack_wait_s, attached=consumer)
+        self._consumers = {c: None for c in self._consumers if c.exists}
         self._consumers[consumer] = None
         return await self._connection.answer(consumer)
 

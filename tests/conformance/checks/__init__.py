@@ -1,0 +1,1 @@
+"""The checks, by the part of the port that they are about."""
