@@ -208,7 +208,7 @@ def transform_of(subjects: Subjects, entity: str, sharding: Sharding) -> tuple[s
 
 def sharding_of(subjects: Subjects, entity: str, config: Config) -> Sharding | None:
     """How an existing command stream cuts its type; None if its transform isn't ours."""
-    transform = config.get("subject_transform") or {}
+    transform: dict[str, Any] = config.get("subject_transform") or {}
     head = re.escape(subjects.command(entity, "@", "@", "@").partition("@")[0])
     pattern = head + r"(\d{1,9})\.\{\{\s*partition\((\d{1,9}),\s*1\)\s*\}\}\..*"
     match = re.fullmatch(pattern, str(transform.get("dest", "")))

@@ -68,7 +68,7 @@ class Link:
                 # A CancelledError here would end nats-py's reader of this subscription.
                 logger.exception("a handler of %s failed", subject)
 
-        subscription = await self.client.subscribe(
+        subscription = await self.client.subscribe(  # pyright: ignore[reportUnknownMemberType]
             subject,
             cb=receive,
             pending_msgs_limit=PENDING_MESSAGES,

@@ -8,6 +8,7 @@ is asked of the leader, one by one, so that a read never ends early in silence.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from ...entities.address import Address
 from ...entities.entropy import Entropy
@@ -85,6 +86,6 @@ class JetStreamLog:
         stream = self._subjects.log_stream(address.entity)
         return follow(self._connection, stream, subject, after, self._entropy)
 
-    async def _ask(self, entity: str, query: dict[str, object]) -> Stored | None:
+    async def _ask(self, entity: str, query: dict[str, Any]) -> Stored | None:
         message = await lookup(self._connection, self._subjects.log_stream(entity), query)
         return None if message is None else message.stored()

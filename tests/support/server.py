@@ -8,7 +8,7 @@ servers for tests that kill, freeze or configure them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def settings_for(server: EmbeddedServer, namespace: str, **changes: Any) -> Sett
 @asynccontextmanager
 async def nats_session(
     server: EmbeddedServer, namespace: str, *, name: str = "test", **changes: Any
-) -> AsyncIterator[JetStreamSession]:
+) -> AsyncGenerator[JetStreamSession]:
     """A session on that server, closed at the end."""
     from perdure.streams.jetstream.session import open_session
 

@@ -89,8 +89,12 @@ async def test_a_bad_configuration_is_told(tmp_path: Path) -> None:
 
 async def test_a_missing_program_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_server().name == "nats-server"
+
+    def elsewhere(_name: str) -> str:
+        return str(tmp_path)
+
     monkeypatch.setattr(module, "_packaged", lambda: None)
-    monkeypatch.setattr(module.sysconfig, "get_path", lambda _name: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", elsewhere)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerMissing, match=r"pip install \"perdure\[server\]\""):
         await EmbeddedServer(tmp_path).start()
