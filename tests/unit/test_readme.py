@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from perdure import given
+from perdure import given, memory
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,19 +47,30 @@ def test_the_program_runs_as_printed(tmp_path: Path) -> None:
     assert done.stdout.split() == expected
 
 
-def test_its_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one line that shows how to test, run with the program's own names."""
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The program's own names, and what the pages import beside them."""
     spec = importlib.util.spec_from_file_location("readme_bank", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
     bank = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "readme_bank", bank)
     spec.loader.exec_module(bank)
-    names = {**vars(bank), "given": given}
+    return {**vars(bank), "given": given, "memory": memory, "timedelta": timedelta}
+
+
+def test_its_test_passes(names: dict[str, Any]) -> None:
+    """The one line that shows how to test."""
     line = python_blocks(README)[1]
     exec(line, names)
     with pytest.raises(AssertionError):
         exec(line.replace("Withdraw(200)", "Withdraw(50)"), names)
+
+
+@pytest.mark.parametrize("block", python_blocks((ROOT / "docs" / "testing.md").read_text()))
+async def test_the_testing_page_is_right(block: str, names: dict[str, Any]) -> None:
+    exec(f"async def example():\n{textwrap.indent(block, '    ')}", names)
+    await names["example"]()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
