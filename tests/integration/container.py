@@ -37,7 +37,7 @@ http: 0.0.0.0:{MONITOR_PORT}
 jetstream {{
     store_dir: /data
     sync_interval: always
-    max_file_store: 1GB
+    max_file_store: 16GB
 }}
 """
 
