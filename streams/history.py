@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Generic, Never
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw, UnsetType
 from typing_extensions import TypeVar
 
 from ..entities.entity import Entity
@@ -39,11 +39,11 @@ class Commit(msgspec.Struct, Generic[Ev_co], frozen=True):
     """What happened; none if it was refused, or changed nothing."""
     key: str | None = None
     """The idempotency key; None for a bare publish or request without one."""
-    command: Raw | None = None
+    command: bytes | None = None
     """The command, as JSON."""
-    reply: Raw | None = None
+    reply: bytes | None = None
     """The reply, as JSON."""
-    failure: Raw | None = None
+    failure: bytes | None = None
     """The declared failure, as JSON."""
     dead: str | None = None
     """Why it became a dead letter: `poison`, `defect`, `malformed`, `unencodable`, `expired`,
@@ -120,12 +120,16 @@ class _Reader:
             commit.time,
             events,
             _key(outcome),
-            None if outcome.command is UNSET else outcome.command,
-            None if outcome.reply is UNSET else outcome.reply,
-            None if outcome.failure is UNSET else outcome.failure,
+            _bytes(outcome.command),
+            _bytes(outcome.reply),
+            _bytes(outcome.failure),
             None if outcome.dead is None else outcome.dead.reason,
             sequence,
         )
+
+
+def _bytes(raw: Raw | UnsetType) -> bytes | None:
+    return None if isinstance(raw, UnsetType) else bytes(raw)
 
 
 def _key(outcome: wire.Outcome) -> str | None:
