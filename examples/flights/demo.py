@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -32,10 +32,9 @@ from pathlib import Path
 # PYTHONSAFEPATH leaves a script's own folder out
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import nats
 from aircraft import aircraft
 from feed import Fed, feed, logbooks
-from nats.js.errors import NotFoundError
+from nats.aio.client import Client
 from records import BadRecords, Plan, read
 from report import Difference, Report, Totals, as_totals, differences, most_miles, summed
 from rich.console import Console
@@ -46,6 +45,7 @@ from perdure.deploy.server import EmbeddedServer, ServerFailed, ServerMissing
 
 HERE = Path(__file__).resolve().parent
 LOG = "PERDURE_LOG_aircraft"
+NO_SUCH_STREAM = 10059
 SETTINGS = Settings(dedup_window=timedelta(days=3_650))  # a rerun next year changes nothing either
 CHECK_TIMEOUT_S = 600.0  # totals.py reads a month in a second
 
@@ -149,7 +149,7 @@ async def run(plan: Plan, data: Path, folder: Path, fed: Fed) -> Report:
 
 
 @contextmanager
-def progress(plan: Plan) -> Iterator[Callable[[], None]]:
+def progress(plan: Plan) -> Generator[Callable[[], None]]:
     """A bar of the rows, on standard error; call what it gives once a row."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as shown:
@@ -159,14 +159,17 @@ def progress(plan: Plan) -> Iterator[Callable[[], None]]:
 
 async def log_of(url: str) -> tuple[int, int]:
     """The last sequence of the log and how many aircraft stand in it, as the server says."""
-    client = await nats.connect(url)
+    client = Client()
+    await client.connect(url)
     try:
-        info = await client.jetstream().stream_info(LOG, subjects_filter=">")
-    except NotFoundError:
-        return 0, 0
+        answer = await client.request(f"$JS.API.STREAM.INFO.{LOG}", b'{"subjects_filter":">"}')
     finally:
         await client.close()
-    return info.state.last_seq, len(info.state.subjects or {})
+    found = json.loads(answer.data)
+    if found.get("error", {}).get("err_code") == NO_SUCH_STREAM:
+        return 0, 0
+    state = found["state"]
+    return state["last_seq"], len(state.get("subjects", ()))
 
 
 def count(data: Path) -> Totals:

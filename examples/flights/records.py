@@ -50,11 +50,14 @@ class Keyed:
     command: FlightCommand
 
 
+Flight: TypeAlias = tuple[Keyed, ...]
+
+
 @dataclass
 class Plan:
     """What to ask of whom."""
 
-    aircraft: dict[str, list[tuple[Keyed, ...]]] = field(default_factory=dict)
+    aircraft: dict[str, list[Flight]] = field(default_factory=dict[str, list[Flight]])
     """By tail number: the commands of each of its flights, in the order of the file."""
     rows: int = 0
     """Flights: rows of the file without the repeated ones."""
@@ -78,24 +81,26 @@ def read(path: Path) -> Plan:
 
 def plan_of(lines: Iterable[str]) -> Plan:
     """The plan of the lines of a CSV file, its header first. Raises BadRecords."""
-    reader = csv.DictReader(lines, strict=True)
-    missing = [column for column in NEEDED if column not in (reader.fieldnames or ())]
+    reader = csv.reader(lines, strict=True)
+    header = next(reader, list[str]())
+    missing = [column for column in NEEDED if column not in header]
     if missing:
         raise BadRecords(f"line 1: no column {', '.join(missing)}")
-    plan, seen = Plan(), dict[str, tuple[str, ...]]()
-    for row in reader:
+    plan, seen = Plan(), dict[str, list[str]]()
+    for values in reader:
+        if not values:  # an empty line
+            continue
         try:
-            _add(row, plan, seen)
+            _add(header, values, plan, seen)
         except ValueError as error:
             raise BadRecords(f"line {reader.line_num}: {error}") from error
     return plan
 
 
-def _add(row: dict[str, str], plan: Plan, seen: dict[str, tuple[str, ...]]) -> None:
-    if None in row or None in row.values():  # as DictReader shows too many or too few
-        raise ValueError("it hasn't as many values as the header has columns")
-    name, tail, commands = commands_of(row)
-    values = tuple(row.values())
+def _add(header: list[str], values: list[str], plan: Plan, seen: dict[str, list[str]]) -> None:
+    if len(values) != len(header):
+        raise ValueError(f"it has {len(values)} values for {len(header)} columns")
+    name, tail, commands = commands_of(dict(zip(header, values, strict=True)))
     if name in seen:
         if seen[name] != values:
             raise ValueError(f"another flight of the name {name} stands above")
@@ -109,7 +114,7 @@ def _add(row: dict[str, str], plan: Plan, seen: dict[str, tuple[str, ...]]) -> N
     plan.commands += len(commands)
 
 
-def commands_of(row: dict[str, str]) -> tuple[str, str, tuple[Keyed, ...]]:
+def commands_of(row: dict[str, str]) -> tuple[str, str, Flight]:
     """A row's flight name, tail number and commands. Raises ValueError."""
     date = f"{int(row['year']):04}-{int(row['month']):02}-{int(row['day']):02}"
     scheduled = f"{int(row['sched_dep_time']):04}"
