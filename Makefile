@@ -20,6 +20,10 @@ DEV := $(VENV)/.dev
 PYTEST := $(BIN)/python -m pytest
 
 SEEDS ?= 1000
+FIRST ?= 1
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+KILLS ?= 20
+OPERATIONS ?= 50000
 APP ?= examples/bank.py
 DATA ?=
 GATED := entities streams durable
@@ -56,11 +60,12 @@ types: $(DEV) ## mypy and pyright, strict, and whether the public names are full
 unit: $(DEV) ## the fast tests alone
 	$(PYTEST) -q tests/unit tests/types
 
-simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000
-	PERDURE_SEEDS=$(SEEDS) $(PYTEST) -q tests/simulation
+simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=1
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.simulation.run \
+	  --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
-chaos: $(DEV) ## kill -9 of real runners and servers under load
-	$(PYTEST) -q tests/chaos
+chaos: $(DEV) ## kill -9 of real runners and servers under load, 20 times each
+	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) $(PYTEST) -q -s tests/chaos
 
 integration: $(DEV) ## against NATS in a container; needs Docker
 	$(PYTEST) -q -rs tests/integration

@@ -47,9 +47,14 @@ PORTS = {
     "entities/entropy.py": "the entropy port itself",
 }
 SLEEPS = {
+    "durable/activation.py": "backs off while the backend can't be reached",
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
-    "durable/activation.py": "backs off between attempts at a log that can't be reached",
-    "durable/marks.py": "backs off between attempts at the members bucket",
+    "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
+    "durable/marks.py": "backs off while the members bucket can't be reached",
+    "durable/reading.py": "backs off while the backend can't be reached",
+    "durable/runner.py": "sweeps and progress reports come at intervals",
+    "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
+    "durable/testing.py": "waits until all is quiet, which nothing announces",
 }
 """Modules that may call `asyncio.sleep`, each with its reason. The sleep is the event loop's, so
 a simulation owns it too; but a wait for a condition is usually better."""
