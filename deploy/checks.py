@@ -1,0 +1,252 @@
+"""Checks: what `perdure check` looks at, from the server to the runners, in that order.
+
+Each check yields findings of one line. One that makes the next ones meaningless ends the list: no
+server, an old server, no JetStream. The others go on, so that one run names everything that is
+wrong. Nothing is changed: what a stream should be is `streams/topology.py`'s word, what a role may
+do that of `permissions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ..entities.settings import Settings
+from ..streams.asks import TypeInfo, decode_info
+from ..streams.codec import Undecodable
+from ..streams.jetstream.errors import ENABLE, NO_STREAM
+from ..streams.jetstream.login import shown
+from ..streams.port import Incompatible, Unreachable
+from ..streams.subjects import Sharding, Subjects
+from ..streams.topology import (
+    Config,
+    Difference,
+    Stream,
+    differences,
+    sharding_of,
+    shared_streams,
+    type_streams,
+)
+from .finding import Finding, bad, good
+from .permissions import Need, Role, creating, needs
+from .probe import Nobody, Probe, Silent
+
+FIRST_GENERATION = 1
+"""Of a type that was never resized."""
+RUN = "start a runner, which creates what is missing: perdure run APP"
+ALLOW = "allow it in the server's configuration for this login"
+
+
+class Checks:
+    """The checks over one open probe, for one role."""
+
+    def __init__(self, probe: Probe, settings: Settings, role: Role) -> None:
+        self._probe, self._settings = probe, settings
+        self._role: Role = role
+        self._subjects = Subjects(settings.namespace)
+
+    async def run(self, entities: Sequence[str]) -> AsyncIterator[Finding]:
+        """All findings, for these types, or those that the server has if none is given."""
+        jetstream = await self.jetstream()
+        yield jetstream
+        if not jetstream.ok:
+            return
+        if not entities:
+            found = await self.types()
+            entities = [] if isinstance(found, Finding) else found
+            if isinstance(found, Finding):
+                yield found
+        for entity in entities:
+            async for finding in self.entity(entity):
+                yield finding
+
+    async def jetstream(self) -> Finding:
+        """Whether this account has JetStream. A caller needs none: it may have another account."""
+        if self._role == "caller":
+            return good("jetstream", "not asked: a caller needs none in its own account")
+        try:
+            answer = await self._probe.api("INFO")
+        except Nobody:
+            return bad("jetstream", "this server has none", ENABLE)
+        except Silent as error:
+            return bad("jetstream", f"$JS.API.INFO: {error}", f"{ENABLE}; or {ALLOW}")
+        problem = _problem(answer)
+        if problem is not None:
+            return bad("jetstream", problem, ENABLE)
+        return good("jetstream", "on in this account")
+
+    async def types(self) -> list[str] | Finding:
+        """The entity types that have a log here."""
+        head = self._subjects.log_stream("")
+        query = {"subject": self._subjects.log("*", "*"), "offset": 0}
+        names: list[str] = []
+        try:
+            while True:
+                answer = await self._probe.api("STREAM.NAMES", {**query, "offset": len(names)})
+                page: list[str] = answer.get("streams") or []
+                names += page
+                if not page or len(names) >= int(answer.get("total", 0)):
+                    break
+        except (Nobody, Silent) as error:
+            what = f"can't list the streams: {error}"
+            return bad("types", what, "name them: perdure check APP, or --type account")
+        found = [name.removeprefix(head) for name in names if name.startswith(head)]
+        if not found:
+            what = f"no entity type in the namespace {self._settings.namespace!r}"
+            return bad("types", what, f"{RUN}; or choose another --namespace")
+        return found
+
+    async def entity(self, entity: str) -> AsyncIterator[Finding]:
+        """Streams, permissions and runners of one type."""
+        sharding: Sharding | None = None
+        missing: list[str] = []
+        if self._role == "runner":
+            configs = await self._configs(entity)
+            sharding = _sharding(self._subjects, entity, configs)
+            wanted = self._wanted(entity, sharding)
+            missing = [s.name for s in wanted if configs.get(s.name, "") is None]
+            for finding in streams_found(entity, wanted, configs):
+                yield finding
+        async for finding in self._permissions(entity, missing):
+            yield finding
+        yield await self._runner(entity, sharding)
+
+    # -- parts ------------------------------------------------------------------------------------
+    def _wanted(self, entity: str, sharding: Sharding | None) -> list[Stream]:
+        cut = sharding or Sharding(FIRST_GENERATION, self._settings.shards)
+        shared = shared_streams(self._settings, self._subjects)
+        return [*type_streams(self._settings, self._subjects, entity, cut), *shared]
+
+    async def _configs(self, entity: str) -> dict[str, Config | None]:
+        """Each stream's configuration; None: it doesn't exist; left out: it can't be read."""
+        found: dict[str, Config | None] = {}
+        for stream in self._wanted(entity, None):
+            try:
+                answer = await self._probe.api(f"STREAM.INFO.{stream.name}")
+            except (Nobody, Silent):
+                continue
+            config: Any = answer.get("config")
+            if isinstance(config, dict):
+                found[stream.name] = config
+            elif _code(answer) == NO_STREAM:
+                found[stream.name] = None
+        return found
+
+    async def _permissions(self, entity: str, missing: Sequence[str]) -> AsyncIterator[Finding]:
+        prefixes = self._settings.reply_prefixes
+        wanted = needs(self._role, self._subjects, entity, prefixes)
+        wanted += creating(missing, "CREATE")
+        try:
+            denied = await self._probe.denied(wanted)
+        except Silent as error:
+            yield bad("permissions", str(error), "check again")
+            return
+        for finding in permissions_found(entity, self._role, wanted, denied):
+            yield finding
+
+    async def _runner(self, entity: str, sharding: Sharding | None) -> Finding:
+        try:
+            info = decode_info(await self._probe.request(self._subjects.info(entity)))
+        except Nobody:
+            return bad("runner", f"no runner hosts {entity}", RUN)
+        except Silent as error:
+            return bad("runner", f"{entity}: {error}", "look at its runners' logs, or permissions")
+        except Undecodable as error:
+            return bad("runner", f"{entity}: {error}", "somebody else answers there: who?")
+        return runner_found(info, sharding)
+
+
+# -- pure -------------------------------------------------------------------------------------
+def streams_found(
+    entity: str, wanted: Sequence[Stream], configs: dict[str, Config | None]
+) -> list[Finding]:
+    """What the streams' configurations say; a left-out stream couldn't be read."""
+    findings: list[Finding] = []
+    changes: list[Difference] = []
+    for stream in wanted:
+        if stream.name not in configs:
+            findings.append(bad("streams", f"{stream.name} can't be read", ALLOW))
+            continue
+        config = configs[stream.name]
+        if config is None:
+            findings.append(bad("streams", f"{stream.name} doesn't exist", RUN))
+            continue
+        found = differences(stream, config)
+        refused = [str(d) for d in found if d.treatment == "refuse"]
+        if refused:
+            step = f"if {stream.name} is perdure's: nats stream edit; else choose a --namespace"
+            findings.append(bad("streams", "; ".join(refused), step))
+        changes += [d for d in found if d.treatment == "update"]
+    if findings:
+        return findings
+    text = "".join(f"; a runner with these settings would change {d}" for d in changes)
+    return [good("streams", f"{entity}: {len(wanted)} streams are as they must be{text}")]
+
+
+def permissions_found(
+    entity: str, role: Role, wanted: Sequence[Need], denied: Sequence[Need]
+) -> list[Finding]:
+    """Each denied need by name."""
+    if not denied:
+        return [good("permissions", f"{entity}: a {role}'s {len(wanted)} permissions are there")]
+    return [
+        bad("permissions", f"{entity}: this login, as a {role}, may not {need}", ALLOW)
+        for need in denied
+    ]
+
+
+def runner_found(info: TypeInfo, sharding: Sharding | None) -> Finding:
+    """What a runner's answer says, held against its command stream where that is known."""
+    says = Sharding(info.generation, info.shards)
+    if sharding is not None and says != sharding:
+        what = (
+            f"runner {info.runner} has {info.entity} in {says.shards} shards (generation "
+            f"{says.generation}), its stream in {sharding.shards} (generation "
+            f"{sharding.generation})"
+        )
+        return bad("runner", what, "restart that runner")
+    return good("runner", f"{info.runner} hosts {info.entity}, {info.shards} shards")
+
+
+def _sharding(
+    subjects: Subjects, entity: str, configs: dict[str, Config | None]
+) -> Sharding | None:
+    config = configs.get(subjects.command_stream(entity))
+    return None if config is None else sharding_of(subjects, entity, config)
+
+
+def _problem(answer: dict[str, Any]) -> str | None:
+    error: dict[str, Any] | None = answer.get("error")
+    return f"{error.get('description', 'refused')} ({_code(answer)})" if error else None
+
+
+def _code(answer: dict[str, Any]) -> int | None:
+    error: dict[str, Any] = answer.get("error") or {}
+    return error.get("err_code", error.get("code"))
+
+
+# -- all of it --------------------------------------------------------------------------------
+async def check(settings: Settings, entities: Sequence[str], role: Role) -> AsyncIterator[Finding]:
+    """Connect, and run all checks; `entities` empty: those that the server has."""
+    try:
+        probe = Probe(settings)
+    except Incompatible as error:
+        yield bad("server", str(error), "correct the settings")
+        return
+    try:
+        await probe.open()
+    except Unreachable as error:
+        step = "start a server (perdure dev APP), or correct --url and the login"
+        yield bad("server", str(error), step)
+        return
+    except Incompatible as error:
+        yield good("server", f"{shown(settings.url)} answers")
+        yield bad("version", str(error), "upgrade nats-server")
+        return
+    try:
+        yield good("server", f"{shown(settings.url)} answers")
+        yield good("version", f"nats-server {probe.version}")
+        async for finding in Checks(probe, settings, role).run(entities):
+            yield finding
+    finally:
+        await probe.close()

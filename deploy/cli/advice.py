@@ -1,0 +1,58 @@
+"""The next step after a cluster error, as a command that can be typed.
+
+The error says what happened and whether it may have taken effect; here is what that means at a
+command line. The rule behind all of it: what may have taken effect is repeated with its key, or
+looked up, and never simply sent again.
+"""
+
+from __future__ import annotations
+
+from ...entities.errors import ClusterError
+from ...entities.handle import handle_error
+
+
+def next_step(error: ClusterError) -> str:
+    """What to do about it."""
+    again = _again(error)
+    return handle_error(
+        error,
+        on_already_processing_message=lambda _: _look_up(error),
+        on_entity_not_assigned_to_runner=lambda _: again,
+        on_mailbox_full=lambda _: f"wait a moment, then {again}",
+        on_malformed_message=lambda _: (
+            "correct the command; perdure check APP shows what is there"
+        ),
+        on_persistence_error=lambda _: f"{again}; if it stays so: perdure check",
+        on_runner_not_registered=lambda _: "start a runner: perdure run APP",
+        on_runner_unavailable=lambda _: again,
+        on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
+        on_suspended=lambda _: _look_up(error),
+        on_rpc_client_error=lambda _: f"perdure check, then {again}",
+        on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
+    )
+
+
+def _again(error: ClusterError) -> str:
+    if error.key is not None:
+        return f"try again with --key {error.key}"
+    if error.may_have_taken_effect:
+        return f"look first whether it happened: {_command('history', error)}"
+    return "try again"
+
+
+def _look_up(error: ClusterError) -> str:
+    if error.key is None:
+        return f"look whether it happened: {_command('history', error)}"
+    return f"{_command('result', error)} {error.key}"
+
+
+def _command(verb: str, error: ClusterError) -> str:
+    entity, _, id = (error.address or "TYPE/ID").partition("/")
+    return f"perdure {verb} {entity} {quoted(id)}"
+
+
+def quoted(text: str) -> str:
+    """The text as one word of a POSIX shell."""
+    if text and all(c.isalnum() or c in "-_./:@%+=," for c in text) and text.isascii():
+        return text
+    return "'" + text.replace("'", "'\"'\"'") + "'"

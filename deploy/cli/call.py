@@ -1,0 +1,171 @@
+"""`perdure ask`, `tell` and `result`: commands and queries without the APP's code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ...entities.errors import MalformedMessage, SendTimeout
+from ...streams.caller import Way
+from ...streams.outgoing import lasting_key
+from ..logs import silence
+from ..process import loop_factory
+from .advice import next_step, quoted
+from .calling import address_of, calling, key_of, payload_of, show_answer
+from .hint import takes
+from .options import NO_OPTIONS, Common
+from .trouble import FAILED, SUCCESS
+
+
+def ask(
+    type: str,
+    id: str,
+    command: str,
+    fields: str | None = None,
+    /,
+    *,
+    key: str | None = None,
+    timeout: float | None = None,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Ask an entity: send a command or a query and print the reply.
+
+    It is repeated until the timeout and takes effect once. A refusal or an error exits with 1.
+
+    Examples:
+
+    * `perdure ask account a-1 withdraw '{"cents": 5}' --key order-17`
+    * `perdure ask account a-1 get_balance`
+
+    Parameters
+    ----------
+    type
+        The entity type: `account`.
+    id
+        The entity's id: `a-1`.
+    command
+        The command's or query's tag: `withdraw`.
+    fields
+        Its fields, as a JSON object: `'{"cents": 5}'`.
+    key
+        The idempotency key: with the same key and fields it gets the same reply, once.
+    timeout
+        Seconds to wait in all.
+    """
+    address, payload, key = address_of(type, id), payload_of(command, fields), key_of(key)
+    settings = common.settings(timeout=timeout)
+
+    async def main() -> int:
+        async with calling(settings) as caller:
+            way = Way(key, caller.timeout_s(timeout))
+            try:
+                answer = await caller.ask(caller.target(address, key), payload, way)
+            except MalformedMessage as error:
+                step = await takes(caller, type)
+                common.output().cluster_error(error, step or next_step(error))
+                return FAILED
+        return show_answer(common.output(), answer)
+
+    return run(main())
+
+
+def tell(
+    type: str,
+    id: str,
+    command: str,
+    fields: str | None = None,
+    /,
+    *,
+    key: str | None = None,
+    timeout: float | None = None,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Tell an entity: store a command, so that it will happen, and print its key.
+
+    It doesn't wait for the outcome, and needs no runner; `perdure result` shows what came of it.
+
+    Examples:
+
+    * `perdure tell account a-1 deposit '{"cents": 5}'`
+    * `perdure tell account a-1 deposit '{"cents": 5}' --key gift-1`
+
+    Parameters
+    ----------
+    type
+        The entity type: `account`.
+    id
+        The entity's id: `a-1`.
+    command
+        The command's tag: `deposit`.
+    fields
+        Its fields, as a JSON object: `'{"cents": 5}'`.
+    key
+        The idempotency key; without one it gets one, which is printed.
+    timeout
+        Seconds to wait for the acknowledgement in all.
+    """
+    address, payload, given = address_of(type, id), payload_of(command, fields), key_of(key)
+    settings = common.settings(timeout=timeout)
+
+    async def main() -> int:
+        async with calling(settings) as caller:
+            key = given or lasting_key(caller.session.entropy)
+            await caller.tell(caller.target(address, key), payload)
+        at = f"{type} {quoted(id)} {key}"
+        common.output().result({"key": key}, f"stored; what came of it: perdure result {at}")
+        return SUCCESS
+
+    return run(main())
+
+
+def result(
+    type: str,
+    id: str,
+    key: str,
+    /,
+    *,
+    timeout: float | None = None,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Print the recorded or coming outcome of a key, as `perdure ask` would have.
+
+    A key that never was, or that was forgotten, waits until the timeout.
+
+    Examples:
+
+    * `perdure result account a-1 order-17`
+
+    Parameters
+    ----------
+    type
+        The entity type: `account`.
+    id
+        The entity's id: `a-1`.
+    key
+        The idempotency key.
+    timeout
+        Seconds to wait in all.
+    """
+    address, name = address_of(type, id), key_of(key)
+    settings = common.settings(timeout=timeout)
+
+    async def main() -> int:
+        async with calling(settings) as caller:
+            target = caller.target(address, name)
+            try:
+                answer = await caller.result(target, timeout_s=caller.timeout_s(timeout))
+            except SendTimeout as error:
+                step = f"see whether it is there: perdure history {type} {quoted(id)}"
+                common.output().cluster_error(error, step)
+                return FAILED
+        return show_answer(common.output(), answer)
+
+    return run(main())
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run a short command to its end; Ctrl-C interrupts it."""
+    silence()  # what it comes to is told once, by its output
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)

@@ -1,0 +1,97 @@
+"""Calling without a type: addresses and JSON from the command line, through the client's own ways.
+
+No user's code is needed: a command is its tag and its fields, an answer is the JSON that came. The
+rules of a call (keys, repeats, what an error may claim) are the client's (`streams/caller.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from ...entities.address import Address
+from ...entities.key import is_key
+from ...entities.settings import Settings
+from ...streams.asks import Answer
+from ...streams.caller import Caller
+from ...streams.connect import open_session
+from ...streams.subjects import escape
+from .chronicle import tagged
+from .output import Output
+from .trouble import FAILED, SUCCESS, UsageError
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+@asynccontextmanager
+async def calling(settings: Settings) -> AsyncGenerator[Caller]:
+    """A connection for calls. Raises what `open_session` raises."""
+    try:
+        session = await open_session(settings, name="perdure-cli")
+    except ValueError as error:  # a URL that it doesn't know
+        raise UsageError(str(error), "correct --url") from error
+    caller = Caller(session, settings)
+    try:
+        yield caller
+    finally:
+        caller.close()
+        await session.close()
+
+
+def address_of(entity: str, id: str) -> Address:
+    """An address from the command line. Raises UsageError."""
+    if not _NAME.fullmatch(entity):
+        raise UsageError(
+            f"not an entity type's name: {entity[:60]!r}",
+            "write it as in its state's tag: account (perdure check lists them)",
+        )
+    try:
+        escape(id)
+    except ValueError as error:
+        raise UsageError(str(error), "give the entity's id: a-1") from None
+    return Address(entity, id)
+
+
+def key_of(key: str | None) -> str | None:
+    """An idempotency key from the command line. Raises UsageError."""
+    if key is not None and not is_key(key):
+        raise UsageError(
+            f"not an idempotency key: {key[:60]!r}", "use 1-255 characters of A-Z a-z 0-9 : _ -"
+        )
+    return key
+
+
+def payload_of(command: str, fields: str | None) -> Raw:
+    """`{"type": command, …fields}`, each value's text untouched. Raises UsageError."""
+    values: dict[str, Raw] = {}
+    if fields is not None:
+        try:
+            values = msgspec.json.decode(fields, type=dict[str, Raw])
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise UsageError(
+                f"not a JSON object: {fields[:60]}: {error}", "write for instance '{\"cents\": 5}'"
+            ) from None
+    if "type" in values:
+        raise UsageError(
+            "the JSON has a field 'type', which is the command's own",
+            f"leave it out: the type is {command}",
+        )
+    try:
+        return Raw(msgspec.json.encode({"type": command, **values}))
+    except UnicodeEncodeError:
+        raise UsageError("the command isn't UTF-8", "check the terminal's encoding") from None
+
+
+def show_answer(output: Output, answer: Answer) -> int:
+    """Print an answer's reply or failure; the exit code."""
+    if answer.failure is not UNSET:
+        output.refusal(answer.failure, tagged(answer.failure))
+        return FAILED
+    reply = Raw(b"null") if answer.reply is UNSET else answer.reply
+    value = {"reply": reply, "version": answer.version, "seq": answer.seq}
+    output.result({name: v for name, v in value.items() if v is not None}, bytes(reply).decode())
+    return SUCCESS

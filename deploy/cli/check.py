@@ -1,0 +1,70 @@
+"""`perdure check`: is everything there that a caller, a reader or a runner needs?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from ..checks import check as checks
+from ..finding import Finding
+from ..permissions import Role
+from .app import load_app
+from .call import run
+from .calling import address_of
+from .options import NO_OPTIONS, Common
+from .output import Output
+from .trouble import FAILED, SUCCESS, UsageError
+
+
+def check(
+    app: str | None = None,
+    /,
+    *,
+    type: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    role: Role = "runner",
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Check server, streams, permissions and runners, without changing anything.
+
+    One line a check, with what to do; it exits with 1 if any failed. The entity types are those of
+    APP, else those of `--type`, else those that the server has.
+
+    Examples:
+
+    * `perdure check bank`
+    * `perdure check --type account --role caller`
+
+    Parameters
+    ----------
+    app
+        A module (`bank`), one entity of it (`bank:account`) or a file (`bank.py`).
+    type
+        An entity type to check, by its name; may be repeated.
+    role
+        Whose permissions this login must have.
+    """
+    if app is not None and type:
+        raise UsageError("APP and --type together", "give one of them")
+    for name in type:
+        address_of(name, "any")
+    names = [entity.name for entity in load_app(app)] if app is not None else list(type)
+    settings = common.settings()
+
+    async def main() -> int:
+        found: list[Finding] = []
+        async for finding in checks(settings, names, role):
+            found.append(finding)
+            show(common.output(), finding)
+        return SUCCESS if all(finding.ok for finding in found) else FAILED
+
+    return run(main())
+
+
+def show(output: Output, finding: Finding) -> None:
+    """One finding on one line."""
+    mark = ("ok      ", "green") if finding.ok else ("failed  ", "bold red")
+    step = f"; next: {finding.next}" if finding.next else ""
+    text = Text.assemble(mark, (f"{finding.check:<12}", "bold"), finding.what, (step, "dim"))
+    output.result(finding, text)

@@ -1,0 +1,79 @@
+"""Hosting: what `dev` and `run` have in common, from loading APP to draining.
+
+Both serve the entities of APP in this process until a signal. They differ in whose server it is,
+and in what happens to a stuck event loop: a runner is ended, so that another can take over; while
+developing nobody would, and a debugger that holds the loop isn't stuck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from rich.text import Text
+
+from ...durable.connect import connect
+from ...entities.settings import Settings
+from ..watchdog import Watchdog
+from .advice import quoted
+from .app import AnyEntity
+from .example import example
+from .output import Output
+from .trouble import UsageError
+
+EXAMPLES = 2
+"""Commands shown of each entity type: enough to see the pattern."""
+
+
+@asynccontextmanager
+async def hosting(
+    entities: Sequence[AnyEntity], settings: Settings, *, ends: bool
+) -> AsyncGenerator[None]:
+    """Serve the entities; drained on leaving. `ends`: end the process if its loop is stuck."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(Watchdog(ends=ends))
+        served = connect(settings.url, serving=entities, settings=settings)
+        try:
+            await stack.enter_async_context(served)
+        except ValueError as error:  # what it can't host, or a URL that it doesn't know
+            raise UsageError(str(error), "correct APP or --url") from error
+        yield
+
+
+def announce(
+    output: Output, entities: Sequence[AnyEntity], settings: Settings, *, how: str
+) -> None:
+    """Say that it runs, and what can be done now, ready to be copied."""
+    if output.json:
+        served = {entity.name: list(entity.contracts) for entity in entities}
+        output.result({"ready": True, "url": settings.url, "entities": served})
+        return
+    output.line(Text.assemble((how, "bold"), f" on {settings.url}"))
+    for entity in entities:
+        output.line(f"  {entity.name}: {', '.join(entity.contracts)}")
+    output.line()
+    output.line("Next, in another terminal:")
+    for entity in entities:
+        for line in next_commands(entity, options(settings)):
+            output.line(f"  {line}")
+
+
+def next_commands(entity: AnyEntity, options: str = "") -> list[str]:
+    """Commands for a shell that work on this entity type as it is."""
+    lines: list[str] = []
+    at = f"{entity.name} {entity.name[0]}-1"
+    for tag, contract in list(entity.contracts.items())[:EXAMPLES]:
+        fields = example(contract)
+        if fields is not None:
+            lines.append(
+                f"perdure ask {at} {tag}{f' {quoted(fields)}' if fields else ''}{options}"
+            )
+    return [*lines, f"perdure history {at}{options}", f"perdure state {at}{options}"]
+
+
+def options(settings: Settings) -> str:
+    """What a command needs to reach the same place, if that isn't the default."""
+    usual = Settings()
+    url = "" if settings.url == usual.url else f" --url {settings.url}"
+    other = settings.namespace != usual.namespace
+    return url + (f" --namespace {settings.namespace}" if other else "")

@@ -1,0 +1,27 @@
+"""Finding: one thing that `perdure check` looked at, and what it saw."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a check."""
+
+    check: str
+    """What was looked at: server, version, jetstream, types, streams, permissions, runner."""
+    ok: bool
+    what: str
+    """What was seen, on one line."""
+    next: str = ""
+    """What to do about it; empty where all is well."""
+
+
+def good(check: str, what: str) -> Finding:
+    """All is well."""
+    return Finding(check=check, ok=True, what=what)
+
+
+def bad(check: str, what: str, next: str) -> Finding:
+    """Something is wrong, and this is what to do."""
+    return Finding(check=check, ok=False, what=what, next=next)

@@ -1,0 +1,155 @@
+"""Permissions: what each role must be allowed to do, subject by subject, and why.
+
+Three roles: a *caller* asks and tells, a *reader* reads logs (`history`, `watch`), a *runner*
+hosts. What a runner needs beyond that to create or update a stream is apart (`creating`): it may
+have it, or an operator lends it for a moment. Nobody needs more, and nobody should have it: who
+may publish to a log's subject can write history.
+
+Each need has a probe: a message or subscription at or below its subject that has no effect. What a
+stream would store names another stream as the expected one, so the server refuses it (10060); an
+API request has a body that isn't JSON, so it is refused as well, whatever it asks for; a
+subscription ends as soon as it begins. Every subject here is one that the code uses, and no other
+is: a test runs perdure with just these permissions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ..streams.subjects import Subjects
+
+Role: TypeAlias = Literal["caller", "reader", "runner"]
+Verb: TypeAlias = Literal["publish", "subscribe"]
+
+PROBE = "perdure-check"
+"""The id, consumer and stream name in probes. A stream of this name is nobody's."""
+
+PROBE_HEADERS = {"Nats-Expected-Stream": PROBE}
+"""What makes a stream refuse a probe."""
+
+PROBE_BODY = b"!"
+"""Not JSON. An empty body would be a valid request, and purge a bucket."""
+
+INBOX = "_INBOX"
+"""Where answers to perdure's own connections go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One permission."""
+
+    verb: Verb
+    subject: str
+    """What must be allowed, with wildcards."""
+    why: str
+    probe: str
+    """What is tried: the subject, or one below it."""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.subject} ({self.why})"
+
+
+def needs(
+    role: Role, subjects: Subjects, entity: str, reply_prefixes: Sequence[str] = (INBOX,)
+) -> list[Need]:
+    """What a role needs for one entity type. A runner answers below the reply prefixes."""
+    answers = _subscribe(f"{INBOX}.>", "get answers", f"{INBOX}.{PROBE}")
+    match role:
+        case "caller":
+            return [answers, *_calling(subjects, entity)]
+        case "reader":
+            return [answers, *_reading(subjects, entity), *_following(subjects, entity)]
+        case "runner":
+            return [answers, *_hosting(subjects, entity, reply_prefixes)]
+
+
+def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[Need]:
+    """What it takes to create streams that are missing, or to update bounds that changed."""
+    why = f"{verb.lower()} a stream"
+    return [_api(f"STREAM.{verb}.{name}", why) for name in streams]
+
+
+def _calling(subjects: Subjects, entity: str) -> Iterator[Need]:
+    yield _publish(subjects.info(entity), "find its runners")
+    shards = f"{subjects.ask(entity, '*')}.*.*"
+    yield _publish(subjects.ask(entity, "*"), "ask", subjects.ask(entity, PROBE))
+    yield _publish(shards, "ask the owner", subjects.ask_shard(entity, 0, 0, PROBE))
+    yield _publish(subjects.to(entity, "*"), "tell", subjects.to(entity, PROBE))
+
+
+def _reading(subjects: Subjects, entity: str) -> Iterator[Need]:
+    log = subjects.log_stream(entity)
+    yield _api(f"STREAM.MSG.GET.{log}", "read the log at its leader")
+    yield _api(f"DIRECT.GET.{log}", "read the log")
+
+
+def _following(subjects: Subjects, entity: str) -> Iterator[Need]:
+    log = subjects.log_stream(entity)
+    start = f"CONSUMER.CREATE.{log}."
+    probe = f"{start}{PROBE}.{subjects.log(entity, PROBE)}"
+    yield _api(f"{start}*.{subjects.log(entity, '*')}", "watch", probe)
+    yield from _consuming(log)
+
+
+def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> Iterator[Need]:
+    shards = f"{subjects.ask(entity, '*')}.*.*"
+    yield _subscribe(subjects.ask(entity, "*"), "hear asks")
+    yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
+    yield _subscribe(subjects.info(entity), "be found")
+    yield _subscribe(subjects.member("*"), "be pinged")
+    for prefix in reply_prefixes:
+        yield _publish(f"{prefix}.>", "answer", f"{prefix}.{PROBE}")
+    yield from _storing(subjects, entity)
+    yield from _reading(subjects, entity)
+    yield from _taking(subjects, entity)
+
+
+def _storing(subjects: Subjects, entity: str) -> Iterator[Need]:
+    bucket = subjects.members_bucket
+    log, snapshot = subjects.log(entity, "*"), subjects.snapshot(entity, ">")
+    yield _publish(log, "append commits", subjects.log(entity, PROBE))
+    yield _publish(snapshot, "store snapshots", subjects.snapshot(entity, PROBE))
+    yield _publish(subjects.dead(entity, "*"), "copy dead letters", subjects.dead(entity, PROBE))
+    yield _publish(f"$KV.{bucket}.>", "keep marks and terms", f"$KV.{bucket}.{PROBE}")
+    yield _api(f"STREAM.MSG.GET.KV_{bucket}", "read marks and terms")
+    yield _api(f"STREAM.PURGE.KV_{bucket}", "remove marks")
+    yield _api(f"DIRECT.GET.{subjects.snapshot_stream(entity)}", "read snapshots")
+
+
+def _taking(subjects: Subjects, entity: str) -> Iterator[Need]:
+    commands = subjects.command_stream(entity)
+    kept = (subjects.log_stream(entity), subjects.snapshot_stream(entity))
+    shared = (subjects.dead_stream, f"KV_{subjects.members_bucket}")
+    for name in (commands, *kept, *shared):
+        yield _api(f"STREAM.INFO.{name}", "check a stream")
+    yield _api(f"STREAM.MSG.GET.{commands}", "read a waiting tell again")
+    yield _api(f"CONSUMER.LIST.{commands}", "find earlier terms")
+    start = f"CONSUMER.CREATE.{commands}."
+    probe = f"{start}{PROBE}.{subjects.command(entity, 0, 0, PROBE)}"
+    yield _api(f"{start}*.{subjects.command(entity, '*', '*', '*')}", "start a term", probe)
+    yield from _consuming(commands)
+    yield _publish(f"$JS.ACK.{commands}.>", "acknowledge", f"$JS.ACK.{commands}.{PROBE}")
+
+
+def _consuming(stream: str) -> Iterator[Need]:
+    for verb, why in (
+        ("MSG.NEXT", "pull messages"),
+        ("INFO", "look at a consumer"),
+        ("DELETE", "end a consumer"),
+    ):
+        head = f"CONSUMER.{verb}.{stream}"
+        yield _api(f"{head}.*", why, f"{head}.{PROBE}")
+
+
+def _publish(subject: str, why: str, probe: str = "") -> Need:
+    return Need("publish", subject, why, probe or subject)
+
+
+def _subscribe(subject: str, why: str, probe: str = "") -> Need:
+    return Need("subscribe", subject, why, probe or subject)
+
+
+def _api(request: str, why: str, probe: str = "") -> Need:
+    return Need("publish", f"$JS.API.{request}", why, f"$JS.API.{probe or request}")

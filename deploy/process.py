@@ -1,0 +1,78 @@
+"""The process of a runner: its event loop, and how it ends.
+
+SIGTERM and SIGINT cancel what runs, once: leaving `async with connect(…)` then drains. A second
+signal means it: the process ends at once, and what was in hand is given to the next owner, as
+after a crash. uvloop is used where it is installed, by a loop factory and never by `install()`,
+which would change loops that aren't ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+_log = logging.getLogger("perdure.process")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Kubernetes and systemd send the first, a terminal the second."""
+
+HARD_EXIT = 1
+"""The exit code after a second signal: it wasn't drained."""
+
+
+def run_until_signalled(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main` on a new loop; its result, or 0 if a signal ended it, cleanly.
+
+    Raises what `main` raises.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_until_signalled(main))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's factory if uvloop is installed, else None: asyncio's own."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+async def _until_signalled(main: Coroutine[Any, Any, int]) -> int:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(main)
+    stopping = Stopping(task)
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stopping.on_signal, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not stopping.asked:
+            raise
+        return 0
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class Stopping:
+    """What signals have asked for so far."""
+
+    def __init__(self, task: asyncio.Task[int]) -> None:
+        self._task = task
+        self.asked = False
+
+    def on_signal(self, number: int) -> None:
+        """The first signal cancels the task, which drains; a second one ends the process."""
+        name = signal.Signals(number).name
+        if self.asked:
+            _log.warning("%s again: ending without draining", name, extra={"action": "hard_exit"})
+            os._exit(HARD_EXIT)
+        self.asked = True
+        _log.info("%s: draining", name, extra={"action": "drain"})
+        self._task.cancel()

@@ -1,0 +1,48 @@
+"""Logging: one line a record, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from perdure.deploy.logs import HumanFormatter, JsonFormatter
+
+
+def record(**extra: object) -> logging.LogRecord:
+    log = logging.getLogger("perdure.test")
+    made = log.makeRecord(log.name, logging.WARNING, "f", 1, "took %d ms", (5,), None, extra=extra)
+    made.created = 0.25
+    return made
+
+
+def test_json_is_one_line_with_the_extra() -> None:
+    text = JsonFormatter().format(record(action="slow", entity="account\nx", odd={1, 2}.__class__))
+    assert "\n" not in text
+    assert json.loads(text) == {
+        "time": "1970-01-01T00:00:00.250000Z",
+        "level": "warning",
+        "logger": "perdure.test",
+        "message": "took 5 ms",
+        "action": "slow",
+        "entity": "account\nx",
+        "odd": "<class 'set'>",
+    }
+
+
+def test_json_has_the_traceback() -> None:
+    made = record()
+    try:
+        raise ValueError("x")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    assert "ValueError: x" in json.loads(JsonFormatter().format(made))["traceback"]
+
+
+def test_an_extra_never_hides_what_every_record_has() -> None:
+    assert json.loads(JsonFormatter().format(record(level="high")))["level"] == "warning"
+
+
+def test_people_see_the_extra_behind_the_text() -> None:
+    text = HumanFormatter().format(record(action="slow", shard=3))
+    assert text.endswith("WARNING perdure.test: took 5 ms shard=3")

@@ -1,0 +1,92 @@
+"""How a process ends: drained on the first signal, at once on the second."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from perdure.deploy.process import HARD_EXIT, loop_factory, run_until_signalled
+
+PROGRAM = """
+import asyncio
+import sys
+from perdure.deploy.process import run_until_signalled
+
+async def main():
+    try:
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        print("draining", flush=True)
+        if "slow" in sys.argv:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.05)
+        print("drained", flush=True)
+    return 7
+
+sys.exit(run_until_signalled(main()))
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_with_0(number: signal.Signals) -> None:
+    with start() as process:
+        assert read_line(process) == "ready\n"
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    assert out == "draining\ndrained\n"
+    assert process.returncode == 0
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with start("slow") as process:
+        assert read_line(process) == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert read_line(process) == "draining\n"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert out == ""
+    assert process.returncode == HARD_EXIT
+
+
+def test_without_a_signal_its_result_is_the_exit_code() -> None:
+    async def main() -> int:
+        return 5
+
+    assert run_until_signalled(main()) == 5
+
+
+def test_what_it_raises_is_raised() -> None:
+    async def main() -> int:
+        raise LookupError("x")
+
+    with pytest.raises(LookupError, match="x"):
+        run_until_signalled(main())
+
+
+def test_uvloop_is_used_where_it_is_installed() -> None:
+    pytest.importorskip("uvloop")
+    factory = loop_factory()
+    assert factory is not None
+    loop = factory()
+    loop.close()
+    assert type(loop).__module__.startswith("uvloop")
+
+
+def test_asyncio_is_used_where_uvloop_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert loop_factory() is None

@@ -1,0 +1,80 @@
+"""The watchdog, on loops that are really stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from perdure.deploy.watchdog import STUCK_EXIT, Watchdog
+
+PROGRAM = """
+import asyncio
+import re
+from perdure.deploy.watchdog import Watchdog
+
+async def main():
+    with Watchdog(ends=True, tick_s=0.02, stuck_ticks=5, held_s=1.0):
+        await asyncio.sleep(0.2)
+        print("alive", flush=True)
+        {stuck}
+
+asyncio.run(main())
+"""
+
+
+def run(stuck: str) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.replace("{stuck}", stuck)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "alive\n"
+    return done
+
+
+def test_a_stuck_process_is_ended_and_shows_where_it_was() -> None:
+    done = run("while True: pass")
+    assert done.returncode == STUCK_EXIT
+    assert "the event loop has been stuck for 0.1 s" in done.stderr
+    assert "line 10 in main" in done.stderr
+
+
+def test_one_that_holds_the_interpreter_is_ended_too() -> None:
+    done = run("re.match('(a+)+$', 'a' * 60 + 'b')")
+    assert done.returncode == 1
+    assert "line 10 in main" in done.stderr
+
+
+async def test_a_stuck_loop_is_reported_once_and_watched_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reported = threading.Event()
+
+    class Tell(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            reported.set()
+
+    log = logging.getLogger("perdure.watchdog")
+    handler = Tell()
+    log.addHandler(handler)
+    try:
+        with Watchdog(ends=False, tick_s=0.01, stuck_ticks=3):
+            for times in (1, 2):
+                assert reported.wait(10)  # this holds the loop until it is noticed
+                reported.clear()
+                assert len(caplog.records) == times
+                assert "stuck" in caplog.records[-1].getMessage()
+                await asyncio.to_thread(lambda: None)  # the loop answers again
+    finally:
+        log.removeHandler(handler)
+
+
+async def test_a_living_loop_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with Watchdog(ends=False, tick_s=0.005, stuck_ticks=40):
+        for _ in range(50):
+            await asyncio.to_thread(threading.Event().wait, 0.01)
+    assert caplog.records == []
