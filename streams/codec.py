@@ -7,9 +7,10 @@ another key order, or a new field with a default, is still the same payload.
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -45,7 +46,11 @@ def name_hash(name: str) -> bytes:
 
 def payload_hash(message: Any) -> str:
     """The hash of a decoded command: defaults left out, fixed order."""
-    return digest(msgspec.json.encode(_canonical(message), order="deterministic"))
+    return digest(_text(message))
+
+
+def _text(value: Any) -> bytes:
+    return msgspec.json.encode(_canonical(value), order="deterministic")
 
 
 def raw_hash(data: bytes) -> str:
@@ -62,19 +67,42 @@ def _plan(cls: type[msgspec.Struct]) -> tuple[Any, tuple[tuple[str, str, Any, An
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
-        (tag_field, tag), plan = _plan(type(value))
-        tree: dict[str, Any] = {} if tag_field is None else {tag_field: tag}
-        for name, encode_name, default, factory in plan:
-            item = getattr(value, name)
-            usual = factory() if factory is not msgspec.NODEFAULT else default
-            if type(item) is type(usual) and item == usual:
-                continue
-            tree[encode_name] = _canonical(item)
-        return tree
+        return _canonical_struct(value)
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_canonical(item) for item in cast("list[Any]", value)]
+    if isinstance(value, (set, frozenset)):  # msgspec can't sort sets of structs
+        items = cast("set[Any]", value)
+        return [msgspec.Raw(text) for text in sorted(_text(item) for item in items)]
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return value
+        return _canonical_dict(cast("Any", value))
+    names = _names(cast("Any", type(value)))
+    return {name: _canonical(getattr(value, name)) for name in names} if names else value
+
+
+def _canonical_struct(value: msgspec.Struct) -> dict[str, Any]:
+    (tag_field, tag), plan = _plan(type(value))
+    tree: dict[str, Any] = {} if tag_field is None else {tag_field: tag}
+    for name, encode_name, default, factory in plan:
+        item = getattr(value, name)
+        usual = factory() if factory is not msgspec.NODEFAULT else default
+        if type(item) is type(usual) and item == usual:
+            continue
+        tree[encode_name] = _canonical(item)
+    return tree
+
+
+def _canonical_dict(value: dict[Any, Any]) -> dict[str, Any]:
+    """With text for keys: msgspec sorts no others."""
+    if all(isinstance(key, str) for key in value):
+        return {key: _canonical(item) for key, item in value.items()}
+    return {_text(key).decode(): _canonical(item) for key, item in value.items()}
+
+
+@lru_cache(maxsize=4096)
+def _names(cls: Any) -> tuple[str, ...]:
+    """The fields of a dataclass or attrs class, whose defaults are not left out; else none."""
+    if is_dataclass(cls):
+        return tuple(f.name for f in fields(cls))
+    return tuple(a.name for a in getattr(cls, "__attrs_attrs__", ()))

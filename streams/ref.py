@@ -225,17 +225,16 @@ def _keyed(target: Target, key: str) -> Target:
     return Target(target.address, target.token, target.request, key)
 
 
-def _past(version: int | None, time: datetime | None) -> msgspec.Raw:
-    """What `state` asks the owner for."""
+def _past(version: Any, time: Any) -> msgspec.Raw:
+    """What `state` asks the owner for. Raises MalformedMessage."""
     if version is None and time is None:
         return NULL
     if version is not None and time is not None:
         raise MalformedMessage(cause="state: a version or a time, not both")
     if version is not None:
-        if version < 0:
-            raise MalformedMessage(cause=f"state: version {version} is below 0")
+        if type(version) is not int or version < 0:
+            raise MalformedMessage(cause=f"state: version {version!r} isn't 0 or more")
         return raw({"version": version})
-    assert time is not None
-    if time.tzinfo is None:
-        raise MalformedMessage(cause=f"state: {time!r} has no time zone")
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise MalformedMessage(cause=f"state: {time!r} isn't a datetime with a time zone")
     return raw({"time": time})
