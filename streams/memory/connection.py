@@ -51,6 +51,11 @@ class Connection:
         if epoch == self._epoch:
             callback(*args)
 
+    @property
+    def epoch(self) -> int:
+        """Which connection this is: another number after each cut."""
+        return self._epoch
+
     def demand(self) -> None:
         """Raises Unreachable without a connection."""
         if not self.up:

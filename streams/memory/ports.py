@@ -160,25 +160,21 @@ class MemoryConsumer:
         self._on_lost = on_lost
         self._taking = True
         self._told = False
-
-    @property
-    def exists(self) -> bool:
-        """Whether the broker still has it."""
-        return self._queue.info(self.name) is not None
+        self._epoch = connection.epoch
 
     def grant(self, credit: int) -> None:
         """Allow this many more deliveries."""
-        if self._taking and self.connection.up:
+        if self._taking and self._bound:
             self._queue.grant(self.name, self, credit)
 
     def ack(self, handle: str) -> None:
         """Remove the message from the stream."""
-        if self.connection.up:
+        if self._bound:
             self._queue.ack(handle)
 
     def progress(self, handle: str) -> None:
         """Still at work."""
-        if self.connection.up:
+        if self._bound:
             self._queue.progress(handle)
 
     async def info(self) -> ConsumerInfo | None:
@@ -190,6 +186,7 @@ class MemoryConsumer:
         """Take nothing more."""
         self._taking = False
         self._queue.detach(self.name, self)
+        self._commands.forget(self)
 
     def detach(self) -> None:
         """The connection breaks: the broker sees that nobody pulls."""
@@ -200,9 +197,14 @@ class MemoryConsumer:
         if self._taking and not self._told:
             self._on_delivery(delivery)
 
+    @property
+    def _bound(self) -> bool:
+        """Whether acks may go out: only on the connection that it was created on."""
+        return self.connection.up and self.connection.epoch == self._epoch and not self._told
+
     def lost(self, reason: str) -> None:
-        """The consumer is this session's no more; told once."""
-        if not self._told:
+        """The consumer is this session's no more; told once, and never after `stop`."""
+        if self._taking and not self._told:
             self._told = True
             self._commands.forget(self)
             self._on_lost(reason)
@@ -256,7 +258,6 @@ class MemoryCommands:
             raise Unreachable(f"there is no command stream of {entity} yet")
         consumer = MemoryConsumer(self, queue, name, self._connection, on_delivery, on_lost)
         queue.create(shard, name, owner=owner, ack_wait_s=self._ack_wait_s, attached=consumer)
-        self._consumers = {c: None for c in self._consumers if c.exists}
         self._consumers[consumer] = None
         return await self._connection.answer(consumer)
 

@@ -13,7 +13,7 @@ from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import Session
 
-from .backend import SHARDS, TYPE
+from .backend import SHARDS, STREAM_BYTES, TYPE
 
 T = TypeVar("T")
 
@@ -75,5 +75,7 @@ class MemoryBackend:
         return session
 
 
-def _settings(*, shards: int = SHARDS, **others: Any) -> Settings:
-    return Settings(shards=shards, **others)
+def _settings(
+    *, shards: int = SHARDS, command_stream_bytes: int = STREAM_BYTES, **others: Any
+) -> Settings:
+    return Settings(shards=shards, command_stream_bytes=command_stream_bytes, **others)

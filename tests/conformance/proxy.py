@@ -14,7 +14,7 @@ class Proxy:
         self.connections = 0
         self.refusing = False  # new connections are closed at once
         self.mute = False  # what the server says is thrown away
-        self.silenced = 0  # bytes thrown away so far
+        self.unheard = b""  # what was thrown away since the last cut
         self._target = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -27,11 +27,12 @@ class Proxy:
         return self
 
     def cut(self) -> None:
-        """Break all connections; the mute end with them."""
+        """Break all connections; silence ends with them."""
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
         self.mute = False
+        self.unheard = b""
 
     async def close(self) -> None:
         """End it."""
@@ -64,7 +65,7 @@ class Proxy:
         try:
             while data := await reader.read(1 << 16):
                 if from_server and self.mute:
-                    self.silenced += len(data)
+                    self.unheard += data
                     continue
                 writer.write(data)
                 await writer.drain()

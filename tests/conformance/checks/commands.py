@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from perdure.streams.port import Appended, Full, NoAck, NoStream, Refused
+from perdure.streams.port import Appended, Full, Message, NoAck, NoStream, Refused
 from perdure.streams.subjects import escape
 
 from ..backend import SHARDS, TYPE, Backend, address, begin, round_trip, settled, tell, until
@@ -140,12 +140,15 @@ async def a_plain_publish_is_a_tell(backend: Backend) -> None:
     term = await begin(backend, session, "g1-s0-t1-a", credit=10)
     to = session.subjects.to(TYPE, "a-1")
     session.asks.send(to, b"one", headers={"Idempotency-Key": "k-1", "X": "y z"})
-    answer = await session.asks.request(to, b"two", timeout_s=backend.patience_s)
+    answers: list[Message] = []
+    inbox = session.asks.inbox(answers.append)
+    session.asks.send(to, b"two", reply=inbox.subject("1"))
     await term.got(2)
+    await until(backend, lambda: len(answers) == 1, "the acknowledgement")
     assert term.texts == ["one", "two"]
     assert dict(term.deliveries[0].headers or {}) == {"Idempotency-Key": "k-1", "X": "y z"}
     assert not term.deliveries[1].headers
-    body = json.loads(answer.data)
+    body = json.loads(answers[0].data)
     assert body["seq"] == term.deliveries[1].sequence
     assert body["stream"] == session.subjects.command_stream(TYPE)
 

@@ -18,7 +18,8 @@ async def a_rewound_stream_gives_its_sequences_again(backend: Backend) -> None:
     await old.got(4)
     await backend.rewind(session)
     await old.ended()
-    assert old.lost == ["reconnected"]
+    assert len(old.lost) == 1
+    assert old.lost[0] in ("reconnected", "restarted")
     again = await tell(publisher, "a-1", "e")
     assert again == lost[:1]
     await session.commands.delete(TYPE, old.name)

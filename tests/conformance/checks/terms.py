@@ -201,6 +201,29 @@ async def a_term_ends_with_its_connection(backend: Backend) -> None:
     assert (term.texts, len(term.lost)) == (list("ab"), 1)
 
 
+async def a_lost_term_acks_nothing(backend: Backend) -> None:
+    """Its consumer is still there, but the stream may have been rewound: no ack goes out."""
+    session, other = await backend.session(), await backend.session()
+    await session.provision(TYPE)
+    sequences = await tell(session, "a-1", *"abc")
+    lost = await begin(backend, session, OLD, credit=10)
+    stopped = await begin(backend, session, "g1-s0-t1-b", id="b-1", credit=10)
+    sequences += await tell(session, "b-1", "x")
+    await lost.got(3)
+    await stopped.got(1)
+    await stopped.consumer.stop()
+    await backend.disconnect(session)
+    await lost.ended()
+    for term in (lost, stopped):
+        for delivery in term.deliveries:
+            term.consumer.ack(delivery.handle)
+    await round_trip(session)
+    await tell(session, "c-1", "y")
+    for sequence in sequences:
+        assert await other.commands.by_sequence(TYPE, sequence) is not None
+    assert (lost.lost, stopped.lost) == (["reconnected"], [])
+
+
 async def what_is_not_acked_comes_again(backend: Backend) -> None:
     """After ack_wait, to the same consumer, under new numbers; either handle acknowledges it."""
     session = await backend.session(ack_wait=1.0, ack_progress=0.5)
