@@ -13,11 +13,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
 
-from perdure import Settings, connect
+from perdure import Cluster, Failure, Settings, connect
 from perdure.deploy.server import EmbeddedServer
 
 from .journal import Journal, Write
@@ -45,6 +46,14 @@ class Host:
             cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONSAFEPATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},
         )
+
+    async def __aenter__(self) -> Host:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process is not None and self.process.returncode is None:
+            await self.kill()
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         assert self.process is not None
@@ -84,12 +93,21 @@ async def drained(url: str) -> None:
         await client.close()
 
 
+async def result(cluster: Cluster, id: str, key: str) -> dict[str, Any]:
+    """What came of a tell."""
+    try:
+        return plain(await cluster.at(Journal, id).result(Write, key, timeout=20))
+    except Failure as failure:
+        return plain(failure)
+
+
 @pytest.mark.timeout(LIMIT_S)
 async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path) -> None:
     actions, record, seen = tmp_path / "actions", Record(), list[int]()
-    async with EmbeddedServer(tmp_path / "store", fsync=True) as server:
-        host = Host(server.url, actions)
-        await host.start()
+    async with (
+        EmbeddedServer(tmp_path / "store", fsync=True) as server,
+        Host(server.url, actions) as host,
+    ):
         settings = Settings(url=server.url, namespace=NAMESPACE, ask_timeout=20)
         async with connect(settings=settings) as cluster:
             began = time.monotonic()
@@ -104,7 +122,7 @@ async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path) -> None:
             await chaos
             await asyncio.wait_for(drained(server.url), 120)
             for id, key in record.accepted:
-                outcome = plain(await cluster.at(Journal, id).result(Write, key, timeout=20))
+                outcome = await result(cluster, id, key)
                 assert record.answers.setdefault(key, outcome) == outcome
             verdict = judge(await read(server.url, NAMESPACE, "journal"))
             states = {id: await cluster.at(Journal, id).state() for id in verdict.entities}
