@@ -10,11 +10,13 @@ import sys
 import textwrap
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from perdure import given, memory
+from perdure import Settings, given, memory
+from perdure.entities.errors import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -93,3 +95,41 @@ def test_links_within_a_page_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_are_there(page: Path) -> None:
     for name in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py|/))`", page.read_text()):
         assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def rows(page: str, head: str) -> list[list[str]]:
+    """The rows of the table in a page whose first cell is `head`."""
+    text = (ROOT / "docs" / page).read_text()
+    table = text.partition(f"| {head} |")[2].partition("\n\n")[0]
+    found = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    assert found
+    return [[cell.strip() for cell in row] for row in found]
+
+
+def test_the_settings_and_their_defaults_are_right() -> None:
+    usual = {f.name: f.default for f in msgspec.structs.fields(Settings)}
+    for name, default, _ in rows("operating-quick.md", "setting"):
+        assert default in as_written(usual[name.strip("`")]), name
+
+
+def as_written(value: Any) -> tuple[str, ...]:
+    """The forms in which a page may show a default."""
+    if isinstance(value, timedelta):
+        return (f"{value.days} days",)
+    if isinstance(value, tuple):
+        return (", ".join(f"`{item}`" for item in cast("tuple[str, ...]", value)),)
+    return (f"`{value}`", str(value))
+
+
+def test_the_actions_to_watch_are_logged() -> None:
+    layers = ("streams", "durable", "deploy")
+    code = "".join(p.read_text() for layer in layers for p in (ROOT / layer).rglob("*.py"))
+    for names, _ in rows("operating-quick.md", "action"):
+        for name in re.findall(r"`([a-z_.]+)`", names):
+            assert f'"{name}"' in code, name
+
+
+def test_the_errors_page_has_all_eleven() -> None:
+    assert [row[0].strip("`") for row in rows("errors.md", "error")] == [
+        reason.__name__ for reason in REASONS
+    ]
