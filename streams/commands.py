@@ -36,7 +36,7 @@ class TermName:
         return f"g{self.generation}-s{self.shard}-t{self.number}-{self.nonce}"
 
 
-_TERM = re.compile(r"g(\d{1,9})-s(\d{1,9})-t(\d{1,18})-([a-z0-9]{1,32})")
+_TERM = re.compile(r"g([0-9]{1,9})-s([0-9]{1,9})-t([0-9]{1,18})-([a-z0-9]{1,32})")
 
 
 def parse_term(name: str) -> TermName | None:
@@ -45,4 +45,5 @@ def parse_term(name: str) -> TermName | None:
     if match is None:
         return None
     generation, shard, number, nonce = match.groups()
-    return TermName(int(generation), int(shard), int(number), nonce)
+    term = TermName(int(generation), int(shard), int(number), nonce)
+    return term if str(term) == name else None  # leading zeros
