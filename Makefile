@@ -26,6 +26,8 @@ KILLS ?= 20
 OPERATIONS ?= 50000
 APP ?= examples/bank.py
 DATA ?=
+# Slow kinds of tests, after the fast ones; a new folder of tests is found by itself.
+LATER := simulation chaos integration
 GATED := entities streams durable
 COVER := $(GATED:%=--cov=%) --cov-branch --cov-report=
 
@@ -36,7 +38,7 @@ setup: $(DEV) ## make .venv with everything that development needs
 
 test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
-	$(PYTEST) -q $(COVER) tests/unit tests/types tests/conformance
+	$(PYTEST) -q $(COVER) tests $(LATER:%=--ignore=tests/%)
 	$(PYTEST) -q $(COVER) --cov-append tests/simulation tests/chaos
 	@for layer in $(GATED); do \
 	  $(BIN)/coverage report --include="$$layer/*" --skip-covered --fail-under=90 || exit; \
