@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from ..entities.errors import RpcClientError
 from ..entities.settings import Settings
-from .port import Session
+from .port import Session, Unreachable
 
 MEMORY = "memory:"
 SCHEMES = ("nats", "tls", "ws", "wss")
@@ -35,4 +36,7 @@ async def open_session(settings: Settings, name: str) -> Session:
             raise ValueError(f"url: {scheme}:// isn't one of {known} and {MEMORY}")
     from .jetstream.session import open_session as open_jetstream
 
-    return await open_jetstream(settings, name=name)
+    try:
+        return await open_jetstream(settings, name=name)
+    except Unreachable as error:
+        raise RpcClientError(cause=str(error), may_have_taken_effect=False) from error
