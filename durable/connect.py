@@ -17,6 +17,7 @@ import msgspec
 
 from ..entities.entity import Entity
 from ..entities.settings import Settings
+from ..entities.snowflake import use_machine
 from ..streams.client import Cluster
 from ..streams.connect import open_session
 from .runner import Runner
@@ -38,6 +39,7 @@ async def connect(
     stream isn't what perdure needs.
     """
     settings = _settings(url, settings)
+    use_machine(settings.machine_id)
     session = await open_session(settings, name="perdure")
     cluster = Cluster(session, settings)
     try:

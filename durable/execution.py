@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -297,12 +298,8 @@ class Execution:
     # -- bodies ---------------------------------------------------------------------------------
     async def _load_bodies(self) -> bool:
         """Have the bodies of the tells whose turn comes; False to look at the queue again."""
-        front = [
-            i
-            for n, i in zip(range(BODIES), self._activation.mailbox.queue, strict=False)
-            if i.evicted
-        ]
-        for item in front:
+        front = list(islice(self._activation.mailbox.queue, BODIES))
+        for item in (item for item in front if item.evicted):
             try:
                 found = await self._activation.shard.load(item)
             except Unreachable:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from msgspec import UNSET, Raw
 
@@ -257,6 +257,13 @@ def defect_error(error: Exception) -> RpcClientError:
     )
 
 
+def as_decision(decision: Any) -> Decision[Any]:
+    """What `decide` returned, if it is a decision. Raises Unencodable."""
+    if not isinstance(decision, Decision):
+        raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
+    return cast("Decision[Any]", decision)
+
+
 def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome, list[Any]]:
     """A decision as an outcome, and its events as everybody will read them.
 
@@ -264,8 +271,7 @@ def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome
     quarantine the entity, and a reply would fail its caller. Raises Unencodable.
     """
     contract = entity.contracts[item.command.__struct_config__.tag]
-    if not isinstance(decision, Decision):
-        raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
+    decision = as_decision(decision)
     events: list[Any] = []
     raws: list[Raw] = []
     try:

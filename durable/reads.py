@@ -15,7 +15,6 @@ from msgspec import Raw
 
 from ..entities.address import Address
 from ..entities.context import Context
-from ..entities.decision import Decision
 from ..entities.entity import Entity
 from ..entities.errors import (
     ClusterError,
@@ -30,7 +29,7 @@ from ..streams.port import Session
 from .folded import Folded, evolve_all, fold
 from .item import Asker
 from .ledger import Ledger, LedgerLimits
-from .plan import Unencodable
+from .plan import Unencodable, as_decision
 
 
 @dataclass(slots=True, eq=False)
@@ -68,17 +67,19 @@ def answer_query(
     contract = entity.contracts[read.message.__struct_config__.tag]
     try:
         context = Context(address, folded.version, now, None)
-        decision: Any = entity.decide(folded.state, read.message, context)
-        if not isinstance(decision, Decision) or decision.events or decision.failure is not None:
-            raise Unencodable(f"{contract.tag}: a query is answered by query.answer(...)")
-        reply = raw(decision.reply)
-        contract.reply_decoder.decode(reply)
-    except (Unencodable, TypeError, msgspec.MsgspecError) as error:
-        return SerializationError(cause=str(error)[:1000], may_have_taken_effect=False)
+        returned: Any = entity.decide(folded.state, read.message, context)
     except Exception as error:  # user code
         return RpcClientError(
             cause=f"defect: {type(error).__name__}: {error}"[:1000], may_have_taken_effect=False
         )
+    try:
+        decision = as_decision(returned)
+        if decision.events or decision.failure is not None:
+            raise Unencodable(f"{contract.tag}: a query is answered by query.answer(...)")
+        reply = raw(decision.reply)
+        contract.reply_decoder.decode(reply)
+    except (Unencodable, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        return SerializationError(cause=str(error)[:1000], may_have_taken_effect=False)
     return encode_answer(Answer(reply=reply, seq=folded.sequence, version=folded.version))
 
 

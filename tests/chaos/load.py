@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from perdure import Cluster, ClusterError, Failure, error_tag
+from perdure import Cluster, ClusterError, error_tag
 
-from .journal import Journal, Write
+from .journal import Declined, Journal, Receipt, Write
 
 PAUSE_S = 0.05
 """Between two tries of a command that met a cluster error, in seconds."""
@@ -31,10 +31,10 @@ class Record:
     done: int = 0
 
 
-def plain(outcome: Any) -> dict[str, Any]:
+def plain(outcome: Receipt | Declined) -> dict[str, Any]:
     """An outcome as the oracle writes it."""
-    kind = "failure" if isinstance(outcome, Failure) else "reply"
-    tag = "declined" if isinstance(outcome, Failure) else "receipt"
+    declined = isinstance(outcome, Declined)
+    kind, tag = ("failure", "declined") if declined else ("reply", "receipt")
     return {kind: {"type": tag, "n": outcome.n, "digest": outcome.digest}}
 
 

@@ -42,7 +42,8 @@ class Verdict:
 
 async def read(url: str, namespace: str, entity: str) -> list[tuple[str, dict[str, str], bytes]]:
     """Every message of the log stream: subject, headers, bytes."""
-    client = await nats.connect(url, connect_timeout=5)
+    module: Any = nats  # its annotations are partly missing
+    client = await module.connect(url, connect_timeout=5)
     try:
         js = client.jetstream()
         stream = f"{namespace.upper()}_LOG_{entity}"

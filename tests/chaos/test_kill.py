@@ -18,10 +18,10 @@ from typing import Any
 import nats
 import pytest
 
-from perdure import Cluster, Failure, Settings, connect
+from perdure import Cluster, Settings, connect
 from perdure.deploy.server import EmbeddedServer
 
-from .journal import Journal, Write
+from .journal import Declined, Journal, Write
 from .load import Caller, Record, plain
 from .oracle import judge, read
 
@@ -82,7 +82,8 @@ async def progress(record: Record) -> None:
 
 async def drained(url: str) -> None:
     """Until every accepted tell is settled: the command stream is empty."""
-    client = await nats.connect(url)
+    module: Any = nats
+    client = await module.connect(url)
     try:
         js = client.jetstream()
         while (  # noqa: ASYNC110 (the server counts)
@@ -97,7 +98,7 @@ async def result(cluster: Cluster, id: str, key: str) -> dict[str, Any]:
     """What came of a tell."""
     try:
         return plain(await cluster.at(Journal, id).result(Write, key, timeout=20))
-    except Failure as failure:
+    except Declined as failure:
         return plain(failure)
 
 
