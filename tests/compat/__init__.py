@@ -1,0 +1,1 @@
+"""Golden files: what was written once stays readable, and means the same."""
