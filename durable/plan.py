@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, Raw
 
@@ -261,7 +261,8 @@ def as_decision(decision: Any) -> Decision[Any]:
     """What `decide` returned, if it is a decision. Raises Unencodable."""
     if not isinstance(decision, Decision):
         raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
-    return cast("Decision[Any]", decision)
+    known: Decision[Any] = decision
+    return known
 
 
 def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome, list[Any]]:
