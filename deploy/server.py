@@ -298,6 +298,6 @@ class EmbeddedServer:
     @staticmethod
     def _signal(process: Process, number: int) -> None:
         if process.returncode is None:
-            if number != signal.SIGSTOP:
-                process.send_signal(signal.SIGCONT)  # a frozen process hears nothing else
             process.send_signal(number)
+            if number == signal.SIGTERM:
+                process.send_signal(signal.SIGCONT)  # a frozen process would never hear it

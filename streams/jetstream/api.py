@@ -113,6 +113,8 @@ async def call(
     data = b"" if body is None else msgspec.json.encode(body)
     answer = await connection.request(f"$JS.API.{subject}", data, timeout_s=TIMEOUT_S)
     if no_responders(answer):
+        if await connection.ends():
+            raise Unreachable("the server stops")
         raise Incompatible(f"nobody answers $JS.API.{subject}: no JetStream here. {ENABLE}")
     try:
         response = msgspec.json.decode(answer.data, type=kind)

@@ -15,6 +15,7 @@ from ..port import (
     Delivery,
     Incompatible,
     NoAck,
+    NoStream,
     PublishAnswer,
     Refused,
     Unreachable,
@@ -55,7 +56,9 @@ class JetStreamCommands:
         if isinstance(result, Denied):
             return Refused(DENIED, result.why)
         stream = self._subjects.command_stream(address.entity)
-        return answer_of(result.data, stream=stream, no_responders=no_responders(result))
+        if no_responders(result):
+            return await self._nobody(stream)
+        return answer_of(result.data, stream=stream)
 
     async def consumers(self, entity: str) -> list[ConsumerInfo]:
         """All consumers of the type's command stream. Raises Unreachable."""
@@ -129,6 +132,18 @@ class JetStreamCommands:
         token = found.subject.rpartition(".")[2]
         time_ns = parse_time(found.time)
         return Delivery("", 0, found.seq, time_ns, token, found.data, found.headers(), "")
+
+    async def _nobody(self, stream: str) -> PublishAnswer:
+        """Nobody took a tell: there is no stream, or it has no leader for some seconds."""
+        try:
+            found = await call(
+                self._connection, f"STREAM.INFO.{stream}", None, Response, accept=(NO_STREAM,)
+            )
+        except Incompatible:
+            return NoStream()  # a caller's account has no JetStream of its own
+        except Unreachable as error:
+            return NoStream() if self._connection.alive else NoAck(str(error))
+        return NoStream() if found.error is not None else NoAck(f"{stream} has no leader")
 
     async def _sharding(self, entity: str) -> Any:
         try:

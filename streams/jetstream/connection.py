@@ -37,6 +37,8 @@ TICK_S = 0.1
 RETRY_BASE_S = 0.05
 RETRY_MAX_S = 2.0
 """Between rounds of reconnecting: soon at first, since servers restart in well under a second."""
+ENDING_S = 0.5
+"""How long a server that stops may keep a connection open after its JetStream is gone."""
 IN_FLIGHT_BYTES = 32 * 1024**2
 """Publishes that wait for their acknowledgement; more wait before they are sent."""
 SUBJECT_LENGTH = 960
@@ -50,6 +52,7 @@ VIOLATIONS = 100
 """Permission violations remembered, for `perdure check`."""
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+_BLANK = re.compile(r"[\s\x00]")
 
 
 class Bound(Protocol):
@@ -104,7 +107,9 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        return f"<Connection {self._name} {self.link and self.link.client.connected_url}>"
+        url = self.link.client.connected_url if self.link is not None else None
+        where = "down" if url is None else shown(url.geturl())
+        return f"<Connection {self._name} {where} links={self.links} waiting={len(self.replies)}>"
 
     # -- its life ---------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -163,6 +168,13 @@ class Connection:
         """Wait before trying again; shorter if the session is closed."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
+
+    async def ends(self) -> bool:
+        """Whether the link is lost just now: a server that stops leaves JetStream first."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._lost.wait(), ENDING_S)
+            return True
+        return self.closed
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for."""
@@ -236,8 +248,7 @@ class Connection:
     def _check(
         self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None
     ) -> int:
-        if len(subject) + len(reply) > SUBJECT_LENGTH:
-            raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
+        _check_subject(subject, reply)
         size = len(data) + headers_size(headers)
         if size > self.max_payload:
             raise TooLarge(f"{size} bytes, the server takes {self.max_payload}")
@@ -246,6 +257,7 @@ class Connection:
     # -- receiving --------------------------------------------------------------------------------
     async def subscribe(self, subject: str, handler: Handler) -> Listener:
         """Listen, on this link and all later ones; on return the server knows of it."""
+        _check_subject(subject, "")
         listener = Listener(subject, handler)
         link = self.live()
         self._listeners[listener] = None
@@ -314,7 +326,7 @@ class Connection:
         self._up.set()
 
     async def _keep(self) -> None:
-        while True:
+        while not self.closed:  # nats-py may swallow the cancellation while it connects
             await self._lost.wait()
             link, self.link = self.link, None
             logger.warning("%s: the connection was lost", self._name)
@@ -322,13 +334,15 @@ class Connection:
             if link is not None:
                 self._retire(link)
             await self._relink()
+            if self.closed:
+                return
             logger.warning("%s: connected again", self._name)
             for thing in list(self._bound):
                 thing.ended("reconnected")
 
     async def _relink(self) -> None:
         wait_s = RETRY_BASE_S
-        while True:
+        while not self.closed:
             try:
                 return await self._adopt(await self._dial())
             except (Unreachable, Incompatible) as error:
@@ -384,6 +398,13 @@ class Connection:
         if self.closed:
             return "the session is closed"
         return f"no connection to {', '.join(map(shown, self._urls))}"
+
+
+def _check_subject(subject: str, reply: str) -> None:
+    if len(subject) + len(reply) > SUBJECT_LENGTH:
+        raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
+    if not subject or _BLANK.search(subject) or (reply and _BLANK.search(reply)):
+        raise ValueError(f"not a subject: {subject!r}, reply {reply!r}")
 
 
 def headers_size(headers: Mapping[str, str] | None) -> int:

@@ -17,7 +17,6 @@ from ..port import (
     Full,
     Incompatible,
     NoAck,
-    NoStream,
     PublishAnswer,
     Refused,
     Taken,
@@ -99,10 +98,8 @@ def append_answer(data: bytes, *, stream: str, no_responders: bool) -> AppendAns
     return Appended(ack.seq)
 
 
-def publish_answer(data: bytes, *, stream: str, no_responders: bool) -> PublishAnswer:
+def publish_answer(data: bytes, *, stream: str) -> PublishAnswer:
     """What the answer of a work queue or a register means."""
-    if no_responders:
-        return NoStream()
     ack = _decode(data)
     if ack is None or (ack.error is None and ack.stream != stream):
         return NoAck(f"not an answer of {stream}: {data[:100]!r}")

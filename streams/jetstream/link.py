@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from nats.aio.client import Client, Server
@@ -34,6 +34,9 @@ PING_S = 3
 PINGS = 2
 CLOSE_TIMEOUT_S = 2.0
 """For the last flush, and for closing the socket."""
+CANCELS = 20
+CANCEL_S = 0.1
+"""How often, and with what pause, something that was given up is told so."""
 PARKED_S = 3600.0
 """nats-py waits this long before it would reconnect; we are gone long before."""
 PENDING_MESSAGES = 256 * 1024
@@ -125,7 +128,8 @@ async def dial(
         on_end(client)
 
     try:
-        await asyncio.wait_for(
+        await _within(
+            DIAL_TIMEOUT_S,
             client.connect(
                 servers=urls,
                 name=name,
@@ -141,7 +145,6 @@ async def dial(
                 reconnect_to_server_handler=_park,
                 **options,
             ),
-            DIAL_TIMEOUT_S,
         )
         check_version(_version(client))
     except (Error, OSError, TimeoutError) as error:
@@ -169,9 +172,33 @@ def _told(error: Exception) -> str:
     return str(error) or repr(error)
 
 
+async def _within(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work that may swallow its cancellation, as `wait_for` in it does on 3.11."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        await _give_up(task)
+        raise
+    if not done:
+        await _give_up(task)
+        raise TimeoutError(f"not within {timeout_s:g} s")
+    task.result()
+
+
+async def _give_up(task: asyncio.Task[None]) -> None:
+    for _ in range(CANCELS):
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=CANCEL_S)
+        if done and not task.cancelled():
+            logger.debug("after giving up: %r", task.exception())
+        if done:
+            return
+
+
 async def _close(client: Client) -> None:
     try:
-        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+        await _within(CLOSE_TIMEOUT_S, client.close())
     except (Error, OSError, TimeoutError, AttributeError) as error:
         # nats-py writes its rest to a transport that is gone; AttributeError is its WebSocket's.
         logger.debug("while closing: %r", error)

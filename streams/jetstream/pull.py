@@ -26,14 +26,15 @@ from .replies import Received
 
 logger = logging.getLogger("perdure.jetstream")
 
-EXPIRES_S = 30
+EXPIRES_S = 30.0
 """How long one request stays open."""
-HEARTBEAT_S = 2
+HEARTBEAT_S = 2.0
 """How often the server shows that a request is still open."""
 SILENCE_S = 2 * HEARTBEAT_S + 1.0
 """After this the server is asked whether the consumer is still there."""
 
-_OPTIONS = f'"expires":{EXPIRES_S}000000000,"idle_heartbeat":{HEARTBEAT_S}000000000'
+
+_NS = 1_000_000_000
 
 
 class Credit:
@@ -163,8 +164,8 @@ class Pull:
         batch = 0 if self.over or not self._link.alive else self._credit.take()
         if batch:
             self._number += 1
-            body = b'{"batch":%d,%s}' % (batch, _OPTIONS.encode())
-            if not self._link.outbox.put(self._subject, body, f"{self._inbox}.{self._number}"):
+            reply = f"{self._inbox}.{self._number}"
+            if not self._link.outbox.put(self._subject, _request(batch), reply):
                 self._credit.forget()  # asked again after the silence that follows
 
     # -- what doesn't come ------------------------------------------------------------------------
@@ -213,6 +214,11 @@ class Pull:
             self._on_end(reason)
         except Exception:
             logger.exception("on_lost of %s failed", self._consumer)
+
+
+def _request(batch: int) -> bytes:
+    expires, heartbeat = int(EXPIRES_S * _NS), int(HEARTBEAT_S * _NS)
+    return f'{{"batch":{batch},"expires":{expires},"idle_heartbeat":{heartbeat}}}'.encode()
 
 
 async def info(connection: Connection, stream: str, consumer: str) -> ConsumerResponse | None:

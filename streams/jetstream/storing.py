@@ -21,7 +21,10 @@ async def stored(connection: Connection, stream: str, subject: str, data: bytes)
     if isinstance(result, (Lost, Denied)):
         logger.warning("not stored at %s: %s", subject, result.why)
         return False
-    answer = publish_answer(result.data, stream=stream, no_responders=no_responders(result))
+    if no_responders(result):
+        logger.warning("not stored at %s: %s doesn't exist, or has no leader", subject, stream)
+        return False
+    answer = publish_answer(result.data, stream=stream)
     if not isinstance(answer, Appended):
         logger.warning("not stored at %s: %s", subject, answer)
     return isinstance(answer, Appended)

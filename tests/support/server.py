@@ -7,6 +7,7 @@ servers for tests that kill, freeze or configure them.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,9 @@ from perdure.entities.settings import Settings
 
 if TYPE_CHECKING:
     from perdure.streams.jetstream.session import JetStreamSession
+
+PATIENCE_S = 20.0
+"""How long a test waits for what must come."""
 
 _numbers = itertools.count(1)
 
@@ -65,6 +69,15 @@ def settings_for(server: EmbeddedServer, namespace: str, **changes: Any) -> Sett
     """Settings of a small, quick test on that server."""
     given: dict[str, Any] = {"url": server.url, "namespace": namespace, "shards": 4, **changes}
     return Settings(**given)
+
+
+async def until(condition: Callable[[], bool], what: str = "it") -> None:
+    """Wait until something has come about; fails after PATIENCE_S."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE_S
+    while not condition():
+        assert loop.time() < end, f"{what} never came"
+        await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

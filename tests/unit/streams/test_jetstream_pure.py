@@ -1,0 +1,429 @@
+"""The parts of the JetStream backend that need no server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.entities.clock import to_datetime
+from perdure.entities.settings import Settings
+from perdure.streams.jetstream.api import RawMessage, parse_headers, parse_time
+from perdure.streams.jetstream.connection import headers_size, no_responders
+from perdure.streams.jetstream.consumer import delivery_of
+from perdure.streams.jetstream.errors import (
+    Denied,
+    Lost,
+    Problem,
+    api_error,
+    append_answer,
+    check_version,
+    publish_answer,
+)
+from perdure.streams.jetstream.login import options, servers, shown
+from perdure.streams.jetstream.pull import Credit
+from perdure.streams.jetstream.replies import Replies
+from perdure.streams.jetstream.room import Room
+from perdure.streams.port import (
+    Appended,
+    Full,
+    Incompatible,
+    NoAck,
+    Refused,
+    Taken,
+    Unreachable,
+    WrongLast,
+)
+
+
+class Arrived:
+    def __init__(
+        self,
+        subject: str = "s",
+        data: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.subject, self.data, self.reply, self.headers = subject, data, reply, headers
+
+
+# -- what the server says -----------------------------------------------------------------------
+@pytest.mark.parametrize("version", ["2.15.1", "2.15.10", "2.16.0-RC.1", "3.0.0", "2.15.1+build"])
+def test_servers_that_are_new_enough(version: str) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["2.15.0", "2.9.25", "1.99.99", "2.15.1-RC.1"])
+def test_older_servers_are_refused_with_both_versions(version: str) -> None:
+    with pytest.raises(Incompatible, match=f"{version}, perdure needs 2.15.1") as caught:
+        check_version(version)
+    assert "upgrade" in str(caught.value)
+
+
+def test_a_version_that_can_not_be_read() -> None:
+    with pytest.raises(Incompatible, match="can't be read"):
+        check_version("unknown")
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("2026-11-24T10:02:45.362643306Z", 1_795_514_565_362_643_306),
+        ("2026-11-24T10:02:45.3Z", 1_795_514_565_300_000_000),
+        ("2026-11-24T10:02:45.000000001Z", 1_795_514_565_000_000_001),
+    ],
+)
+def test_the_servers_times(text: str, ns: int) -> None:
+    assert parse_time(text) == ns
+
+
+@given(st.integers(min_value=0, max_value=9_000_000_000_000_000_000))
+def test_times_are_read_to_the_nanosecond(ns: int) -> None:
+    whole = to_datetime(ns - ns % 1_000_000_000).strftime("%Y-%m-%dT%H:%M:%S")
+    text = f"{whole}.{ns % 1_000_000_000:09}".rstrip("0").rstrip(".")
+    assert parse_time(text + "Z") == ns
+
+
+@pytest.mark.parametrize("text", ["", "2026-11-24T10:02:45+01:00", "2026-11-24T10:02:45.xZ", "Z"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"time|isoformat"):
+        parse_time(text)
+
+
+def test_headers_of_stored_messages() -> None:
+    raw = b"NATS/1.0\r\nPerdure-Commit: ab\r\nA:  b:c \r\nno colon\r\n\r\n"
+    assert parse_headers(raw) == {"Perdure-Commit": "ab", "A": "b:c"}
+    plain = RawMessage(7, "1970-01-01T00:00:01Z", "s", b"x")
+    assert plain.headers() is None
+    assert plain.stored().mark is None
+    assert plain.stored().time_ns == 1_000_000_000
+
+
+def test_deliveries_are_read_from_both_forms_of_their_acknowledgement() -> None:
+    short = "$JS.ACK.BANK_CMD_account.g1-s7-t43-x8k2.2.1234.56.1795514567379057666.4"
+    long = "$JS.ACK.dom.acchash.BANK_CMD_account.g1-s7-t43-x8k2.2.1234.56.1795514567379057666.4.r"
+    for handle in (short, long, long.removesuffix(".r")):
+        delivery = delivery_of(Arrived("bank.cmd.account.1.7.a=2E1", b"data", handle, {"h": "v"}))
+        assert delivery.consumer == "g1-s7-t43-x8k2"
+        assert delivery.consumer_sequence == 56
+        assert delivery.sequence == 1234
+        assert delivery.time_ns == 1795514567379057666
+        assert delivery.token == "a=2E1"
+        assert delivery.handle == handle
+        assert delivery.headers == {"h": "v"}
+
+
+OK = b'{"stream":"S","seq":5}'
+
+
+def error(code: int, text: str = "why") -> bytes:
+    return b'{"error":{"code":400,"err_code":%d,"description":"%s"},"stream":"S","seq":0}' % (
+        code,
+        text.encode(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (OK, Appended(5)),
+        (error(10071, "wrong last sequence: 5"), WrongLast()),
+        (error(10164), WrongLast()),
+        (error(10077, "maximum bytes exceeded"), Refused(10077, "maximum bytes exceeded")),
+        (error(10054), Refused(10054, "why")),
+    ],
+)
+def test_answers_to_an_append(data: bytes, answer: object) -> None:
+    assert append_answer(data, stream="S", no_responders=False) == answer
+
+
+@pytest.mark.parametrize("data", [b"", b"ok", b"[]", b"\xff", b'{"stream":"T","seq":5}', b"{}"])
+def test_somebody_elses_answer_is_none(data: bytes) -> None:
+    assert isinstance(append_answer(data, stream="S", no_responders=False), NoAck)
+    assert isinstance(publish_answer(data, stream="S"), NoAck)
+
+
+def test_nobody_answers() -> None:
+    append = append_answer(b"", stream="S", no_responders=True)
+    assert isinstance(append, Refused)
+    assert append.code == 503
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (OK, Appended(5)),
+        (error(10077, "maximum messages per subject exceeded"), Full()),
+        (error(10077, "maximum bytes exceeded"), Refused(10077, "maximum bytes exceeded")),
+        (error(10071), Refused(10071, "why")),
+    ],
+)
+def test_answers_to_a_tell(data: bytes, answer: object) -> None:
+    assert publish_answer(data, stream="S") == answer
+
+
+def test_a_swallowed_duplicate_was_not_stored() -> None:
+    data = b'{"stream":"S","seq":5,"duplicate":true}'
+    answer = publish_answer(data, stream="S")
+    assert isinstance(answer, Refused)
+    assert "Nats-Msg-Id" in answer.why
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        (10039, Incompatible, "enable it on the server"),
+        (10076, Incompatible, "enable it on the server"),
+        (10065, Incompatible, "another namespace"),
+        (10047, Incompatible, "command_stream_bytes"),
+        (10074, Incompatible, "replicas"),
+        (10148, Taken, "why"),
+        (10100, Taken, "why"),
+        (10008, Unreachable, "why"),
+        (10026, Unreachable, "why"),
+    ],
+)
+def test_errors_of_the_api(code: int, kind: type[Exception], text: str) -> None:
+    raised = api_error("STREAM.CREATE.S", Problem(400, code, "why"))
+    assert type(raised) is kind
+    assert text in str(raised)
+    assert f"({code})" in str(raised)
+
+
+def test_no_responders_is_a_status_without_data() -> None:
+    assert no_responders(Arrived(headers={"Status": "503"}))
+    assert not no_responders(Arrived(headers={"Status": "503"}, data=b"x"))
+    assert not no_responders(Arrived(headers={"Status": "404"}))
+    assert not no_responders(Arrived())
+
+
+def test_the_size_of_headers() -> None:
+    assert headers_size(None) == 0
+    assert headers_size({"A": "é"}) == len("NATS/1.0\r\nA: é\r\n\r\n".encode())
+
+
+# -- credit -------------------------------------------------------------------------------------
+def test_credit_is_asked_for_at_once_and_then_by_halves() -> None:
+    credit = Credit()
+    assert credit.take() == 0
+    credit.grant(256)
+    assert credit.take() == 256
+    asked: list[int] = []
+    for _ in range(512):
+        credit.arrived()
+        credit.grant(1)
+        asked.append(credit.take())
+    assert [n for n in asked if n] == [128, 128, 128, 128]
+    assert credit.free + credit.out == 256
+
+
+def test_what_a_request_did_not_use_is_free_again() -> None:
+    credit = Credit()
+    credit.grant(10)
+    credit.take()
+    credit.arrived()
+    credit.returned(9)
+    assert (credit.free, credit.out) == (9, 0)
+    assert credit.take() == 9
+    credit.returned(100)
+    assert (credit.free, credit.out) == (9, 0)
+    credit.take()
+    credit.forget()
+    assert (credit.free, credit.out) == (9, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("gatrf"), st.integers(0, 50))))
+def test_no_more_is_asked_for_than_was_granted(steps: list[tuple[str, int]]) -> None:
+    credit, granted, came = Credit(), 0, 0
+    for step, number in steps:
+        match step:
+            case "g":
+                credit.grant(number)
+                granted += number
+            case "a" if credit.out:
+                credit.arrived()
+                came += 1
+            case "t":
+                credit.take()
+            case "r":
+                credit.returned(number)
+            case "f":
+                credit.forget()
+            case _:
+                credit.take()
+        assert credit.free >= 0
+        assert credit.out >= 0
+        assert credit.free + credit.out + came == granted
+
+
+# -- replies and room ---------------------------------------------------------------------------
+async def test_replies_find_who_waits() -> None:
+    replies = Replies("_INBOX.x", 60.0)
+    subject, future = replies.ack("s")
+    other, second = replies.ack("s")
+    assert subject != other
+    answer = Arrived(subject)
+    replies.settle(answer)
+    replies.settle(answer)  # once more: nobody waits
+    replies.settle(Arrived("_INBOX.x.nothing"))
+    assert await future is answer
+    assert not second.done()
+    assert len(replies) == 1
+    replies.end("gone")
+    assert await second == Lost("gone")
+    assert len(replies) == 0
+
+
+async def test_overdue_acknowledgements_are_swept_oldest_first() -> None:
+    now = asyncio.get_running_loop().time()
+    replies = Replies("_INBOX.x", 10.0)
+    _, first = replies.ack("s.1")
+    replies.sweep(now + 5)
+    assert not first.done()
+    replies.sweep(now + 11)
+    assert isinstance(await first, Lost)
+    assert len(replies) == 0
+
+
+async def test_a_request_has_its_own_timeout() -> None:
+    replies = Replies("_INBOX.x", 10.0)
+    _, future, over = replies.request("s", 0.01)
+    result = await asyncio.wait_for(future, 5)
+    assert result == Lost("no answer on s in 0.01 s")
+    over()
+    assert len(replies) == 0
+
+
+async def test_a_cancelled_request_is_no_trouble() -> None:
+    replies = Replies("_INBOX.x", 10.0)
+    subject, future = replies.ack("s")
+    future.cancel()
+    replies.settle(Arrived(subject))
+    _, future = replies.ack("s")
+    future.cancel()
+    replies.end("gone")
+    assert len(replies) == 0
+
+
+async def test_a_denied_publish_ends_its_requests_only() -> None:
+    replies = Replies("_INBOX.x", 10.0)
+    _, denied = replies.ack("log.A")
+    _, other = replies.ack("log.b")
+    _, asked, over = replies.request("log.A", 10)
+    replies.deny("log.a", "no")
+    assert await denied == await asked == Denied("no")
+    assert not other.done()
+    over()
+
+
+async def test_room_is_given_in_turn() -> None:
+    room = Room(100)
+    await room.take(60)
+    large = asyncio.ensure_future(room.take(50))
+    small = asyncio.ensure_future(room.take(10))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not large.done()
+    assert not small.done()  # the large one would starve
+    room.give(60)
+    await asyncio.gather(large, small)
+    assert room.taken == 60
+
+
+async def test_a_message_larger_than_the_room_gets_all_of_it() -> None:
+    room = Room(100)
+    await room.take(1000)
+    waiting = asyncio.ensure_future(room.take(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    room.give(1000)
+    await waiting
+
+
+async def test_who_gives_up_takes_no_room() -> None:
+    room = Room(100)
+    await room.take(100)
+    first, second = (asyncio.ensure_future(room.take(100)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    room.give(100)
+    await second
+    third = asyncio.ensure_future(room.take(100))
+    await asyncio.sleep(0)
+    room.give(100)
+    third.cancel()  # it was its turn, and it doesn't know yet
+    with pytest.raises(asyncio.CancelledError):
+        await third
+    assert room.taken == 0
+
+
+async def test_the_end_lets_everybody_go() -> None:
+    room = Room(100)
+    await room.take(100)
+    waiting = asyncio.ensure_future(room.take(100))
+    await asyncio.sleep(0)
+    room.end()
+    await waiting
+    room.give(100)
+    room.give(100)
+    assert room.taken == 0
+
+
+# -- logging in ---------------------------------------------------------------------------------
+def test_servers_of_a_url() -> None:
+    assert servers(Settings(url="nats://a:1,b")) == ["nats://a:1", "b"]
+    with pytest.raises(Incompatible, match="can't be mixed"):
+        servers(Settings(url="ws://a,nats://b"))
+    with pytest.raises(Incompatible, match="no server"):
+        servers(Settings(url=","))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nothing(_name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", nothing)
+    with pytest.raises(Incompatible, match="pip install aiohttp"):
+        servers(Settings(url="ws://a"))
+    seed = tmp_path / "seed"
+    seed.write_text("SU…")
+    with pytest.raises(Incompatible, match="pip install nkeys"):
+        options(Settings(nkey_seed=str(seed)))
+    with pytest.raises(Incompatible, match="pip install nkeys"):
+        options(Settings(credentials=str(seed)))
+
+
+def test_log_in_options() -> None:
+    assert options(Settings()) == {}
+    assert options(Settings(user="u", password="p")) == {"user": "u", "password": "p"}
+    assert options(Settings(user="u")) == {"user": "u", "password": ""}
+    assert options(Settings(token="t")) == {"token": "t"}
+
+
+def test_files_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(_name: str) -> object:
+        return object()
+
+    monkeypatch.setattr("importlib.util.find_spec", found)
+    missing = str(tmp_path / "missing")
+    for setting in ("tls_ca", "credentials", "nkey_seed"):
+        given: dict[str, Any] = {setting: missing}
+        with pytest.raises(Incompatible, match=rf"{setting}: .*missing: No such file"):
+            options(Settings(**given))
+    file = tmp_path / "file"
+    file.write_text("not a certificate")
+    assert options(Settings(credentials=str(file))) == {"user_credentials": str(file)}
+    assert options(Settings(nkey_seed=str(file))) == {"nkeys_seed": str(file)}
+    with pytest.raises(Incompatible, match="tls_ca"):
+        options(Settings(tls_ca=str(file)))
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("nats://me:secret@host:4222") == "nats://***@host:4222"
+    assert shown("nats://host:4222") == "nats://host:4222"
