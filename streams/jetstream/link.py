@@ -88,9 +88,13 @@ class Link:
                 await subscription.unsubscribe()
 
     async def sync(self) -> None:
-        """Wait until the server has handled what was sent before. Raises Unreachable."""
+        """Wait until the server has handled what was sent before. Raises Unreachable.
+
+        Twice: nats-py writes the first ping ahead of what its buffer still holds.
+        """
         try:
-            await self.client.flush(CONNECT_TIMEOUT_S)
+            for _ in range(2):
+                await self.client.flush(CONNECT_TIMEOUT_S)
         except (Error, OSError) as error:
             raise Unreachable(f"the connection was lost: {error!r}") from None
 
