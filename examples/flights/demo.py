@@ -7,7 +7,7 @@ It starts a nats-server with its store below .demo/ (every write is on the disk 
 acknowledged) and a runner that hosts the aircraft, asks each aircraft to depart, arrive and cancel
 as the records say, shows the ten with the most miles, and compares every total with totals.py,
 which only reads the file. Run it again: every command has its key, so nothing changes. Stop it
-with Ctrl-C, or kill it: the next run goes on where this one stopped. README.md has the rules.
+with Ctrl-C: the next run goes on where this one stopped. README.md has the rules.
 
 Exit codes: 0 the totals are equal, 1 they differ or something failed, 2 wrong usage or a file that
 isn't one of flight records, 130 stopped.
@@ -40,13 +40,14 @@ from report import Difference, Report, Totals, as_totals, differences, most_mile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perdure import ClusterError, Settings, connect
+from perdure import ClusterError, Incompatible, Settings, connect
 from perdure.deploy.server import EmbeddedServer, ServerFailed, ServerMissing
 
 HERE = Path(__file__).resolve().parent
 LOG = "PERDURE_LOG_aircraft"
 NO_SUCH_STREAM = 10059
 SETTINGS = Settings(dedup_window=timedelta(days=3_650))  # a rerun next year changes nothing either
+CANNOT_RUN = (ServerMissing, ServerFailed, Incompatible, OSError, subprocess.SubprocessError)
 CHECK_TIMEOUT_S = 600.0  # totals.py reads a month in a second
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fed = Fed()
     try:
         report = asyncio.run(run(plan, options.data, folder, fed))
-    except (ServerMissing, ServerFailed, OSError, subprocess.SubprocessError) as error:
+    except CANNOT_RUN as error:
         return trouble(error, 1)
     except ClusterError as error:
         return trouble(f"{error}: {error.advice}, by running it again: it goes on", 1)
