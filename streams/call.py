@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import UNSET
 
@@ -53,6 +53,10 @@ class Target:
     token: str  # the escaped id
     request: str
     key: str | None = None
+
+    def keyed(self, key: str | None) -> Target:
+        """The same call under a key."""
+        return Target(self.address, self.token, self.request, key)
 
     def told(self, error: ClusterError) -> ClusterError:
         """The error with this call's address, key and request id."""
@@ -141,7 +145,7 @@ class Call:
             return
         if not self._body:
             made = envelope(route)
-            self._target = replace(self._target, key=made.key)
+            self._target = self._target.keyed(made.key)
             self._body = encode_envelope(made)
             self._check_size()
         self._apply(sent(self._state, self._policy, self._jitter()))

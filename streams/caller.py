@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Raw
@@ -87,7 +87,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + way.timeout_s
         key = way.key or lasting_key(self.session.entropy)
-        target = replace(target, key=key)
+        target = target.keyed(key)
         policy = Policy(
             effect=Effect.COMMAND,
             repeat_after_s=ATTACH_S,
@@ -144,9 +144,10 @@ class Caller:
     def target(self, address: Address, key: str | None = None) -> Target:
         """A new call's name. Raises MalformedMessage for an id that can't be one."""
         request = f"r-{self.session.entropy.token(REQUEST_BYTES)}"
-        unchecked = Target(address, "", request, key)
-        with self.checking(unchecked):
-            return replace(unchecked, token=token_of(address))
+        try:
+            return Target(address, token_of(address), request, key)
+        except ClusterError as error:
+            raise Target(address, "", request, key).told(error) from None
 
     @contextmanager
     def checking(self, target: Target) -> Generator[None]:

@@ -117,7 +117,7 @@ class Ref(Generic[S]):
         with self._caller.checking(target):
             _, payload = self._payload(command, writes=True)
         if target.key is None:
-            target = _keyed(target, lasting_key(self._caller.session.entropy))
+            target = target.keyed(lasting_key(self._caller.session.entropy))
         await self._caller.tell(target, payload)
         return IdempotencyKey(target.key or "")
 
@@ -205,7 +205,7 @@ class Ref(Generic[S]):
         if key is None:
             return target
         with self._caller.checking(target):
-            return _keyed(target, check_key(key))
+            return target.keyed(check_key(key))
 
     def _payload(self, message: Any, *, writes: bool) -> tuple[Contract, msgspec.Raw]:
         limit = self._caller.settings.max_payload_bytes
@@ -219,10 +219,6 @@ class Ref(Generic[S]):
 @lru_cache(maxsize=1024)
 def _states(of: type[State]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(of)
-
-
-def _keyed(target: Target, key: str) -> Target:
-    return Target(target.address, target.token, target.request, key)
 
 
 def _past(version: Any, time: Any) -> msgspec.Raw:

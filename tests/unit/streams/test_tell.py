@@ -331,6 +331,20 @@ def test_a_stored_ask_that_nobody_runs_may_still_take_effect() -> None:
     run(main())
 
 
+def test_closing_ends_a_stored_ask_that_waits() -> None:
+    async def main() -> None:
+        world = await World.hosted()
+        a1 = world.cluster.at(Account, "a-1")
+        asked = asyncio.create_task(a1.ask(Deposit(5), durable=True))
+        await asyncio.sleep(1)
+        await world.cluster.close()
+        with pytest.raises(RpcClientError) as caught:
+            await asked
+        assert caught.value.may_have_taken_effect
+
+    run(main())
+
+
 def test_a_stored_ask_to_a_full_mailbox() -> None:
     async def main() -> None:
         world = await World.hosted()
