@@ -1,13 +1,15 @@
 """A connection between a session and the broker: what is sent on it arrives later, or never.
 
 Whatever the broker says to a session goes through `post`, which runs it in a later turn of the
-session's loop, in order: so no callback runs inside the call that caused it. A cut connection
-drops what is on its way, as a broken TCP connection does.
+session's loop, in order: so no callback runs inside the call that caused it. It runs in the
+context that the session was made in, never in the sender's, which is far away on a real server.
+A cut connection drops what is on its way, as a broken TCP connection does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ class Connection:
         self._down = False
         self._epoch = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = contextvars.copy_context()
 
     def __repr__(self) -> str:
         return f"<Connection {self.name} {'up' if self.up else 'down'}>"
@@ -45,7 +48,7 @@ class Connection:
     def post(self, callback: Callable[..., None], *args: Any) -> None:
         """Run a callback at the session's end, unless the connection is cut before it arrives."""
         if self.up:
-            self.loop.call_soon(self._arrive, self._epoch, callback, args)
+            self.loop.call_soon(self._arrive, self._epoch, callback, args, context=self._context)
 
     def _arrive(self, epoch: int, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
         if epoch == self._epoch:

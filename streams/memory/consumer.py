@@ -11,6 +11,7 @@ What the server does, and so this does:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ class QueueConsumer:
         self._held.pop(sequence, None)  # so that the earliest stays first
         self._held[sequence] = self._loop.time() + self._ack_wait_s
         if self._timer is None and not self._loop.is_closed():
-            self._timer = self._loop.call_later(self._ack_wait_s, self._look)
+            self._set_timer(self._held[sequence])
 
     def _look(self) -> None:
         """Make due what was held too long, in stream order."""
@@ -163,5 +164,9 @@ class QueueConsumer:
             del self._held[sequence]
             self._due[sequence] = None
         if self._held:
-            self._timer = self._loop.call_at(next(iter(self._held.values())), self._look)
+            self._set_timer(next(iter(self._held.values())))
         self.pump()
+
+    def _set_timer(self, when: float) -> None:
+        """In nobody's context: a server's timers outlive whoever caused them."""
+        self._timer = self._loop.call_at(when, self._look, context=contextvars.Context())

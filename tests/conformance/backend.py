@@ -23,6 +23,8 @@ T = TypeVar("T")
 TYPE = "account"
 """The entity type of all checks; each has a namespace of its own."""
 SHARDS = 4
+POLL_S = 0.002
+"""Between two looks at a condition."""
 STREAM_BYTES = 8 * 1024**2
 """A command stream's size: a server reserves it for each, and the checks make many."""
 
@@ -116,7 +118,7 @@ async def until(backend: Backend, come: Callable[[], bool], what: str) -> None:
     end = loop.time() + backend.patience_s
     while not come():
         assert loop.time() < end, f"never came: {what}"
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(POLL_S)
 
 
 async def round_trip(session: Session) -> None:
@@ -142,8 +144,10 @@ async def settled(backend: Backend, session: Session, *sequences: int) -> None:
     """Until these tells are acknowledged, and so gone from the stream."""
     async with asyncio.timeout(backend.patience_s):
         for sequence in sequences:
-            while await session.commands.by_sequence(TYPE, sequence) is not None:
-                await round_trip(session)
+            while True:
+                if await session.commands.by_sequence(TYPE, sequence) is None:
+                    break
+                await asyncio.sleep(POLL_S)
 
 
 class Term:

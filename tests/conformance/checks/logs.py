@@ -11,7 +11,7 @@ from perdure.streams.commit import Stored
 from perdure.streams.port import Appended, NoAck, Session, Unreachable, WrongLast
 from perdure.streams.subjects import ID_BYTES, escape
 
-from ..backend import TYPE, Backend, address, append, read, round_trip, sealed, until
+from ..backend import POLL_S, TYPE, Backend, address, append, read, round_trip, sealed, until
 
 ODD_IDS = (
     "a.b",
@@ -284,3 +284,4 @@ async def _last_beyond(backend: Backend, session: Session, id: str, after: int) 
             last = await session.log.last(address(id))
             if last is not None and last.sequence > after:
                 return last
+            await asyncio.sleep(POLL_S)
