@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CANNOT_RUN as error:
         return trouble(error, 1)
     except ClusterError as error:
-        return trouble(f"{error}: {error.advice}, by running it again: it goes on", 1)
+        return trouble(f"{error}; run it again, it goes on", 1)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return trouble(f"stopped after {fed.rows:,} rows; run it again, it goes on", 130)
     if options.json:
