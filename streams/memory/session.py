@@ -1,4 +1,4 @@
-"""A session with the broker in memory: a connection, and the ports behind it (`ports.py`).
+"""A session with the broker in memory: a connection, and the ports behind it.
 
 Closing it leaves its consumers on the broker, as a server keeps those of a client that went away.
 """
@@ -12,15 +12,10 @@ from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
 from ..port import Asks, Commands, DeadLetters, Log, Members, Snapshots
 from ..subjects import Sharding, Subjects
+from .asks import MemoryAsks
+from .commands import MemoryCommands
 from .connection import Connection
-from .ports import (
-    MemoryAsks,
-    MemoryCommands,
-    MemoryDeadLetters,
-    MemoryLog,
-    MemoryMembers,
-    MemorySnapshots,
-)
+from .ports import MemoryDeadLetters, MemoryLog, MemoryMembers, MemorySnapshots
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker

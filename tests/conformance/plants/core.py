@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from perdure.streams.memory.asks import MemoryAsks, MemoryInbox, MemorySubscription
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.connection import Connection
 from perdure.streams.memory.core import Core, Listener
-from perdure.streams.memory.ports import MemoryAsks, MemoryInbox, MemorySubscription
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import Message, NoStream, PublishAnswer
 

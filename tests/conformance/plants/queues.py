@@ -9,8 +9,8 @@ from perdure.entities.address import Address
 from perdure.entities.settings import Settings
 from perdure.streams.memory import consumer as consumers
 from perdure.streams.memory.broker import MemoryBroker, Streams
+from perdure.streams.memory.commands import MemoryCommands, MemoryConsumer
 from perdure.streams.memory.consumer import Attached, QueueConsumer
-from perdure.streams.memory.ports import MemoryCommands, MemoryConsumer
 from perdure.streams.memory.queue import FULL_CODE, Limits, Queue
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import Full, NoAck, PublishAnswer, Refused, Taken
