@@ -341,10 +341,12 @@ class Connection:
                 thing.ended("reconnected")
 
     async def _relink(self) -> None:
+        """Until there is a link. It looks at `closed`: a cancellation may be swallowed below."""
         wait_s = RETRY_BASE_S
         while not self.closed:
             try:
-                return await self._adopt(await self._dial())
+                await self._adopt(await self._dial())
+                return
             except (Unreachable, Incompatible) as error:
                 logger.info("%s: still not connected: %s", self._name, error)
             except Exception:  # whatever it is: without this task nothing would ever go on

@@ -21,6 +21,7 @@ from ..port import Unreachable
 from .errors import check_version
 from .login import shown
 from .outbox import Outbox
+from .reader import Reader
 from .replies import Received
 
 logger = logging.getLogger("perdure.jetstream")
@@ -120,7 +121,7 @@ async def dial(
     on_error: Callable[[Exception], Awaitable[None]],
 ) -> Link:
     """A new link to one of the servers. Raises Unreachable, Incompatible."""
-    client = Client()
+    client: Client = Reader()
     errors: list[Exception] = []
 
     async def failed(error: Exception) -> None:

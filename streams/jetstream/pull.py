@@ -73,7 +73,7 @@ class Credit:
 
 
 class Pull:
-    """The standing pull of one consumer."""
+    """The standing pull of one consumer; `requests` counts what it asked for."""
 
     def __init__(
         self,
@@ -84,6 +84,8 @@ class Pull:
         on_end: Callable[[str], None],
     ) -> None:
         self.over = False
+        self.requests = 0
+        self.inbox = ""
         self._connection = connection
         self._link: Link = connection.live()
         self._stream = stream
@@ -93,15 +95,13 @@ class Pull:
         self._credit = Credit()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
-        self._number = 0
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._inbox = ""
         self._subscription: Subscription | None = None
         self._check: asyncio.Task[None] | None = None
 
     async def open(self, inbox: str) -> None:
         """Listen below the inbox; to be called before the consumer is created."""
-        self._inbox = inbox
+        self.inbox = inbox
         self._subscription = await self._link.subscribe(f"{inbox}.*", self._receive)
         self._connection.bind(self)
 
@@ -163,15 +163,15 @@ class Pull:
     def _ask(self) -> None:
         batch = 0 if self.over or not self._link.alive else self._credit.take()
         if batch:
-            self._number += 1
-            reply = f"{self._inbox}.{self._number}"
+            self.requests += 1
+            reply = f"{self.inbox}.{self.requests}"
             if not self._link.outbox.put(self._subject, _request(batch), reply):
                 self._credit.forget()  # asked again after the silence that follows
 
     # -- what doesn't come ------------------------------------------------------------------------
     def tick(self, now: float) -> None:
-        """Whether the server has been silent for too long."""
-        if now - self._heard > SILENCE_S:
+        """Whether the server has been silent for too long; without a request out it always is."""
+        if now - self._heard > (SILENCE_S if self._credit.out else HEARTBEAT_S):
             self._verify()
 
     def ended(self, reason: str) -> None:
