@@ -1,7 +1,8 @@
 """Probe: a bare connection that looks at a server without changing anything.
 
 It takes the backend's way to connect, but no session: a check must also work where that would
-refuse to start. Each call here either has no effect or is one that the server refuses (permissions.py).
+refuse to start. Each call here either has no effect, or is one that the server refuses (see
+permissions.py).
 """
 
 from __future__ import annotations

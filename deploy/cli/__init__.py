@@ -14,7 +14,7 @@ _NEEDED = frozenset({"cyclopts", "rich"})
 def main() -> None:
     """Run the command line on this process's arguments, and exit."""
     try:
-        from .main import run
+        from .parser import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDED:
             raise

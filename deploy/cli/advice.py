@@ -10,6 +10,9 @@ from __future__ import annotations
 from ...entities.errors import ClusterError
 from ...entities.handle import handle_error
 
+START = "start a server (perdure dev APP), or correct --url"
+"""Where nothing answers."""
+
 
 def next_step(error: ClusterError) -> str:
     """What to do about it."""
@@ -27,7 +30,7 @@ def next_step(error: ClusterError) -> str:
         on_runner_unavailable=lambda _: again,
         on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
         on_suspended=lambda _: _look_up(error),
-        on_rpc_client_error=lambda _: f"perdure check, then {again}",
+        on_rpc_client_error=lambda _: f"perdure check, then {again}" if error.address else START,
         on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
     )
 

@@ -33,7 +33,7 @@ def ask(
 
     It is repeated until the timeout and takes effect once. A refusal or an error exits with 1.
 
-    Examples:
+    For instance:
 
     * `perdure ask account a-1 withdraw '{"cents": 5}' --key order-17`
     * `perdure ask account a-1 get_balance`
@@ -85,7 +85,7 @@ def tell(
 
     It doesn't wait for the outcome, and needs no runner; `perdure result` shows what came of it.
 
-    Examples:
+    For instance:
 
     * `perdure tell account a-1 deposit '{"cents": 5}'`
     * `perdure tell account a-1 deposit '{"cents": 5}' --key gift-1`
@@ -132,7 +132,7 @@ def result(
 
     A key that never was, or that was forgotten, waits until the timeout.
 
-    Examples:
+    For instance:
 
     * `perdure result account a-1 order-17`
 

@@ -31,7 +31,7 @@ def check(
     One line a check, with what to do; it exits with 1 if any failed. The entity types are those of
     APP, else those of `--type`, else those that the server has.
 
-    Examples:
+    For instance:
 
     * `perdure check bank`
     * `perdure check --type account --role caller`

@@ -53,7 +53,7 @@ def dev(app: str, /, *, options: DevOptions | None = None) -> int:
     acknowledges it, so nothing is lost between two runs. Ctrl-C drains the runner, then stops
     both.
 
-    Examples:
+    For instance:
 
     * `perdure dev bank.py`
     * `perdure dev bank --port 4333 --store /tmp/bank`

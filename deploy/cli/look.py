@@ -21,7 +21,7 @@ def history(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:
 
     It reads the log itself, needs no runner, and checks the chain of hashes on the way.
 
-    Examples:
+    For instance:
 
     * `perdure history account a-1`
     * `perdure history account a-1 --json | jq .events`
@@ -72,7 +72,7 @@ def state(
 ) -> int:
     """Print an entity's state, now or at a version, as its owner computes it.
 
-    Examples:
+    For instance:
 
     * `perdure state account a-1`
     * `perdure state account a-1 --version 3`

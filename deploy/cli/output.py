@@ -86,13 +86,12 @@ class Output:
 def told(error: ClusterError) -> str:
     """A cluster error for people: tag, meaning, cause, whom it concerns, and its effect."""
     meaning = (type(error).__doc__ or "").partition("\n")[0].rstrip(".")
-    known = {"key": error.key, "request": error.request_id}
-    about = ", ".join(
-        [error.address or "", *(f"{name} {value}" for name, value in known.items() if value)]
-    )
+    known = {"": error.address, "key ": error.key, "request ": error.request_id}
+    about = ", ".join(f"{name}{value}" for name, value in known.items() if value)
+    whom = f" ({about})" if about else ""
     cause = f": {error.cause}" if error.cause else ""
     effect = "may have taken effect" if error.may_have_taken_effect else "has had no effect"
-    return one_line(f"{error.tag}: {meaning}{cause} ({about}); it {effect}")
+    return one_line(f"{error.tag}: {meaning}{cause}{whom}; it {effect}")
 
 
 def _write(line: str) -> None:

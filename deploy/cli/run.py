@@ -27,7 +27,7 @@ def run(
 
     Any number of runners may host the same types; they divide the shards.
 
-    Examples:
+    For instance:
 
     * `perdure run bank`
     * `perdure run bank:account --url nats://nats.example:4222`

@@ -85,7 +85,7 @@ def trouble_of(error: BaseException) -> Trouble | None:
         case CycloptsError():
             return UsageError(str(error).rstrip("."), f"see {_help_of(error)}")
         case Unreachable():
-            return Failed(str(error), "start a server (perdure dev APP), or correct --url")
+            return Failed(str(error), "perdure check")
         case Incompatible():
             return Failed(str(error), "perdure check tells all that doesn't fit")
         case ServerMissing() | ServerFailed():

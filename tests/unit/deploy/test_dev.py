@@ -1,0 +1,227 @@
+"""`perdure dev` and what is typed beside it, on a real server, as a user would."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from .commands import Process, Shell
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """One `perdure dev` for the tests of this file; each uses an entity of its own."""
+    shell = Shell(tmp_path_factory.mktemp("dev"))
+    with shell.running("dev", "app.py", "--port", "0", "--json") as process:
+        ready = process.ready()
+        assert ready["ready"] is True
+        assert ready["entities"] == {"counter": ["add", "take", "get_total"]}
+        yield shell.at(PERDURE_URL=ready["url"])
+        process.interrupt()
+        ended = process.end()
+        assert (ended.code, ended.err) == (0, "")
+
+
+def test_ask_prints_the_reply(shell: Shell) -> None:
+    ran = shell.type("ask", "counter", "ask-1", "add", '{"n": 5}')
+    assert (ran.code, ran.out, ran.err) == (0, "5\n", "")
+
+
+def test_the_same_key_gets_the_same_outcome(shell: Shell) -> None:
+    add = ("ask", "counter", "key-1", "add", '{"n": 5}', "--key", "k-1", "--json")
+    first, second = shell.type(*add), shell.type(*add)
+    assert first.code == second.code == 0
+    assert (
+        first.lines == second.lines == [{"reply": 5, "version": 1, "seq": first.lines[0]["seq"]}]
+    )
+
+
+def test_a_query_goes_the_same_way(shell: Shell) -> None:
+    shell.type("ask", "counter", "query-1", "add", '{"n": 7}')
+    ran = shell.type("ask", "counter", "query-1", "get_total")
+    assert (ran.code, ran.out) == (0, "7\n")
+    assert shell.type("state", "counter", "query-1", "--json").lines[0]["version"] == 1
+
+
+def test_a_failure_exits_with_1(shell: Shell) -> None:
+    ran = shell.type("ask", "counter", "fail-1", "take", '{"n": 1}')
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == 'refused: too_few {"total":0}\n'
+    ran = shell.type("ask", "counter", "fail-1", "take", '{"n": 1}', "--json")
+    assert ran.code == 1
+    assert ran.lines == [{"failure": {"type": "too_few", "total": 0}}]
+    assert ran.err == ""
+
+
+def test_an_unknown_command_is_told_what_there_is(shell: Shell) -> None:
+    ran = shell.type("ask", "counter", "bad-1", "ad", '{"n": 1}')
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert "MalformedMessage" in ran.err
+    assert "it has had no effect" in ran.err
+    assert 'next: counter takes add {"n": …, "note": …}, take {"n": …}, get_total' in ran.err
+
+
+def test_a_cluster_error_in_json(shell: Shell) -> None:
+    ran = shell.type("ask", "nobody", "x", "add", "--json", "--timeout", "5")
+    assert ran.code == 1
+    (line,) = ran.lines
+    assert line["error"]["type"] == "RunnerNotRegistered"
+    assert line["error"]["may_have_taken_effect"] is False
+    assert line["error"]["next"] == "start a runner: perdure run APP"
+
+
+def test_tell_then_result(shell: Shell) -> None:
+    told = shell.type("tell", "counter", "tell-1", "add", '{"n": 3}')
+    assert told.code == 0
+    key = re.fullmatch(r"stored; what came of it: perdure result counter tell-1 (\S+)\n", told.out)
+    assert key is not None
+    assert shell.type("result", "counter", "tell-1", key[1]).out == "3\n"
+    given = shell.type("tell", "counter", "tell-1", "take", '{"n": 9}', "--key", "t-9", "--json")
+    assert given.lines == [{"key": "t-9"}]
+    ran = shell.type("result", "counter", "tell-1", "t-9", "--json")
+    assert (ran.code, ran.lines) == (1, [{"failure": {"type": "too_few", "total": 3}}])
+
+
+def test_the_result_of_a_key_that_never_was(shell: Shell) -> None:
+    ran = shell.type("result", "counter", "never-1", "nope", "--timeout", "0.3")
+    assert ran.code == 1
+    assert "SendTimeout" in ran.err
+    assert "next: see whether it is there: perdure history counter never-1" in ran.err
+
+
+def test_a_tell_of_an_unknown_type(shell: Shell) -> None:
+    ran = shell.type("tell", "nobody", "x", "add", "--json")
+    assert (ran.code, ran.lines[0]["error"]["type"]) == (1, "RunnerNotRegistered")
+
+
+def test_history_and_state(shell: Shell) -> None:
+    for n in (10, 20):
+        shell.type("ask", "counter", "past-1", "add", json.dumps({"n": n}), "--key", f"k-{n}")
+    shell.type("ask", "counter", "past-1", "take", '{"n": 99}')
+    lines = shell.type("history", "counter", "past-1", "--json").lines
+    assert [(line["version"], line.get("key"), line.get("events")) for line in lines[:2]] == [
+        (1, "k-10", [{"type": "added", "n": 10}]),
+        (2, "k-20", [{"type": "added", "n": 20}]),
+    ]
+    assert lines[2]["failure"] == {"type": "too_few", "total": 30}
+    assert lines[0]["reply"] == 10
+    assert lines[0]["command"] == {"type": "add", "n": 10}
+    assert all(datetime.fromisoformat(line["time"]).tzinfo is not None for line in lines)
+    text = shell.type("history", "counter", "past-1").out.splitlines()
+    assert text[0].split()[0] == "1"
+    assert text[0].endswith('k-10  added {"n":10}')
+    assert text[2].endswith('-  refused: too_few {"total":30}')
+    now = shell.type("state", "counter", "past-1")
+    assert now.out == 'counter/past-1 at version 2: counter {"total":30}\n'
+    before = shell.type("state", "counter", "past-1", "--version", "1", "--json")
+    assert before.lines == [{"state": {"type": "counter", "total": 10}, "version": 1}]
+    later = shell.type("state", "counter", "past-1", "--version", "9")
+    assert (later.code, later.out) == (1, "")
+    assert "version 9 isn't there yet: the newest is 2" in later.err
+
+
+def test_an_entity_without_history(shell: Shell) -> None:
+    ran = shell.type("history", "counter", "none-1")
+    assert (ran.code, ran.out) == (0, "counter/none-1 has no history\n")
+    assert shell.type("history", "counter", "none-1", "--json").out == ""
+
+
+def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
+    shell.type("ask", "counter", "pipe-1", "add", '{"n": 1}')
+    with shell.running("history", "counter", "pipe-1", "--json") as process:
+        assert process.popen.stdout is not None
+        process.popen.stdout.close()
+        assert process.popen.stderr is not None
+        assert process.popen.stderr.read() == ""
+        assert process.popen.wait() == 1
+
+
+@pytest.mark.parametrize("id", ["a b", "ü/ß", "*", "a.b.>", "'quoted'", "{}", "x" * 255])
+def test_any_id(shell: Shell, id: str) -> None:
+    assert shell.type("ask", "counter", id, "add", '{"n": 1}', "--key", "k").out == "1\n"
+    assert shell.type("history", "counter", id, "--json").lines[0]["key"] == "k"
+
+
+def test_numbers_keep_their_text(shell: Shell) -> None:
+    big = 2**60 + 1
+    ran = shell.type("ask", "counter", "big-1", "add", json.dumps({"n": big}))
+    assert ran.out == f"{big}\n"
+
+
+def test_check_is_content(shell: Shell) -> None:
+    for arguments in (("check", "app.py"), ("check",), ("check", "--type", "counter")):
+        ran = shell.type(*arguments)
+        assert (ran.code, ran.err) == (0, "")
+        assert [line.split()[:2] for line in ran.out.splitlines()] == [
+            ["ok", check]
+            for check in ("server", "version", "jetstream", "streams", "permissions", "runner")
+        ]
+    for role in ("caller", "reader"):
+        ran = shell.type("check", "--role", role, "--type", "counter", "--json")
+        assert ran.code == 0
+        assert all(line["ok"] for line in ran.lines)
+
+
+# -- from start to end ------------------------------------------------------------------------
+def read_greeting(process: Process) -> tuple[str, list[str]]:
+    """The URL, and the commands that `dev` offers to copy."""
+    url = process.line().rpartition(" on ")[2]
+    offered: list[str] = []
+    while not (line := process.line()).startswith("Ctrl-C"):
+        if line.startswith("  perdure "):
+            offered.append(line.strip())
+    return url, offered
+
+
+def test_what_it_offers_can_be_copied_and_the_store_stays(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    with shell.running("dev", "app", "--port", "0", "--store", "kept") as process:
+        url, offered = read_greeting(process)
+        assert len(offered) == 4
+        assert "perdure ask counter c-1 add '{\"n\":100}' --url " + url in offered
+        for line in offered:
+            ran = shell.type(*shlex.split(line)[1:])
+            assert ran.code == 0, ran
+        process.interrupt()
+        assert process.end().code == 0
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    with shell.running("dev", "app", "--port", str(port), "--store", "kept") as process:
+        assert read_greeting(process)[0] == url
+        assert shell.type("ask", "counter", "c-1", "get_total", "--url", url).out == "0\n"
+        assert len(shell.type("history", "counter", "c-1", "--url", url).out.splitlines()) == 2
+        process.terminate()
+        assert process.end().code == 0
+
+
+def test_a_store_or_port_in_use(tmp_path: Path, shell: Shell) -> None:
+    ran = shell.type("dev", "app.py", "--port", "0")
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert "is in use by another nats-server" in ran.err
+    port = shell.env["PERDURE_URL"].rpartition(":")[2]
+    ran = Shell(tmp_path).type("dev", "app.py", "--port", port, "--json")
+    assert ran.code == 1
+    assert "address already in use" in ran.lines[0]["error"]["message"]
+
+
+def test_a_server_that_dies_ends_it(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    with shell.running("dev", "app.py", "--port", "0", "--json", "--store", "s") as process:
+        process.ready()
+        pid = int((tmp_path / "s" / "lock").read_text())
+        subprocess.run(["kill", "-9", str(pid)], check=True)
+        ended = process.end()
+    assert ended.code == 1
+    assert f"nats-server ended by itself with code {-signal.SIGKILL}" in ended.out

@@ -1,0 +1,87 @@
+"""`perdure run`: a runner as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from perdure.deploy.server import EmbeddedServer
+
+from .commands import Shell
+
+OwnServer = Callable[..., Awaitable[EmbeddedServer]]
+
+
+async def test_it_serves_until_sigterm_and_hands_over(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = await own_server()
+    shell = Shell(tmp_path, PERDURE_NAMESPACE="other")
+    for first in (True, False):
+        with shell.running("run", "app", "--url", server.url, "--json", "--log-json") as process:
+            ready = process.ready()
+            assert ready["url"] == server.url
+            ran = await asyncio.to_thread(
+                shell.type,
+                "ask",
+                "counter",
+                "a",
+                "add",
+                '{"n": 1}',
+                "--key",
+                "k",
+                "--url",
+                server.url,
+            )
+            assert (ran.code, ran.out) == (0, "1\n")
+            total = await asyncio.to_thread(
+                shell.type, "ask", "counter", "a", "get_total", "--url", server.url
+            )
+            assert total.out == "1\n"
+            process.terminate() if first else process.interrupt()
+            ended = process.end()
+        assert ended.code == 0
+        logged = [json.loads(line) for line in ended.err.splitlines()]
+        assert {"runner.start", "drain", "runner.stop"} <= {line["action"] for line in logged}
+        assert all("error" not in line["level"] for line in logged)
+
+
+def test_without_a_server(tmp_path: Path) -> None:
+    ran = Shell(tmp_path).type("run", "app", "--url", "nats://127.0.0.1:1")
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("error: RpcClientError: ")
+    assert "can't connect to nats://127.0.0.1:1" in last
+    assert last.endswith("next: start a server (perdure dev APP), or correct --url")
+
+
+@pytest.mark.parametrize("command", ["run", "dev", "check"])
+def test_a_wrong_app_is_a_usage_error(tmp_path: Path, command: str) -> None:
+    ran = Shell(tmp_path).type(command, "nope")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: no module 'nope', in ")
+    ran = Shell(tmp_path).type(command, "nope.py", "--json")
+    assert ran.code == 2
+    assert ran.lines == [
+        {
+            "error": {
+                "type": "usage",
+                "message": "no file nope.py",
+                "next": "give the path of a Python file, or a module's name",
+            }
+        }
+    ]
+
+
+def test_a_bug_in_the_app_shows_its_traceback_and_one_line(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    (tmp_path / "bug.py").write_text("def f():\n    return 1 / 0\n\n\nf()\n")
+    ran = shell.type("run", "bug.py", "--json")
+    assert ran.code == 1
+    assert ran.lines[0]["error"]["type"] == "failed"
+    assert ran.err.startswith("Traceback (most recent call last):\n")
+    assert ran.err.endswith("ZeroDivisionError: division by zero\n")

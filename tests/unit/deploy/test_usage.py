@@ -1,0 +1,98 @@
+"""What isn't understood: one line, the next step, exit code 2, nothing sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .commands import Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A folder whose settings name a server that isn't there."""
+    return Shell(tmp_path, PERDURE_URL="nats://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["frobnicate"], "Unknown command"),
+        (["ask", "account", "a-1"], "COMMAND requires an argument"),
+        (["ask", "account", "a-1", "add", '{"n": 5'], 'not a JSON object: {"n": 5'),
+        (["ask", "account", "a-1", "add", "[1]"], "not a JSON object: [1]"),
+        (["ask", "account", "a-1", "add", "{}", "more"], "more"),
+        (["ask", "account", "a-1", "add", '{"type": "x"}'], "a field 'type'"),
+        (["ask", "account", "", "add"], "not an id: 0 bytes"),
+        (["ask", "account", "x" * 256, "add"], "not an id: 256 bytes"),
+        (["ask", "Account", "a-1", "add"], "not an entity type's name: 'Account'"),
+        (["ask", "a.*", "a-1", "add"], "not an entity type's name"),
+        (["ask", "account", "a-1", "add", "--key", "a b"], "not an idempotency key: 'a b'"),
+        (["ask", "account", "a-1", "add", "--timeout", "0"], "ask_timeout"),
+        (["ask", "account", "a-1", "add", "--timeout", "soon"], "soon"),
+        (["ask", "account", "a-1", "add", "--url", "http://x"], "http:// isn't one of"),
+        (["ask", "account", "a-1", "add", "--namespace", "A B"], "namespace: 'A B'"),
+        (["tell", "account", "a-1", "add", "--key", ""], "not an idempotency key"),
+        (["result", "account", "a-1", "@x"], "not an idempotency key"),
+        (["state", "account", "a-1", "--version", "x"], "x"),
+        (["check", "--role", "king"], "king"),
+        (["check", "app", "--type", "counter"], "APP and --type together"),
+        (["dev"], "APP requires an argument"),
+    ],
+)
+def test_one_line_and_exit_code_2(shell: Shell, line: list[str], says: str) -> None:
+    ran = shell.type(*line)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert "; next: " in ran.err
+    assert says in ran.err
+    ran = shell.type(*line, "--json")
+    assert (ran.code, ran.err) == (2, "")
+    assert ran.lines[0]["error"]["type"] == "usage"
+    assert says in ran.lines[0]["error"]["message"]
+
+
+def test_a_bad_settings_file(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text("shardz = 3\n")
+    ran = shell.type("history", "counter", "a")
+    assert ran.code == 2
+    assert ran.err == (
+        "error: settings: perdure.toml: shardz: no such setting; "
+        "next: correct it where the line says\n"
+    )
+
+
+def test_a_bad_variable(shell: Shell) -> None:
+    ran = shell.at(PERDURE_SHARDS="many").type("check")
+    assert ran.code == 2
+    assert "PERDURE_SHARDS" in ran.err
+
+
+def test_help_teaches_with_examples(shell: Shell) -> None:
+    ran = shell.type("--help")
+    assert ran.code == 0
+    for command in ("dev", "run", "ask", "tell", "result", "history", "state", "check"):
+        assert command in ran.out
+        help = shell.type(command, "--help")
+        assert help.code == 0
+        assert f"• perdure {command} " in help.out
+
+
+def test_version(shell: Shell) -> None:
+    ran = shell.type("--version")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out[0].isdigit()
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None\n"
+    ran = Shell(tmp_path).run(
+        "--help", program=f"{program}from perdure.deploy.cli import main\nmain()"
+    )
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "error: the command line isn't installed; next: pip install 'perdure[cli]'\n"
+    )
