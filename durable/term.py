@@ -88,7 +88,8 @@ class Term:
         info = await self.consumer.info()
         if info is None:
             return False
-        return info.pending == 0 and info.delivered <= self.delivered
+        # By number, not by stream sequence: the server's runs ahead over other shards' tells.
+        return info.pending == 0 and info.deliveries < self._next
 
 
 @dataclass(frozen=True, slots=True)

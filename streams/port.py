@@ -126,8 +126,9 @@ class ConsumerInfo:
 
     name: str
     owner: str  # the runner in its metadata; empty for a foreign one
-    delivered: int  # the highest stream sequence that it was given
+    delivered: int  # it was given every tell up to here; the server also counts other shards'
     pending: int  # messages that it has not been given yet
+    deliveries: int  # made so far, redeliveries too: the consumer sequence of the last one
 
 
 class Consumer(Protocol):

@@ -104,4 +104,5 @@ def delivery_of(message: Received) -> Delivery:
 def described(found: ConsumerResponse) -> ConsumerInfo:
     """A consumer, as the port describes it."""
     owner = found.config.metadata.get(OWNER, "")
-    return ConsumerInfo(found.name, owner, found.delivered.stream_seq, found.num_pending)
+    given = found.delivered
+    return ConsumerInfo(found.name, owner, given.stream_seq, found.num_pending, given.consumer_seq)

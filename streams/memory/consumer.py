@@ -3,6 +3,7 @@
 What the server does, and so this does:
 - new messages in stream order, redeliveries before them; each delivery has the next number and
   uses one credit;
+- `delivered` runs ahead to the stream's end when a pull finds nothing more of the shard;
 - what isn't acknowledged within `ack_wait` is delivered again, to the same consumer;
 - an acknowledgement names consumer and stream sequence only: one for an earlier delivery of the
   same message counts, one for a message that isn't held does nothing.
@@ -65,6 +66,7 @@ class QueueConsumer:
         waiting: Iterable[int],
         attached: Attached,
         emit: Callable[[QueueConsumer, int], None],
+        last: Callable[[], int],
     ) -> None:
         self.name = name
         self.shard = shard
@@ -75,6 +77,7 @@ class QueueConsumer:
         self._ack_wait_s = ack_wait_s
         self._loop = attached.connection.loop
         self._emit = emit
+        self._last = last
         self._credit = 0
         self._new = deque(waiting)
         self._held: dict[int, float] = {}  # sequence: when it is due again, in loop time, sorted
@@ -116,6 +119,8 @@ class QueueConsumer:
             self.consumer_sequence += 1
             self._hold(sequence)
             self._emit(self, sequence)
+        if self._credit > 0 and self.attached is not None:
+            self.delivered = max(self.delivered, self._last())
 
     def settle(self, sequence: int) -> bool:
         """An acknowledgement came: whether the message was held, so that it may go."""

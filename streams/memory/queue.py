@@ -124,6 +124,7 @@ class Queue:
             waiting=self._of_shard(shard),
             attached=attached,
             emit=self._emit,
+            last=lambda: self.last_sequence,
         )
 
     def delete(self, name: str) -> None:
@@ -224,4 +225,10 @@ def _delivery(tell: _Tell, consumer: str, number: int, handle: str) -> Delivery:
 
 
 def _info(consumer: QueueConsumer) -> ConsumerInfo:
-    return ConsumerInfo(consumer.name, consumer.owner, consumer.delivered, consumer.pending)
+    return ConsumerInfo(
+        consumer.name,
+        consumer.owner,
+        consumer.delivered,
+        consumer.pending,
+        consumer.consumer_sequence,
+    )

@@ -53,7 +53,7 @@ async def nothing_comes_without_credit(backend: Backend) -> None:
     term = await begin(backend, session, OLD)
     info = await term.consumer.info()
     assert info is not None
-    assert (info.delivered < sequences[0], info.pending) == (True, 8)
+    assert (info.delivered < sequences[0], info.pending, info.deliveries) == (True, 8, 0)
     term.consumer.grant(1)
     term.consumer.grant(2)
     await _given(backend, term, 3, pending=5)
@@ -346,13 +346,39 @@ async def consumers_are_listed_with_their_owners(backend: Backend) -> None:
     await term.got(2)
     found = {info.name: info for info in await other.commands.consumers(TYPE)}
     assert set(found) == {OLD, "odd_name"}
-    assert found[OLD] == ConsumerInfo(OLD, "r-1", sequences[1], 1)
+    assert found[OLD] == ConsumerInfo(OLD, "r-1", sequences[1], 1, 2)
     assert (found["odd_name"].owner, found["odd_name"].pending) == ("", 0)
     await other.commands.delete(TYPE, OLD)
     await other.commands.delete(TYPE, OLD)
     await other.commands.delete(TYPE, "never existed"[:5])
     assert [i.name for i in await session.commands.consumers(TYPE)] == ["odd_name"]
     assert await term.consumer.info() is None
+
+
+async def deliveries_count_only_what_was_given(backend: Backend) -> None:
+    """While `delivered` may run ahead over other shards' tells, also to the stream's end."""
+    session = await backend.session()
+    await session.provision(TYPE)
+    (mine,) = await tell(session, "a-1", "a")
+    others = await tell(session, "b-1", *"xyz")
+    empty = await begin(backend, session, "g1-s1-t1-c", shard=1, credit=10)
+    term = await begin(backend, session, OLD, credit=10)
+    await term.got(1)
+    for _ in range(2):
+        for consumer, first, given in ((term.consumer, mine, 1), (empty.consumer, 0, 0)):
+            info = await consumer.info()
+            assert info is not None
+            assert (info.pending, info.deliveries) == (0, given)
+            assert first <= info.delivered <= others[-1]
+        others += await tell(session, "c-1", *"xyz")
+    last = others[-1]
+    sequences = await tell(session, "a-1", *"bc")
+    await term.got(3)
+    info = await term.consumer.info()
+    assert info is not None
+    assert (info.pending, info.deliveries, info.delivered) == (0, 3, sequences[-1])
+    assert info.delivered > last
+    assert empty.deliveries == []
 
 
 async def a_consumer_outlives_its_session(backend: Backend) -> None:
@@ -380,4 +406,5 @@ async def _given(backend: Backend, term: Term, count: int, *, pending: int) -> N
     assert info is not None
     assert info.pending == pending
     assert info.delivered == term.deliveries[-1].sequence
+    assert info.deliveries == count
     await term.got(count)

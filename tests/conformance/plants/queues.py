@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from perdure.entities.address import Address
@@ -13,7 +14,7 @@ from perdure.streams.memory.commands import MemoryCommands, MemoryConsumer
 from perdure.streams.memory.consumer import Attached, QueueConsumer
 from perdure.streams.memory.queue import FULL_CODE, Limits, Queue
 from perdure.streams.memory.session import MemorySession
-from perdure.streams.port import Full, NoAck, PublishAnswer, Refused, Taken
+from perdure.streams.port import ConsumerInfo, Full, NoAck, PublishAnswer, Refused, Taken
 from perdure.streams.subjects import Sharding
 
 from ..backend import SHARDS, TYPE
@@ -339,6 +340,17 @@ def nobody_owns_a_consumer(patch: Patch) -> None:
         _create(self, *args, owner="", **kwargs)
 
     patch.setattr(Queue, "create", create)
+
+
+@noticed_by("deliveries_count_only_what_was_given")
+def deliveries_are_told_as_sequences(patch: Patch) -> None:
+    info = Queue.info
+
+    def informing(self: Queue, name: str) -> ConsumerInfo | None:
+        found = info(self, name)
+        return None if found is None else replace(found, deliveries=found.delivered)
+
+    patch.setattr(Queue, "info", informing)
 
 
 @noticed_by("a_consumer_outlives_its_session")
