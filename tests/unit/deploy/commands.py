@@ -12,63 +12,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from nats.aio.client import Client
+
 from perdure.deploy.cli.parser import run
 
-APP = """
-from perdure import Command, Decision, Entity, Event, Failure, Query, State
-
-class Counter(State):
-    total: int = 0
-
-class TooFew(Failure):
-    total: int
-
-class Add(Command[Counter, int]):
-    n: int
-    note: str = ""
-
-class Take(Command[Counter, int, TooFew]):
-    n: int
-
-class GetTotal(Query[Counter, int]):
-    pass
-
-class Added(Event):
-    n: int
-
-class Taken(Event):
-    n: int
-
-def decide(state: Counter, command: Add | Take | GetTotal) -> Decision[Added | Taken]:
-    match command:
-        case GetTotal():
-            return command.answer(state.total)
-        case Add(n):
-            return command.accept(state.total + n, Added(n))
-        case Take(n) if n > state.total:
-            return command.reject(TooFew(state.total))
-        case Take(n):
-            return command.accept(state.total - n, Taken(n))
-
-def evolve(state: Counter, event: Added | Taken) -> Counter:
-    match event:
-        case Added(n):
-            return state.replace(total=state.total + n)
-        case Taken(n):
-            return state.replace(total=state.total - n)
-
-counter = Entity(Counter(), decide, evolve)
-"""
-
+APP = Path(__file__).with_name("counter.py").read_text()
 MAIN = "from perdure.deploy.cli import main; main()"
 LIMIT_S = 60.0
+
+
+async def plain_client(url: str, **options: Any) -> Any:
+    """A client of nats-py's own; Any, as its annotations are partial."""
+    client: Any = Client()
+    await client.connect(url, **options)
+    return client
 
 
 @dataclass(frozen=True)
@@ -135,7 +99,7 @@ class Shell:
         return Ran(code, out.getvalue(), err.getvalue())
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator[Process]:
+    def running(self, *arguments: str) -> Generator[Process]:
         """A command that goes on, in a terminal's foreground group; it ends with the test."""
         with subprocess.Popen(
             [sys.executable, "-c", MAIN, *arguments],

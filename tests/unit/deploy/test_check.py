@@ -1,0 +1,291 @@
+"""`perdure check` names each planted fault, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.deploy.checks import check, runner_found, streams_found
+from perdure.deploy.finding import Finding
+from perdure.deploy.permissions import Role
+from perdure.deploy.server import EmbeddedServer
+from perdure.durable.connect import connect
+from perdure.entities.entity import Entity
+from perdure.entities.settings import Settings
+from perdure.streams.asks import TypeInfo
+from perdure.streams.subjects import Sharding, Subjects
+from perdure.streams.topology import log_stream
+
+from .commands import Shell, plain_client
+from .counter import counter
+
+OwnServer = Callable[..., Awaitable[EmbeddedServer]]
+FIRST: Entity[Any, Any] = counter
+
+
+async def found(
+    settings: Settings, *entities: str, role: Role = "runner"
+) -> dict[str, list[Finding]]:
+    """The findings, by what was looked at; each is one line, and a bad one has a next step."""
+    findings: dict[str, list[Finding]] = {}
+    async for finding in check(settings, entities, role):
+        findings.setdefault(finding.check, []).append(finding)
+        assert "\n" not in finding.what + finding.next
+        assert finding.ok is (finding.next == "")
+    return findings
+
+
+def failed(findings: dict[str, list[Finding]]) -> dict[str, list[str]]:
+    bad = {name: [f.what for f in several if not f.ok] for name, several in findings.items()}
+    return {name: texts for name, texts in bad.items() if texts}
+
+
+@asynccontextmanager
+async def hosted(url: str, **changes: Any) -> AsyncGenerator[Settings]:
+    """A runner in this process."""
+    settings = Settings(url=url, shards=4, **changes)
+    async with connect(url, serving=[FIRST], settings=settings):
+        yield settings
+
+
+async def api(client: Any, request: str, body: object = None) -> dict[str, Any]:
+    data = b"" if body is None else json.dumps(body).encode()
+    answer: dict[str, Any] = json.loads((await client.request(f"$JS.API.{request}", data)).data)
+    return answer
+
+
+async def test_all_is_well_and_nothing_changes(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        client = await plain_client(nats_server.url)
+        before = await everything(client, namespace)
+        for role in ("runner", "reader", "caller"):
+            findings = await found(settings, "counter", role=role)
+            assert failed(findings) == {}
+            assert "runner" in findings
+        assert await everything(client, namespace) == before
+        assert before["streams"]
+        await client.close()
+
+
+async def everything(client: Any, namespace: str) -> dict[str, Any]:
+    """All that a check could have changed: messages, configurations, consumers."""
+    answer = await api(client, "STREAM.LIST")
+    streams = [s for s in answer["streams"] if namespace.upper() in s["config"]["name"]]
+    consumers: list[str] = []
+    for stream in streams:
+        listed = await api(client, f"CONSUMER.LIST.{stream['config']['name']}")
+        consumers += [consumer["name"] for consumer in listed["consumers"]]
+    kept = {s["config"]["name"]: (s["config"], s["state"]["last_seq"]) for s in streams}
+    return {"streams": kept, "consumers": sorted(consumers)}
+
+
+async def test_the_types_are_found_where_none_is_named(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        findings = await found(settings)
+        assert failed(findings) == {}
+        assert "counter" in findings["runner"][0].what
+
+
+async def test_no_type_at_all(nats_server: EmbeddedServer, namespace: str) -> None:
+    findings = await found(Settings(url=nats_server.url, namespace=namespace))
+    assert failed(findings) == {"types": [f"no entity type in the namespace {namespace!r}"]}
+
+
+async def test_no_server() -> None:
+    findings = await found(Settings(url="nats://127.0.0.1:1"), "counter")
+    assert list(findings) == ["server"]
+    assert "127.0.0.1:1" in failed(findings)["server"][0]
+
+
+async def test_settings_that_cannot_work() -> None:
+    settings = Settings(url="nats://127.0.0.1:1", tls_ca="/not/there.pem")
+    findings = await found(settings, "counter")
+    assert "/not/there.pem" in failed(findings)["server"][0]
+
+
+# -- planted: an old server -------------------------------------------------------------------
+@asynccontextmanager
+async def old_server(version: str) -> AsyncGenerator[str]:
+    """Something that greets as a nats-server of that version."""
+    info = {"server_id": "x", "version": version, "max_payload": 1048576, "headers": True}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("version", ["2.12.3", "2.15.0", "2.15.1-beta.1"])
+async def test_an_old_server(version: str, tmp_path: Path) -> None:
+    async with old_server(version) as url:
+        findings = await found(Settings(url=url), "counter")
+        assert list(findings) == ["server", "version"]
+        (text,) = failed(findings)["version"]
+        assert text.startswith(f"nats-server is {version}, perdure needs 2.15.1")
+        ran = await asyncio.to_thread(Shell(tmp_path).type, "check", "app", "--url", url)
+    assert ran.code == 1
+    assert ran.out.splitlines()[1].startswith("failed  version     nats-server is ")
+
+
+# -- planted: no JetStream --------------------------------------------------------------------
+async def test_an_account_without_jetstream(own_server: OwnServer) -> None:
+    users = "[{user: u, password: p}]"
+    server = await own_server(extra=f"accounts {{ A {{ users: {users} }} }}")
+    settings = Settings(url=server.url, user="u", password="p")
+    findings = await found(settings, "counter")
+    assert list(failed(findings)) == ["jetstream"]
+    assert "not enabled" in failed(findings)["jetstream"][0]
+
+
+# -- planted: foreign stream configurations -----------------------------------------------------
+async def test_foreign_streams(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    client = await plain_client(nats_server.url)
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        subjects = Subjects(namespace)
+        faults: list[tuple[str, dict[str, Any], str]] = [
+            (subjects.snapshot_stream("counter"), {"max_age": 10**12}, "max_age is 1000000000000"),
+            (subjects.dead_stream, {"discard": "old"}, 'discard is "old", perdure needs "new"'),
+            (
+                subjects.command_stream("counter"),
+                {
+                    "subject_transform": {
+                        "src": f"{namespace}.to.counter.*",
+                        "dest": "x.{{wildcard(1)}}",
+                    }
+                },
+                "subject_transform is",
+            ),
+        ]
+        for stream, changes, text in faults:
+            ours = (await api(client, f"STREAM.INFO.{stream}"))["config"]
+            theirs = {**ours, **changes}
+            assert "error" not in await api(client, f"STREAM.UPDATE.{stream}", theirs)
+            findings = await found(settings, "counter")
+            (what,) = failed(findings).pop("streams")
+            assert what.startswith(f"{stream}: ")
+            assert text in what
+            shell = Shell(tmp_path, PERDURE_NAMESPACE=namespace, PERDURE_URL=nats_server.url)
+            ran = await asyncio.to_thread(shell.type, "check", "app", "--json")
+            assert ran.code == 1
+            assert next(line["check"] for line in ran.lines if not line["ok"]) == "streams"
+            assert "error" not in await api(client, f"STREAM.UPDATE.{stream}", ours)
+        assert failed(await found(settings, "counter")) == {}
+    await client.close()
+
+
+async def test_bounds_that_other_settings_chose_are_told_and_no_fault(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        other = msgspec.structs.replace(settings, mailbox_capacity=7)
+        findings = await found(other, "counter")
+    assert failed(findings) == {}
+    assert "would change" in findings["streams"][0].what
+    assert "max_msgs_per_subject is 100, perdure needs 7" in findings["streams"][0].what
+
+
+# -- planted: no runner -------------------------------------------------------------------------
+async def test_no_runner(nats_server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        pass
+    findings = await found(settings, "counter")
+    assert failed(findings) == {"runner": ["no runner hosts counter"]}
+    shell = Shell(tmp_path, PERDURE_NAMESPACE=namespace, PERDURE_URL=nats_server.url)
+    ran = await asyncio.to_thread(shell.type, "check", "app")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1] == (
+        "failed  runner      no runner hosts counter; "
+        "next: start a runner, which creates what is missing: perdure run APP"
+    )
+
+
+async def test_nothing_created_yet(nats_server: EmbeddedServer, namespace: str) -> None:
+    findings = await found(Settings(url=nats_server.url, namespace=namespace), "counter")
+    assert list(failed(findings)) == ["streams", "runner"]
+    assert len(failed(findings)["streams"]) == 5
+    assert all("doesn't exist" in text for text in failed(findings)["streams"])
+
+
+async def test_something_else_answers_for_the_type(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    client = await plain_client(nats_server.url)
+
+    async def answer(message: Any) -> None:
+        await message.respond(b"hello")
+
+    await client.subscribe(f"{namespace}.info.counter", cb=answer)
+    await client.flush()
+    await client.flush()
+    settings = Settings(url=nats_server.url, namespace=namespace)
+    findings = await found(settings, "counter", role="caller")
+    assert list(failed(findings)) == ["runner"]
+    await client.close()
+
+
+# -- planted: missing permissions -----------------------------------------------------------------
+async def test_a_missing_permission(own_server: OwnServer, tmp_path: Path) -> None:
+    denied = '{publish: {deny: ["perdure.log.counter.*"]}, subscribe: {deny: "perdure.ask.>"}}'
+    users = f"[{{user: all, password: p}}, {{user: some, password: p, permissions: {denied}}}]"
+    server = await own_server(extra=f"accounts {{ A {{ jetstream: on, users: {users} }} }}")
+    async with hosted(server.url, user="all", password="p") as settings:
+        some = msgspec.structs.replace(settings, user="some")
+        findings = await found(some, "counter")
+        assert failed(findings) == {
+            "permissions": [
+                "counter: this login, as a runner, may not subscribe perdure.ask.counter.* "
+                "(hear asks)",
+                "counter: this login, as a runner, may not subscribe perdure.ask.counter.*.*.* "
+                "(hear a shard's asks)",
+                "counter: this login, as a runner, may not publish perdure.log.counter.* "
+                "(append commits)",
+            ]
+        }
+        assert failed(await found(some, "counter", role="caller")) == {}
+        shell = Shell(tmp_path, PERDURE_URL=server.url, PERDURE_USER="some", PERDURE_PASSWORD="p")
+        ran = await asyncio.to_thread(shell.type, "check", "app")
+        assert ran.code == 1
+        assert "may not publish perdure.log.counter.*" in ran.out
+
+
+async def test_a_wrong_password(own_server: OwnServer) -> None:
+    server = await own_server(extra="authorization { user: u, password: p }")
+    findings = await found(Settings(url=server.url, user="u", password="x"), "counter")
+    assert list(findings) == ["server"]
+    assert "the login" in findings["server"][0].next
+
+
+# -- pure ---------------------------------------------------------------------------------------
+def test_a_stream_that_cannot_be_read() -> None:
+    wanted = [log_stream(Settings(), Subjects(), "counter")]
+    (finding,) = streams_found("counter", wanted, {})
+    assert not finding.ok
+    assert finding.what == "PERDURE_LOG_counter can't be read"
+
+
+def test_a_runner_that_cuts_the_type_in_another_way() -> None:
+    info = TypeInfo("counter", 1, 16, "r1", 0)
+    assert runner_found(info, Sharding(1, 16)).ok
+    assert runner_found(info, None).ok
+    finding = runner_found(info, Sharding(2, 32))
+    assert not finding.ok
+    assert "16 shards (generation 1), its stream in 32 (generation 2)" in finding.what

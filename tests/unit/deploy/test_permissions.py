@@ -1,0 +1,156 @@
+"""The permissions are enough, and each is needed: tried on a server that grants just these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+
+import msgspec
+import pytest
+
+from perdure.deploy.permissions import Need, Role, Verb, creating, needs
+from perdure.deploy.probe import Probe
+from perdure.deploy.server import EmbeddedServer
+from perdure.durable.connect import connect
+from perdure.entities.settings import Settings
+from perdure.streams.subjects import Sharding, Subjects
+from perdure.streams.topology import shared_streams, type_streams
+
+from .commands import plain_client
+from .counter import Add, Counter, GetTotal, Take, TooFew, counter
+
+OwnServer = Callable[..., Awaitable[EmbeddedServer]]
+ROLES: tuple[Role, ...] = ("caller", "reader", "runner")
+SUBJECTS = Subjects()
+
+
+def granted(wanted: Iterable[Need], effect: str = "allow") -> dict[str, object]:
+    """Permissions as a server's configuration has them."""
+
+    def subjects(verb: Verb) -> dict[str, list[str]]:
+        return {effect: [need.subject for need in wanted if need.verb == verb]}
+
+    wanted = list(wanted)
+    return {"publish": subjects("publish"), "subscribe": subjects("subscribe")}
+
+
+def configured(permissions: dict[str, dict[str, object]]) -> str:
+    """One account with these users, as the text of a configuration."""
+    users = [
+        {"user": name, "password": "p", "permissions": granted}
+        for name, granted in permissions.items()
+    ]
+    return f"accounts {{ A {{ jetstream: enabled, users: {json.dumps(users)} }} }}"
+
+
+def of_role(role: Role) -> list[Need]:
+    return needs(role, SUBJECTS, "counter", Settings().reply_prefixes)
+
+
+def all_streams() -> list[str]:
+    cut = Sharding(1, 4)
+    wanted = type_streams(Settings(), SUBJECTS, "counter", cut)
+    return [stream.name for stream in (*wanted, *shared_streams(Settings(), SUBJECTS))]
+
+
+async def test_each_role_can_do_its_work_with_these_alone(
+    own_server: OwnServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    creator = [*of_role("runner"), *creating(all_streams(), "CREATE")]
+    server = await own_server(
+        extra=configured(
+            {"creator": granted(creator)} | {role: granted(of_role(role)) for role in ROLES}
+        )
+    )
+
+    def login(user: str) -> Settings:
+        return Settings(
+            url=server.url,
+            user=user,
+            password="p",
+            shards=4,
+            snapshot_min_commits=2,
+            snapshot_max_commits=2,
+            ack_wait=1.0,
+            ack_progress=0.2,
+        )
+
+    async with (
+        connect(settings=login("caller")) as caller,
+        connect(settings=login("reader")) as reader,
+        AsyncExitStack() as runners,
+    ):
+        a = caller.at(Counter, "a")
+        async with connect(serving=[counter], settings=login("creator")):
+            await a.ask(Add(1))
+        await runners.enter_async_context(connect(serving=[counter], settings=login("runner")))
+        for n in range(6):
+            await a.ask(Add(n), key=f"k-{n}")
+        key = await a.tell(Take(100))
+        with pytest.raises(TooFew):
+            await a.result(Take, key)
+        assert await a.ask(Add(1), durable=True) == 17
+        assert await a.query(GetTotal(), fresh=True) == 17
+        assert (await a.state(version=1)).total == 1
+        assert (await a.status()).version == 8
+        assert len([commit async for commit in reader.history(counter, "a")]) == 9
+        plain = await plain_client(server.url, user="caller", password="p")
+        await plain.publish("perdure.to.counter.a", b'{"type": "unknown"}')
+        await plain.flush()
+        async for commit in reader.watch(counter, "a"):
+            if commit.dead is not None:
+                break
+        await plain.close()
+    log = server.log_file.read_text()
+    assert "Violation" not in log
+    errors = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert [error["action"] for error in errors] == ["command.dead"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role) -> None:
+    wanted = [*of_role(role), *creating(["PERDURE_LOG_counter"], "UPDATE")]
+    everything = {f"u{i}": granted([need], "deny") for i, need in enumerate(wanted)}
+    server = await own_server(extra=configured({**everything, "all": granted(wanted)}))
+    for name, expected in [(f"u{i}", [need]) for i, need in enumerate(wanted)] + [("all", [])]:
+        probe = Probe(Settings(url=server.url, user=name, password="p"))
+        await probe.open()
+        assert await probe.denied(wanted) == expected
+        await probe.close()
+
+
+def test_probes_lie_at_or_below_their_subjects() -> None:
+    for role in ROLES:
+        for need in of_role(role):
+            assert matches(need.subject, need.probe), need
+    assert of_role("caller")[0] in of_role("reader")
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject (or a narrower pattern) is covered by a pattern."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for i, token in enumerate(wanted):
+        if token == ">":
+            return len(given) > i
+        if i >= len(given) or token not in ("*", given[i]):
+            return False
+    return len(wanted) == len(given)
+
+
+def test_no_role_may_write_where_it_must_not() -> None:
+    """A caller reaches no stream but by a tell; nobody deletes or purges what is kept."""
+    caller = [need.subject for need in of_role("caller") if need.verb == "publish"]
+    assert all(not subject.startswith("$") for subject in caller)
+    for role in ROLES:
+        for need in of_role(role):
+            assert "STREAM.DELETE" not in need.subject
+            assert "MSG.DELETE" not in need.subject
+            assert "PURGE" not in need.subject or need.subject.endswith("KV_PERDURE_MEMBERS")
+    reader = [need for need in of_role("reader") if need.verb == "publish"]
+    assert all(need.subject.startswith("$JS.API.") for need in reader)
+
+
+def test_a_need_says_what_it_is_for() -> None:
+    assert str(of_role("caller")[-1]) == "publish perdure.to.counter.* (tell)"
+    assert msgspec.to_builtins(of_role("caller")[0])["why"] == "get answers"
