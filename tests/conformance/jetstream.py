@@ -104,10 +104,19 @@ class JetStreamBackend:
         await self._start()
 
     async def close(self) -> None:
-        """End all sessions and their proxies."""
+        """End all sessions and their proxies, and give the storage back that streams reserve."""
         for session, proxy in self._sessions.items():
             await session.close()
             await proxy.close()
+        session = await open_session(settings_for(self._server, self._namespace), name="cleaner")
+        try:
+            listed = await session.asks.request("$JS.API.STREAM.NAMES", b"", timeout_s=10)
+            prefix = self._namespace.upper()
+            for name in json.loads(listed.data)["streams"] or ():
+                if name.startswith((f"{prefix}_", f"KV_{prefix}_")):
+                    await session.asks.request(f"$JS.API.STREAM.DELETE.{name}", b"", timeout_s=10)
+        finally:
+            await session.close()
 
     def _proxy(self, session: Session) -> Proxy:
         assert isinstance(session, JetStreamSession)
