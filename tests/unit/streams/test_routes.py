@@ -182,6 +182,7 @@ def test_an_outcome_that_comes_while_it_asks_for_the_route_is_taken() -> None:
         await silent(world)
         await asyncio.sleep(0.35)  # nobody hears the second attempt; it asks for the route
         assert len(world.owner.asked) == 1
+        await world.owner.start_asks()
         world.owner.answer(1, reply(Balance(5)))
         assert await asking == Balance(5)
         assert len(world.owner.asked) == 1
