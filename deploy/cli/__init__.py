@@ -23,4 +23,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    except KeyboardInterrupt:  # before the parser could tell it
+        sys.exit(1)
     sys.exit(run(sys.argv[1:]))

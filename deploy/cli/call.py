@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from msgspec.structs import replace
 
 from ...entities.errors import MalformedMessage, SendTimeout
 from ...streams.caller import Way
@@ -27,6 +30,7 @@ def ask(
     *,
     key: str | None = None,
     timeout: float | None = None,
+    durable: Annotated[bool, Parameter(negative="")] = False,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Ask an entity: send a command or a query and print the reply.
@@ -52,9 +56,13 @@ def ask(
         The idempotency key: with the same key and fields it gets the same reply, once.
     timeout
         Seconds to wait in all.
+    durable
+        Store the command before it runs, so that it happens whoever dies. Not for queries.
     """
     address, payload, key = address_of(type, id), payload_of(command, fields), key_of(key)
     settings = common.settings(timeout=timeout)
+    # Not the setting's way: nothing here tells a query, which can't be stored, from a command.
+    settings = replace(settings, ask_via="stream" if durable else "core")
 
     async def main() -> int:
         async with calling(settings) as caller:

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
+from ...streams.connect import MEMORY
 from ..checks import check as checks
 from ..finding import Finding
 from ..permissions import Role
@@ -51,6 +52,8 @@ def check(
         address_of(name, "any")
     names = [entity.name for entity in load_app(app)] if app is not None else list(type)
     settings = common.settings()
+    if settings.url.startswith(MEMORY):
+        raise UsageError(f"{settings.url} has no server", "give the --url of one")
 
     async def main() -> int:
         found: list[Finding] = []

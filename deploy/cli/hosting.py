@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ...durable.connect import connect
 from ...entities.settings import Settings
+from ...streams.jetstream.login import shown
 from ..watchdog import Watchdog
 from .advice import quoted
 from .app import AnyEntity
@@ -46,9 +47,9 @@ def announce(
     """Say that it runs, and what can be done now, ready to be copied."""
     if output.json:
         served = {entity.name: list(entity.contracts) for entity in entities}
-        output.result({"ready": True, "url": settings.url, "entities": served})
+        output.result({"ready": True, "url": shown(settings.url), "entities": served})
         return
-    output.line(Text.assemble((how, "bold"), f" on {settings.url}"))
+    output.line(Text.assemble((how, "bold"), f" on {shown(settings.url)}"))
     for entity in entities:
         output.line(f"  {entity.name}: {', '.join(entity.contracts)}")
     output.line()
@@ -74,6 +75,6 @@ def next_commands(entity: AnyEntity, options: str = "") -> list[str]:
 def options(settings: Settings) -> str:
     """What a command needs to reach the same place, if that isn't the default."""
     usual = Settings()
-    url = "" if settings.url == usual.url else f" --url {settings.url}"
+    url = "" if settings.url == usual.url else f" --url {shown(settings.url)}"
     other = settings.namespace != usual.namespace
     return url + (f" --namespace {settings.namespace}" if other else "")

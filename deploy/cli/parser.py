@@ -44,6 +44,7 @@ app = App(
     help_format="markdown",
     version=version("perdure"),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # told like any other trouble
 )
 app.command(dev)
 app.command(run_command, name="run")

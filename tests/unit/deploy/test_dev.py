@@ -52,6 +52,19 @@ def test_a_query_goes_the_same_way(shell: Shell) -> None:
     assert shell.type("state", "counter", "query-1", "--json").lines[0]["version"] == 1
 
 
+def test_a_query_is_never_stored_whatever_the_settings_say(shell: Shell) -> None:
+    ran = shell.at(PERDURE_ASK_VIA="stream").type("ask", "counter", "way-1", "get_total")
+    assert (ran.code, ran.out) == (0, "0\n")
+    assert shell.type("history", "counter", "way-1", "--json").out == ""
+
+
+def test_a_stored_ask(shell: Shell) -> None:
+    ran = shell.type("ask", "counter", "way-2", "add", '{"n": 2}', "--durable", "--json")
+    assert (ran.code, ran.lines[0]["reply"]) == (0, 2)
+    (entry,) = shell.type("history", "counter", "way-2", "--json").lines
+    assert entry["key"].startswith("t-")
+
+
 def test_a_failure_exits_with_1(shell: Shell) -> None:
     ran = shell.type("ask", "counter", "fail-1", "take", '{"n": 1}')
     assert (ran.code, ran.out) == (1, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def shell(tmp_path: Path) -> Shell:
         (["result", "account", "a-1", "@x"], "not an idempotency key"),
         (["state", "account", "a-1", "--version", "x"], "x"),
         (["check", "--role", "king"], "king"),
+        (["check", "--url", "memory:"], "memory: has no server"),
         (["check", "app", "--type", "counter"], "APP and --type together"),
         (["dev"], "APP requires an argument"),
     ],
@@ -84,6 +86,20 @@ def test_version(shell: Shell) -> None:
     ran = shell.type("--version")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out[0].isdigit()
+
+
+def test_ctrl_c_is_one_line_too(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        with shell.running("state", "counter", "a", "--url", url) as process:
+            connection, _ = silent.accept()  # now it waits for a greeting that never comes
+            process.interrupt()
+            ended = process.end()
+            connection.close()
+    assert ended.code == 1
+    assert ended.err == (
+        "error: interrupted; next: run it again, with the same --key if it had one\n"
+    )
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", "rich"])
