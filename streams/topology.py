@@ -24,8 +24,9 @@ from .subjects import Sharding, Subjects
 
 DUPLICATE_WINDOW_NS = 100_000_000
 """The server's minimum (0 would mean 2 minutes): within it a reused `Nats-Msg-Id` is swallowed."""
-DEAD_BYTES = 1024**3
-"""The copies of dead letters at first: they are for people, who read less than that."""
+DEAD_PART = 4
+"""The copies of dead letters may take a quarter of what one type's tells may. The server reserves
+`max_bytes` on its disk when a stream is created, so large bounds are refused on small disks."""
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -170,10 +171,11 @@ def snapshot_stream(settings: Settings, subjects: Subjects, entity: str) -> Stre
 
 def dead_stream(settings: Settings, subjects: Subjects) -> Stream:
     """Copies of dead-letter verdicts: when it is full, the newest are refused and reported."""
+    bytes = settings.command_stream_bytes // DEAD_PART
     return Stream(
         subjects.dead_stream,
         {**_without("max_bytes"), "subjects": [subjects.dead("*", "*")]},
-        initial={"num_replicas": settings.replicas, "max_bytes": DEAD_BYTES},
+        initial={"num_replicas": settings.replicas, "max_bytes": bytes},
     )
 
 

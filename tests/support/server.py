@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sized
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats
 import pytest
 import pytest_asyncio
 
 from perdure.deploy.server import EmbeddedServer
 from perdure.entities.settings import Settings
+from perdure.streams.port import Session, Unreachable
 
 if TYPE_CHECKING:
     from perdure.streams.jetstream.session import JetStreamSession
@@ -66,9 +68,13 @@ def fresh_namespace() -> str:
 
 
 def settings_for(server: EmbeddedServer, namespace: str, **changes: Any) -> Settings:
-    """Settings of a small, quick test on that server."""
-    given: dict[str, Any] = {"url": server.url, "namespace": namespace, "shards": 4, **changes}
-    return Settings(**given)
+    """Settings of a small, quick test on that server.
+
+    The server reserves the size of each command stream: that of many tests must fit on its disk.
+    """
+    given: dict[str, Any] = {"url": server.url, "namespace": namespace}
+    given |= {"shards": 4, "command_stream_bytes": 2**24}
+    return Settings(**{**given, **changes})
 
 
 async def until(condition: Callable[[], bool], what: str = "it") -> None:
@@ -78,6 +84,30 @@ async def until(condition: Callable[[], bool], what: str = "it") -> None:
     while not condition():
         assert loop.time() < end, f"{what} never came"
         await asyncio.sleep(0.005)
+
+
+async def until_count(things: Sized, count: int) -> None:
+    """Wait until there are that many; fails if there are more."""
+    await until(lambda: len(things) >= count, f"{count} of {type(things).__name__}")
+    assert len(things) == count
+
+
+async def plain_client(server: EmbeddedServer) -> Any:
+    """A nats-py client without perdure; untyped, as nats-py is in part."""
+    connect: Any = vars(nats)["connect"]
+    return await connect(server.url)
+
+
+async def freeze(server: EmbeddedServer, session: Session) -> None:
+    """Freeze the server, and see that it is: the signal takes a while to reach all its threads."""
+    server.pause()
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await session.asks.request("nobody.listens", b"", timeout_s=0.05)
+            except Unreachable as error:
+                assert "no answer" in str(error)  # noqa: PT017
+                return
 
 
 @asynccontextmanager

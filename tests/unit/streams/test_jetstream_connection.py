@@ -8,7 +8,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import nats
 import pytest
 
 from perdure.deploy.server import EmbeddedServer
@@ -29,7 +28,7 @@ from perdure.streams.port import (
     WrongLast,
 )
 
-from ...support.server import nats_session, settings_for, until
+from ...support.server import freeze, nats_session, plain_client, settings_for, until
 
 Start = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -38,18 +37,6 @@ ADDRESS = Address("account", "a-1")
 
 def commit(text: str) -> Sealed:
     return Sealed(text, text.encode(), "mark")
-
-
-async def freeze(server: EmbeddedServer, session: JetStreamSession) -> None:
-    """Freeze the server, and see that it is: the signal takes a while to reach all its threads."""
-    server.pause()
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await session.asks.request("x", b"", timeout_s=0.05)
-            except Unreachable as error:
-                assert "no answer on x in 0.05 s" in str(error)  # noqa: PT017
-                return
 
 
 def only(tasks: set[asyncio.Task[Any]]) -> list[str]:
@@ -127,6 +114,15 @@ async def test_a_lost_append_is_never_sent_later(own_server: Start, namespace: s
         assert await session.commands.by_sequence("account", 1) is None
 
 
+async def grown(stored: list[int], by: int) -> None:
+    wanted = sum(stored) + by
+    await until(lambda: sum(stored) >= wanted)
+
+
+async def until_some(answers: list[object]) -> None:
+    await until(lambda: len(answers) > 20)
+
+
 @pytest.mark.parametrize("kill", [True, False])
 async def test_kill_and_restart_again_and_again(
     own_server: Start, namespace: str, kill: bool
@@ -159,8 +155,7 @@ async def test_kill_and_restart_again_and_again(
 
         writers = [asyncio.create_task(write(n)) for n in range(8)]
         for _ in range(4):
-            wanted = sum(stored) + 50
-            await until(lambda wanted=wanted: sum(stored) > wanted)
+            await grown(stored, 50)
             await server.restart(kill=kill)
         await until(lambda: session.connected)
         done.set()
@@ -187,7 +182,7 @@ async def test_a_server_that_stops_is_not_a_missing_stream(
                     answers.append(await session.commands.publish(ADDRESS, b""))
 
             telling = [asyncio.create_task(tell(answers)) for _ in range(8)]
-            await until(lambda answers=answers: len(answers) > 20)
+            await until_some(answers)
             await server.restart()
             await asyncio.gather(*telling)
             assert not [a for a in answers if not isinstance(a, (Appended, NoAck, Full))]
@@ -225,7 +220,7 @@ async def test_closing_while_the_server_is_down(own_server: Start, namespace: st
 
 
 async def test_closing_sends_what_waits(nats_server: EmbeddedServer, namespace: str) -> None:
-    client = await nats.connect(nats_server.url)
+    client = await plain_client(nats_server)
     subscription = await client.subscribe(f"{namespace}.>")
     await client.flush()
     session = await open_session(settings_for(nats_server, namespace), name="t")

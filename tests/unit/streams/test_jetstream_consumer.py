@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import nats
 import pytest
 
 from perdure.deploy.server import EmbeddedServer
@@ -19,7 +18,7 @@ from perdure.streams.jetstream.outbox import Outbox
 from perdure.streams.jetstream.session import JetStreamSession
 from perdure.streams.port import Appended, Delivery, Taken, Unreachable
 
-from ...support.server import nats_session, until
+from ...support.server import nats_session, plain_client, until, until_count
 
 Start = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -130,7 +129,7 @@ async def test_a_gap_shows_when_deliveries_are_lost_on_the_way(
         await tell(session, 3)
         term = await Term(session, "g1-s0-t1-aa").begin(2)
         await until(lambda: len(term.got) == 2)
-        thief = await nats.connect(server.url)  # takes a delivery that the term will miss
+        thief = await plain_client(server)  # takes a delivery that the term will miss
         stream = session.subjects.command_stream("account")
         inbox = thief.new_inbox()
         stolen = await thief.subscribe(inbox)
@@ -213,6 +212,11 @@ async def test_a_failing_on_lost_harms_nobody(
         assert "ZeroDivisionError: reconnected" in caplog.text
 
 
+async def asked_again(term: Term) -> None:
+    asked = term.consumer.pull.requests
+    await until(lambda: term.consumer.pull.requests > asked)
+
+
 async def test_requests_that_expire_are_made_again(
     session: JetStreamSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,10 +224,9 @@ async def test_requests_that_expire_are_made_again(
     monkeypatch.setattr(pull_module, "HEARTBEAT_S", 0.1)
     term = await Term(session, "g1-s0-t1-aa").begin(5)
     for number in range(1, 6):
-        asked = term.consumer.pull.requests
-        await until(lambda asked=asked: term.consumer.pull.requests > asked)
+        await asked_again(term)
         await tell(session, 1)
-        await until(lambda number=number: len(term.got) == number)
+        await until_count(term.got, number)
     await tell(session, 1)
     await asyncio.sleep(0.5)  # the credit is used up, whatever was asked for again and again
     assert len(term.got) == 5
@@ -294,7 +297,11 @@ async def test_the_only_server_of_a_stream_that_falls_silent_may_be_back_with_le
 ) -> None:
     """A stream with one replica in a cluster restarts without breaking our connection."""
     monkeypatch.setattr(pull_module, "SILENCE_S", 0.2)
-    monkeypatch.setattr(Outbox, "put", lambda *_: True)  # the request is lost, as on its way
+
+    def lose(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Outbox, "put", lose)  # the request is lost, as on its way
 
     async def alone(*_: object) -> ConsumerResponse:
         return ConsumerResponse(name="n", cluster=Cluster())

@@ -7,9 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import nats
 import pytest
-from nats.aio.client import Client
 
 from perdure.deploy.server import EmbeddedServer
 from perdure.entities.address import Address
@@ -18,7 +16,7 @@ from perdure.streams.jetstream.session import JetStreamSession, open_session
 from perdure.streams.port import Appended, Full, Incompatible, Refused, Unreachable
 from perdure.streams.subjects import Sharding, Subjects
 
-from ...support.server import nats_session, settings_for
+from ...support.server import nats_session, plain_client, settings_for
 
 Start = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -26,7 +24,7 @@ Start = Callable[..., Awaitable[EmbeddedServer]]
 class Raw:
     """The JetStream API, by hand."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Any, namespace: str) -> None:
         self.client = client
         self.subjects = Subjects(namespace)
 
@@ -53,7 +51,7 @@ class Raw:
 
 @pytest.fixture
 async def raw(nats_server: EmbeddedServer, namespace: str) -> AsyncIterator[Raw]:
-    client = await nats.connect(nats_server.url)
+    client = await plain_client(nats_server)
     yield Raw(client, namespace)
     await client.close()
 
