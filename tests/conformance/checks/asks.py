@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from perdure.streams.port import Message, Unreachable
+from perdure.streams.port import Message, Session, Unreachable
 
 from ..backend import TYPE, Backend, round_trip, until
 
@@ -148,14 +148,7 @@ async def a_closed_session_listens_no_more(backend: Backend) -> None:
     await session.close()
     assert not session.connected
     subject = other.subjects.member("r-1")
-    async with asyncio.timeout(backend.patience_s):
-        while True:
-            try:
-                answer = await other.asks.request(subject, b"", timeout_s=0.2)
-            except Unreachable:  # one that was on its way when the connection ended
-                continue
-            break
-    assert answer.no_responders
+    await _deaf(backend, other, subject)
     with pytest.raises(Unreachable):
         await session.log.by_sequence(TYPE, 1)
 
@@ -174,10 +167,24 @@ async def listening_survives_a_reconnect(backend: Backend) -> None:
         session.asks.send(session.subjects.info(TYPE), b"dropped")
         with pytest.raises(Unreachable):
             await session.asks.request(session.subjects.info(TYPE), b"x", timeout_s=5)
-        answer = await other.asks.request(subject, b"nobody", timeout_s=backend.patience_s)
-        assert answer.no_responders
+        await _deaf(backend, other, subject)
     other.asks.send(subject, b"one")
     other.asks.send(inbox.subject("1"), b"two")
     session.asks.send(session.subjects.info(TYPE), b"three")
     await until(backend, lambda: bool(heard and answers and elsewhere), "all after the reconnect")
     assert (heard, answers, elsewhere) == ([b"one"], [b"two"], [b"three"])
+
+
+async def _deaf(backend: Backend, session: Session, subject: str) -> None:
+    """Until the server says that nobody listens there.
+
+    A message that was routed just before a connection ended is still lost in silence, once.
+    """
+    async with asyncio.timeout(backend.patience_s):
+        while True:
+            try:
+                answer = await session.asks.request(subject, b"nobody", timeout_s=0.2)
+            except Unreachable:
+                continue
+            assert answer.no_responders
+            return
