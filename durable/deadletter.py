@@ -18,6 +18,7 @@ from ..streams.commands import cause_of
 from ..streams.commit import At, Dead, Outcome
 from ..streams.port import Delivery
 from .host import Host
+from .plan import DEAD_BYTES, kept
 
 logger = logging.getLogger("perdure.deadletter")
 
@@ -26,11 +27,12 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
     """Record a tell with an impossible id; whether the server confirmed it."""
     hash = raw_hash(delivery.data)
     error = MalformedMessage(cause=why, may_have_taken_effect=False)
+    room = host.plan_limits.max_bytes - DEAD_BYTES
     outcome = Outcome(
         name=cause_of(at, hash),
         payload_hash=hash,
         at=at,
-        dead=Dead("malformed", raw(to_wire(error)), raw=delivery.data),
+        dead=Dead("malformed", raw(to_wire(error)), raw=kept(delivery.data, room)),
     )
     data = msgspec.json.encode(outcome)
     stored = await host.session.dead.put_raw(host.entity.name, delivery.token, data)

@@ -276,7 +276,8 @@ class Execution:
 
     async def _bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
         """A dead letter: a conditional commit like any other."""
-        outcome = dead_letter(item, reason, error, named=True)
+        most = self._host.plan_limits.max_bytes
+        outcome = dead_letter(item, reason, error, named=True, max_bytes=most)
         plan = Plan(taken=[item], outcomes=[outcome], state=folded.state)
         await self._commit(folded, plan)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Raw
 
-from ..entities.errors import MalformedMessage
+from ..entities.duration import seconds
+from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import IdempotencyKey
 from ..streams.asks import NULL, Envelope, open_body
 from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
@@ -29,13 +30,17 @@ REQUEST_CHARS = 128
 TRACE_CHARS = 256
 """The longest traceparent that is kept (W3C's has 55 characters)."""
 
+EARLY_PART = 0.5
+"""How far in the future a made key may be born, in parts of `made_window`: callers correct their
+clocks by the runners', whose own may differ by a third of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A message that can't become a command, and the one to be told, if any."""
 
     asker: Asker | None
-    error: MalformedMessage
+    error: ClusterError
     key: str | None = None
 
 
@@ -52,14 +57,17 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
         if envelope.kind == "tell":
             raise Undecodable("a tell is published to the command subject, not asked")
         _check_key(envelope.key)
+        _check_birth(host, envelope.birth)
         if envelope.kind != "ask":
             if envelope.kind == "result" and envelope.key is None:
                 raise Undecodable("result: without a key")
             return Read(envelope.kind, asker, envelope, since=now)
         command = _command(host, envelope)
+        writes = host.entity.contracts[command.__struct_config__.tag].writes
+        hash = payload_hash(command) if writes else ""
     except Undecodable as error:
         return Refusal(asker, _malformed(error))
-    if not host.entity.contracts[command.__struct_config__.tag].writes:
+    if not writes:
         return Read("query", asker, envelope, command, now)
     if envelope.key is None and not message.reply:
         nameless = Undecodable("an ask without a key and a reply subject has no name")
@@ -67,11 +75,11 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
     return Item(
         way="ask",
         name=envelope.key or message.reply,
-        payload_hash=payload_hash(command),
+        payload_hash=hash,
         raw=envelope.payload,
         command=command,
         key=envelope.key,
-        birth=envelope.birth,
+        birth=envelope.birth if envelope.key else None,
         deadline=envelope.deadline,
         after=envelope.after,
         request=asker.request,
@@ -84,12 +92,25 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
 
 def bad_id(taken: Taken, error: ValueError) -> Refusal:
     """The refusal of a message whose subject holds no id of ours."""
-    match taken:
-        case Item(askers=askers):
-            asker = askers[0] if askers else None
-        case Refusal(asker=asker) | Read(asker=asker):
-            pass
-    return Refusal(asker, MalformedMessage(cause=str(error), may_have_taken_effect=False))
+    return Refusal(_asker(taken), MalformedMessage(cause=str(error), may_have_taken_effect=False))
+
+
+def elsewhere(taken: Taken, runner: str) -> Refusal:
+    """The refusal of an ask that names another shard than its entity's: it would get a mailbox,
+    and an order, of its own there."""
+    if isinstance(taken, Refusal):
+        return taken
+    why = "the subject names another shard than the entity's"
+    writes = isinstance(taken, Item)
+    error = EntityNotAssignedToRunner(runner=runner, cause=why, may_have_taken_effect=writes)
+    key = taken.key if isinstance(taken, Item) else taken.envelope.key
+    return Refusal(_asker(taken), error, key)
+
+
+def _asker(taken: Taken) -> Asker | None:
+    if isinstance(taken, Item):
+        return taken.askers[0] if taken.askers else None
+    return taken.asker
 
 
 def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> Item:
@@ -105,6 +126,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         if delivery.data[:1] == b"[" and envelope.kind != "tell":
             raise Undecodable(f"{envelope.kind} is asked, not published")
         _check_key(envelope.key)
+        _check_birth(host, envelope.birth)
         command = _command(host, envelope)
         if not host.entity.contracts[command.__struct_config__.tag].writes:
             raise Undecodable("a query is asked, not published")
@@ -125,7 +147,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         key=key,
         cause=cause,
         at=at,
-        birth=envelope.birth if key else None,
+        birth=envelope.birth if key and problem is None else None,
         deadline=envelope.deadline,
         request=request,
         trace=_cut(envelope.trace, TRACE_CHARS),
@@ -155,6 +177,15 @@ def _is_key(key: str | None) -> bool:
 def _check_key(key: str | None) -> None:
     if key is not None and not _is_key(key):
         raise Undecodable("the idempotency key isn't 1 to 255 of A-Za-z0-9:_-")
+
+
+def _check_birth(host: Host, birth: int | None) -> None:
+    """Refuse a key from the future: once forgotten, it would forbid all keys made before then."""
+    if birth is None:
+        return
+    latest = host.now_ms() + seconds(host.settings.made_window) * 1000 * EARLY_PART
+    if not 0 <= birth <= latest:
+        raise Undecodable("the key's birth isn't a time that can be: is the caller's clock right?")
 
 
 def _cut(text: str | None, length: int) -> str | None:

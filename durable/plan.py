@@ -37,6 +37,9 @@ from .ledger import Seen
 OUTCOME_BYTES = 512
 """What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
 
+DEAD_BYTES = 16 * 1024
+"""The same for a dead letter, with its error and what callers may add. Generous."""
+
 
 class Standing(Enum):
     """What the ledger and the watermark say of a command."""
@@ -130,7 +133,9 @@ def make_plan(
         if verdict is Standing.REWOUND:
             plan.rewound.append(item)
         room = limits.bytes - size if pending else limits.max_bytes
-        if not _take(plan, entity, address, folded, item, verdict, now_ns=now_ns, room=room):
+        if not _take(
+            plan, entity, address, folded, item, verdict, limits, now_ns=now_ns, room=room
+        ):
             break
         if plan.taken and plan.taken[-1] is item:
             names.add(item.name)
@@ -147,6 +152,7 @@ def _take(
     folded: Folded,
     item: Item,
     verdict: Standing,
+    limits: Limits,
     *,
     now_ns: int,
     room: int,
@@ -156,7 +162,8 @@ def _take(
     refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
     if refusal is not None:
         reason, error = refusal
-        return _refuse(plan, item, reason, error, named=reason == "expired")
+        named = reason == "expired"
+        return _refuse(plan, item, reason, error, limits, named=named, room=room)
     now_ns = item.at.time_ns if item.at is not None else now_ns
     now = datetime.fromtimestamp(now_ns / 1e9, UTC)
     context = Context(address, folded.version + plan.events, now, item.key)
@@ -171,8 +178,10 @@ def _take(
             plan,
             item,
             "unencodable",
-            SerializationError(cause=str(error), may_have_taken_effect=False),
+            SerializationError(cause=str(error)[:1000], may_have_taken_effect=False),
+            limits,
             named=True,
+            room=room,
         )
     except Exception as error:  # user code
         if not pending:
@@ -190,7 +199,9 @@ def _take(
                 cause=f"its outcome has {size} bytes, a message holds {room}",
                 may_have_taken_effect=False,
             ),
+            limits,
             named=True,
+            room=room,
         )
     plan.taken.append(item)
     plan.outcomes.append(outcome)
@@ -218,21 +229,39 @@ def refuse(item: Item, verdict: Standing, *, now_ms: int) -> tuple[str, ClusterE
     return None
 
 
-def _refuse(plan: Plan, item: Item, reason: str, error: ClusterError, *, named: bool) -> bool:
+def _refuse(
+    plan: Plan,
+    item: Item,
+    reason: str,
+    error: ClusterError,
+    limits: Limits,
+    *,
+    named: bool,
+    room: int,
+) -> bool:
     """An ask is refused; a tell gets a dead letter, an outcome like any other."""
     if item.way == "ask":
         if plan.outcomes:
             return False
         plan.refused.append((item, error))
         return True
+    outcome = dead_letter(item, reason, error, named=named, max_bytes=limits.max_bytes)
+    if plan.outcomes and _size(outcome) > room:
+        return False
     plan.taken.append(item)
-    plan.outcomes.append(dead_letter(item, reason, error, named=named))
+    plan.outcomes.append(outcome)
     return True
 
 
-def dead_letter(item: Item, reason: str, error: ClusterError, *, named: bool) -> Outcome:
-    """The verdict on a tell. `named`: it uses up the key; else it is named by its cause."""
-    undecodable = item.problem is not None
+def dead_letter(
+    item: Item, reason: str, error: ClusterError, *, named: bool, max_bytes: int
+) -> Outcome:
+    """The verdict on a tell. `named`: it uses up the key; else it is named by its cause.
+
+    It always fits into a message, else nothing could ever take its tell out of the way.
+    """
+    room = max_bytes - DEAD_BYTES
+    undecodable = item.problem is not None or len(bytes(item.raw)) > room
     return Outcome(
         name=item.name if named else item.cause or item.name,
         payload_hash=item.payload_hash,
@@ -243,11 +272,16 @@ def dead_letter(item: Item, reason: str, error: ClusterError, *, named: bool) ->
             reason,
             raw(to_wire(error)),
             key=None if named else item.key,
-            raw=bytes(item.raw) if undecodable else None,
+            raw=kept(bytes(item.raw), room) if undecodable else None,
         ),
         request=item.request,
         trace=item.trace,
     )
+
+
+def kept(payload: bytes, room: int) -> bytes:
+    """What of a payload is kept so that its base64 has at most `room` bytes."""
+    return payload[: max(0, room // 4 * 3)]
 
 
 def defect_error(error: Exception) -> RpcClientError:
@@ -316,5 +350,5 @@ def _size(outcome: Outcome) -> int:
     parts = (outcome.command, outcome.reply, outcome.failure, *outcome.events)
     extra = sum(len(bytes(part)) for part in parts if part is not UNSET)
     if outcome.dead is not None:
-        extra += len(bytes(outcome.dead.error)) + 2 * len(outcome.dead.raw or b"")
+        extra += len(bytes(outcome.dead.error)) + len(outcome.dead.raw or b"") * 4 // 3
     return extra + OUTCOME_BYTES

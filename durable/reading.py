@@ -10,7 +10,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..entities.errors import ClusterError, MailboxFull, SendTimeout
+from ..entities.errors import ClusterError, MailboxFull, SendTimeout, SerializationError
 from ..streams.codec import Undecodable
 from ..streams.commit import Damaged, unseal
 from ..streams.port import Unreachable
@@ -40,7 +40,8 @@ RETRY_S = 0.1
 """Between tries while the backend can't be reached, in seconds."""
 
 RESULT_S = 60.0
-"""How long a question for a result waits that carries no deadline, in seconds."""
+"""How long a question for a result waits at most, in seconds. Who wants to wait longer repeats it,
+and nobody can fill the memory by asking for what never comes."""
 
 
 class Reading:
@@ -101,7 +102,7 @@ class Reading:
         """Answer those whose time is over: unknown, never created and expired look alike."""
         for read in list(self._waiting):
             deadline = read.envelope.deadline
-            over = now > read.since + RESULT_S if deadline is None else now_ms > deadline
+            over = now > read.since + RESULT_S or (deadline is not None and now_ms > deadline)
             if over and read.checked:
                 self._waiting.remove(read)
                 self._send(read, SendTimeout(cause="no outcome of this key is known here"))
@@ -220,6 +221,10 @@ class Reading:
 
     def _send(self, read: Read, answer: bytes | ClusterError) -> None:
         activation = self._activation
+        most = activation.host.session.max_payload
+        if isinstance(answer, bytes) and len(answer) > most:
+            why = f"the answer has {len(answer)} bytes, a message holds {most}"
+            answer = SerializationError(cause=why, may_have_taken_effect=False)
         if isinstance(answer, bytes):
             activation.answers.send([read.asker], answer)
         else:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from ..entities.address import Address
 from ..entities.context import Context
@@ -47,8 +47,8 @@ class Read:
 class Past(msgspec.Struct, forbid_unknown_fields=True):
     """Which state is wanted: at a version, or at a time; neither: the newest."""
 
-    version: int | None = None
-    time: datetime | None = None
+    version: Annotated[int, Meta(ge=0)] | None = None
+    time: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 _pasts = msgspec.json.Decoder(Past | None)

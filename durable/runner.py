@@ -20,7 +20,7 @@ from msgspec import Raw
 from ..entities.duration import seconds
 from ..entities.entity import Entity
 from ..entities.settings import Settings
-from ..streams.asks import TypeInfo, encode_info, raw
+from ..streams.asks import TypeInfo, encode_info, raw, reply_allowed
 from ..streams.port import Message, Session, Subscription
 from ..streams.subjects import Sharding
 from .activation import loop_time
@@ -199,7 +199,7 @@ class Runner:
         self._sweep(idle_s=0.0)
 
     def _pong(self, message: Message) -> None:
-        if message.reply.startswith(tuple(p + "." for p in self._settings.reply_prefixes)):
+        if reply_allowed(message.reply, self._settings.reply_prefixes):
             self._session.asks.send(message.reply, b"")
 
     async def _sweeps(self) -> None:

@@ -22,7 +22,7 @@ from .activation import Activation, loop_time
 from .answers import Answers
 from .deadletter import bury_unaddressed
 from .host import Host
-from .intake import Refusal, bad_id, take_ask, take_tell
+from .intake import Refusal, bad_id, elsewhere, take_ask, take_tell
 from .item import Item
 from .phase import Quarantined
 from .reads import Read
@@ -201,6 +201,8 @@ class Shard:
         except ValueError as why:
             id, taken = token, bad_id(taken, why)
         address = Address(self.host.entity.name, id)
+        if token not in self.activations and self.sharding.shard(token) != self.number:
+            taken = elsewhere(taken, self.host.runner)
         match taken:
             case Refusal(asker, error, key):
                 if asker is not None:

@@ -10,6 +10,7 @@ An answer is one JSON object: `{"reply": …}`, `{"failure": {"type": …}}` or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -71,6 +72,8 @@ class TypeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NULL = Raw(b"null")
+
+_REPLY = re.compile(r"[^\s*>\x00-\x20\x7f]{1,512}")
 
 _envelopes = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(Answer)
@@ -149,7 +152,7 @@ def reply_allowed(reply: str, prefixes: tuple[str, ...]) -> bool:
     A reply subject is a weapon: without this rule a caller who may only ask has the runner's
     answer stored in a log. Only subjects below the allowed prefixes, and never a wildcard.
     """
-    if not reply or len(reply) > 512 or any(c in reply for c in " \t\r\n*>\0"):
+    if _REPLY.fullmatch(reply) is None:
         return False
     return any(reply.startswith(prefix + ".") for prefix in prefixes)
 

@@ -17,6 +17,9 @@ import msgspec
 HASH_BYTES = 16
 """128 bits: a chance collision among 10^12 names is about 10^-15."""
 
+TEXT_CHARS = 500
+"""The longest text of an Undecodable: a decoder's may quote a field's name, which may be huge."""
+
 
 class Undecodable(Exception):
     """Bytes that can't be what they should be; the text says why, without the payload."""
@@ -29,9 +32,11 @@ def decode(decoder: msgspec.json.Decoder[Any], data: bytes, *, limit: int, what:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Undecodable(f"{what}: {error}") from None
+        raise Undecodable(f"{what}: {error}"[:TEXT_CHARS]) from None
     except RecursionError:  # msgspec's answer to about 1,000 levels
         raise Undecodable(f"{what}: nested too deeply") from None
+    except Exception as error:  # a class's own __post_init__ may raise anything
+        raise Undecodable(f"{what}: {type(error).__name__}: {error}"[:TEXT_CHARS]) from None
 
 
 def digest(data: bytes) -> str:
@@ -45,8 +50,11 @@ def name_hash(name: str) -> bytes:
 
 
 def payload_hash(message: Any) -> str:
-    """The hash of a decoded command: defaults left out, fixed order."""
-    return digest(_text(message))
+    """The hash of a decoded command: defaults left out, fixed order. Raises Undecodable."""
+    try:
+        return digest(_text(message))
+    except RecursionError:  # sooner than when it was decoded
+        raise Undecodable("the payload: nested too deeply") from None
 
 
 def _text(value: Any) -> bytes:

@@ -71,7 +71,8 @@ class Dead(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str  # poison | defect | malformed | unencodable | expired | too_old | too_large
     error: Raw
     key: str | None = None  # the command's key, where the outcome is named by its cause
-    raw: bytes | None = None  # the payload, base64 in JSON, where it can't be decoded
+    raw: bytes | None = None  # the payload, base64 in JSON, where it can't be decoded; its
+    # first part, where the whole would not fit into a message
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,6 +14,7 @@ touches what nats-py keeps to itself. tests/hostile fails if a release of nats-p
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from nats.aio.client import Client
@@ -21,9 +22,12 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, AWAITING_MSG_PAYLOAD, Parser
 
 LINE_BYTES = 1024 * 1024
-"""The longest line: the server's greeting lists a cluster's addresses; subjects are below 4 KiB."""
+"""The longest line: a greeting lists a cluster's addresses; subjects are below 4 KiB."""
 HEADER_BYTES = len(b"NATS/1.0\r\n\r\n")
 """The shortest block of headers."""
+
+_MESSAGE = re.compile(rb"(H)?MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(?(1)(\d+) )(\d+)\r\n")
+"""`MSG subject sid [reply] size`; `HMSG` with the size of its headers before the whole size."""
 
 
 class Reader(Client):
@@ -48,54 +52,36 @@ class StrictParser(Parser):
         """Take what came, and pass on all that is complete. Raises ProtocolError."""
         self.buf.extend(data)
         while self.buf:
-            if self.state == AWAITING_MSG_PAYLOAD:
-                if not await self._payload():
-                    return
-                continue
-            end = self.buf.find(b"\r\n")
-            if end < 0:
-                if len(self.buf) > LINE_BYTES:
-                    raise ProtocolError
+            if self.state == AWAITING_CONTROL_LINE:
+                found = _MESSAGE.match(self.buf)
+                if found is None:
+                    if not await self._signal():
+                        return
+                    continue
+                _, subject, sid, reply, header_size, size = found.groups()
+                del self.buf[: found.end()]
+                self.msg_arg = {"subject": subject, "sid": int(sid), "reply": reply or b""}
+                self.needed, self.header_needed = int(size), int(header_size or 0)
+                self.state = AWAITING_MSG_PAYLOAD
+            size, header_size = self.needed, self.header_needed
+            if len(self.buf) < size + 2:
                 return
-            line = bytes(self.buf[:end])
-            del self.buf[: end + 2]
-            if line.startswith((b"MSG ", b"HMSG ")):
-                self._message(line.split(b" "))
-            else:
-                await self._signal(line)
+            headers = _headers(bytes(self.buf[:header_size]))
+            payload = bytes(self.buf[header_size:size])
+            del self.buf[: size + 2]
+            self.state = AWAITING_CONTROL_LINE
+            subject, reply = _text(self.msg_arg["subject"]), _text(self.msg_arg["reply"])
+            await self.nc._process_msg(self.msg_arg["sid"], subject, reply, payload, headers)
 
-    def _message(self, words: list[bytes]) -> None:
-        """`MSG subject sid [reply] size`, `HMSG subject sid [reply] header-size size`."""
-        sizes = 2 if words[0] == b"HMSG" else 1
-        middle = words[3:-sizes]
-        if len(words) < 3 + sizes or len(middle) > 1:
-            raise ProtocolError
-        numbers = (words[2], *words[-sizes:])
-        if not all(number.isdigit() for number in numbers):
-            raise ProtocolError
-        reply = middle[0] if middle else b""
-        self.msg_arg = {"subject": _text(words[1]), "sid": int(words[2]), "reply": _text(reply)}
-        self.needed = int(words[-1])
-        self.header_needed = int(words[-2]) if sizes == 2 else 0
-        self.state = AWAITING_MSG_PAYLOAD
-
-    async def _payload(self) -> bool:
-        """Pass on the message whose bytes came; False if some are missing."""
-        size, header_size = self.needed, self.header_needed
-        if len(self.buf) < size + 2:
+    async def _signal(self) -> bool:
+        """Take a line that is no message; False if its end is missing."""
+        end = self.buf.find(b"\r\n")
+        if end < 0:
+            if len(self.buf) > LINE_BYTES:
+                raise ProtocolError
             return False
-        header = _text(bytes(self.buf[:header_size]))
-        data = bytes(self.buf[header_size:size])
-        del self.buf[: size + 2]
-        self.header_needed = 0
-        self.state = AWAITING_CONTROL_LINE
-        found = self.msg_arg
-        headers = header if len(header) >= HEADER_BYTES else None
-        await self.nc._process_msg(found["sid"], found["subject"], found["reply"], data, headers)
-        return True
-
-    async def _signal(self, line: bytes) -> None:
-        word, _, rest = line.partition(b" ")
+        word, _, rest = bytes(self.buf[:end]).partition(b" ")
+        del self.buf[: end + 2]
         match word:
             case b"PING":
                 await self.nc._process_ping()
@@ -109,8 +95,17 @@ class StrictParser(Parser):
                 pass
             case _:
                 raise ProtocolError
+        return True
 
 
 def _text(data: bytes) -> bytes:
     """The same if it is UTF-8; else what isn't is replaced."""
     return data if data.isascii() else data.decode(errors="replace").encode()
+
+
+def _headers(block: bytes) -> bytes | None:
+    """The same, without a status that nobody can read; None for a block that is none."""
+    if len(block) < HEADER_BYTES:
+        return None
+    line, _, rest = block.partition(b"\r\n")
+    return block if line.isascii() else b"NATS/1.0\r\n" + rest
