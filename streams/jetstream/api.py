@@ -105,13 +105,14 @@ async def call(
     kind: type[R],
     *,
     accept: tuple[int, ...] = (),
+    timeout_s: float = TIMEOUT_S,
 ) -> R:
     """One request. Errors with a code in `accept` are returned, all others raised.
 
     Raises Unreachable, Incompatible, Taken.
     """
     data = b"" if body is None else msgspec.json.encode(body)
-    answer = await connection.request(f"$JS.API.{subject}", data, timeout_s=TIMEOUT_S)
+    answer = await connection.request(f"$JS.API.{subject}", data, timeout_s=timeout_s)
     if no_responders(answer):
         if await connection.ends():
             raise Unreachable("the server stops")

@@ -22,9 +22,9 @@ from ..port import (
 )
 from ..subjects import Subjects, escape
 from .api import ConsumerList, ConsumerResponse, Response, call, lookup, parse_time
-from .connection import Connection, no_responders, strings
+from .connection import ACK_TIMEOUT_S, Connection, no_responders, strings
 from .consumer import NONCE, OWNER, JetStreamConsumer, described
-from .errors import DENIED, NO_CONSUMER, NO_STREAM, TOO_LARGE, Denied, Lost, TooLarge
+from .errors import DENIED, NO_CONSUMER, NO_STREAM, TOO_LARGE, Denied, Forbidden, Lost, TooLarge
 from .errors import publish_answer as answer_of
 from .topology import sharding
 
@@ -137,12 +137,17 @@ class JetStreamCommands:
         """Nobody took a tell: there is no stream, or it has no leader for some seconds."""
         try:
             found = await call(
-                self._connection, f"STREAM.INFO.{stream}", None, Response, accept=(NO_STREAM,)
+                self._connection,
+                f"STREAM.INFO.{stream}",
+                None,
+                Response,
+                accept=(NO_STREAM,),
+                timeout_s=ACK_TIMEOUT_S,
             )
-        except Incompatible:
-            return NoStream()  # a caller's account has no JetStream of its own
+        except (Incompatible, Forbidden):
+            return NoStream()  # a caller's account may have no JetStream of its own
         except Unreachable as error:
-            return NoStream() if self._connection.alive else NoAck(str(error))
+            return NoAck(str(error))  # nobody leads the cluster either
         return NoStream() if found.error is not None else NoAck(f"{stream} has no leader")
 
     async def _sharding(self, entity: str) -> Any:

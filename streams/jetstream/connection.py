@@ -22,7 +22,7 @@ from nats.errors import Error
 from ...entities.entropy import Entropy
 from ...entities.settings import Settings
 from ..port import Incompatible, Unreachable
-from .errors import Denied, Lost, TooLarge
+from .errors import Denied, Forbidden, Lost, TooLarge
 from .link import Handler, Link, dial
 from .login import options, servers, shown
 from .replies import Received, Replies, Result
@@ -229,8 +229,10 @@ class Connection:
             raise Unreachable(f"not sent to {subject}: {error!r}") from None
         finally:
             over()
-        if isinstance(result, (Lost, Denied)):
+        if isinstance(result, Lost):
             raise Unreachable(result.why)
+        if isinstance(result, Denied):
+            raise Forbidden(result.why)
         return result
 
     def send(

@@ -77,6 +77,10 @@ class Denied:
     why: str
 
 
+class Forbidden(Unreachable):
+    """This login has no permission to ask; asking again won't help."""
+
+
 class TooLarge(ValueError):
     """More bytes than the server takes; it would end the connection for good."""
 

@@ -6,6 +6,7 @@ ever: a missing file, a missing package, mixed kinds of URLs.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import ssl
@@ -35,17 +36,17 @@ def options(settings: Settings) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if settings.credentials is not None:
         _need("nkeys", "credentials")
-        given["user_credentials"] = _readable("credentials", settings.credentials)
+        given["user_credentials"] = _credentials(settings.credentials)
     if settings.nkey_seed is not None:
         _need("nkeys", "nkey_seed")
-        given["nkeys_seed"] = _readable("nkey_seed", settings.nkey_seed)
+        given["nkeys_seed"] = _seed(settings.nkey_seed)
     if settings.user is not None:
         given["user"] = settings.user
         given["password"] = settings.password or ""
     if settings.token is not None:
         given["token"] = settings.token
     if settings.tls_ca is not None:
-        given["tls"] = _trusting(_readable("tls_ca", settings.tls_ca))
+        given["tls"] = _trusting(settings.tls_ca)
     return given
 
 
@@ -59,15 +60,33 @@ def _need(package: str, what: str) -> None:
         raise Incompatible(f"{what} need the package {package}: pip install {package}")
 
 
-def _readable(name: str, path: str) -> str:
+def _read(name: str, path: str) -> bytes:
     try:
-        with open(path, "rb"):
-            return path
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise Incompatible(f"{name}: {path}: {error.strerror or error}") from None
 
 
+def _credentials(path: str) -> str:
+    content = _read("credentials", path)
+    if not all(part in content for part in (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")):
+        raise Incompatible(f"credentials: {path}: not a .creds file with a JWT and its seed")
+    return path
+
+
+def _seed(path: str) -> str:
+    content = _read("nkey_seed", path)
+    nkeys: Any = importlib.import_module("nkeys")
+    try:
+        nkeys.from_seed(bytearray(content.strip())).wipe()
+    except Exception:  # nkeys raises many kinds; none may show the seed
+        raise Incompatible(f"nkey_seed: {path}: not the seed of a user") from None
+    return path
+
+
 def _trusting(path: str) -> ssl.SSLContext:
+    _read("tls_ca", path)
     try:
         return ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -406,22 +407,39 @@ def test_log_in_options() -> None:
     assert options(Settings(token="t")) == {"token": "t"}
 
 
-def test_files_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Nkeys:
+    """Stands in for the package nkeys, which is only there where credentials are used."""
+
+    @staticmethod
+    def from_seed(seed: bytearray) -> Nkeys:
+        if not seed.startswith(b"SU"):
+            raise ZeroDivisionError("whatever nkeys raises")
+        return Nkeys()
+
+    def wipe(self) -> None:
+        pass
+
+
+def test_files_that_can_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def found(_name: str) -> object:
         return object()
 
     monkeypatch.setattr("importlib.util.find_spec", found)
+    monkeypatch.setitem(sys.modules, "nkeys", Nkeys)
     missing = str(tmp_path / "missing")
+    file = tmp_path / "file"
+    file.write_text("something else")
     for setting in ("tls_ca", "credentials", "nkey_seed"):
         given: dict[str, Any] = {setting: missing}
         with pytest.raises(Incompatible, match=rf"{setting}: .*missing: No such file"):
             options(Settings(**given))
-    file = tmp_path / "file"
-    file.write_text("not a certificate")
+        given = {setting: str(file)}
+        with pytest.raises(Incompatible, match=rf"{setting}: .*file: "):
+            options(Settings(**given))
+    file.write_text("BEGIN NATS USER JWT … BEGIN USER NKEY SEED")
     assert options(Settings(credentials=str(file))) == {"user_credentials": str(file)}
+    file.write_text("SUA…")
     assert options(Settings(nkey_seed=str(file))) == {"nkeys_seed": str(file)}
-    with pytest.raises(Incompatible, match="tls_ca"):
-        options(Settings(tls_ca=str(file)))
 
 
 def test_passwords_are_not_shown() -> None:

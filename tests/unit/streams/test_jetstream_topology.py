@@ -12,8 +12,17 @@ import pytest
 from perdure.deploy.server import EmbeddedServer
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
+from perdure.streams.jetstream import commands as commands_module
 from perdure.streams.jetstream.session import JetStreamSession, open_session
-from perdure.streams.port import Appended, Full, Incompatible, Refused, Unreachable
+from perdure.streams.port import (
+    Appended,
+    Full,
+    Incompatible,
+    NoAck,
+    NoStream,
+    Refused,
+    Unreachable,
+)
 from perdure.streams.subjects import Sharding, Subjects
 
 from ...support.server import nats_session, plain_client, settings_for
@@ -228,5 +237,28 @@ async def test_no_permission_for_the_api_is_told_at_once(
             )
         assert isinstance(answer, Refused)
         assert answer.code == 403
+        told = await session.commands.publish(Address("account", "a-1"), b"")
+        assert told == NoStream()  # nobody took it, and more can't be known
         assert len(session.violations) == 2
         assert "$js.api.stream.info" in session.violations[0]
+
+
+async def test_a_stream_without_a_leader_is_not_missing(
+    session: JetStreamSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While three replicas elect a leader nobody takes a tell, and INFO may say nothing."""
+    await session.provision("account")
+
+    def nobody(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(commands_module, "no_responders", nobody)
+    answer = await session.commands.publish(Address("account", "a-1"), b"")
+    assert isinstance(answer, NoAck)
+    assert "no leader" in answer.why
+
+    async def silent(*_: object, **__: object) -> None:
+        raise Unreachable("no answer")
+
+    monkeypatch.setattr(commands_module, "call", silent)
+    assert await session.commands.publish(Address("account", "a-1"), b"") == NoAck("no answer")
