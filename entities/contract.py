@@ -61,8 +61,15 @@ class Contract:
         raise msgspec.ValidationError(f"{self.tag} declares no failure")
 
 
-class _NoFailure(msgspec.Struct, tag=""):
-    """Stands for the empty union, which msgspec doesn't have."""
+class _Nothing(msgspec.Struct, tag=""):
+    """A member of every union that nothing ever is.
+
+    msgspec has no empty union, and decodes the only member of one without its tag, too.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse to be decoded."""
+        raise ValueError("an empty type")
 
 
 def contract_of(cls: Any, state: type[State], label: str) -> Contract:
@@ -115,7 +122,7 @@ def _failure_decoder(declared: Sequence[Any], label: str) -> msgspec.json.Decode
             raise TypeError(f"{label}: Failure is the base; declare its own failures")
         require_wire(wire_twin(failure), f"{label}: failures: {name_of(failure)}")
     require_unique([(f.tag, f) for f in declared], f"{label}: failures")
-    twins = tuple(wire_twin(f) for f in declared) or (_NoFailure,)
+    twins = (*(wire_twin(f) for f in declared), _Nothing)
     return msgspec.json.Decoder(Union[twins])  # noqa: UP007 (built from a tuple)
 
 
@@ -141,7 +148,8 @@ def decoder_of(classes: Sequence[Any], label: str) -> msgspec.json.Decoder[Any]:
     """The JSON decoder of a union of structs; TypeError names the one that can't travel."""
     for cls in classes:
         require_wire(cls, f"{label}: {name_of(cls)}")
-    return msgspec.json.Decoder(Union[tuple(classes)])  # noqa: UP007 (built from a tuple)
+    # One class alone would be decoded without its tag, too; in a union the tag is required.
+    return msgspec.json.Decoder(Union[(*classes, _Nothing)])
 
 
 def parameters(fn: Any, count: int, label: str) -> tuple[list[Any], Any]:

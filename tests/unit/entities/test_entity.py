@@ -511,3 +511,14 @@ class Tree(Command[Account, int]):
 
 def test_a_recursive_type_is_walked_once() -> None:
     assert list(Entity(Account(), of(Tree), evolve).contracts) == ["tree"]
+
+
+def test_the_tag_is_required_even_where_there_is_one_command() -> None:
+    def only(state: Account, command: Deposit) -> Decision[Deposited]:
+        return command.accept(Balance(command.cents), Deposited(command.cents))
+
+    messages = Entity(Account(), only, evolve).messages
+    assert messages.decode(b'{"type":"deposit","cents":1}') == Deposit(1)
+    for body in (b'{"cents":1}', b'{"type":""}', b'{"type":"","cents":1}'):
+        with pytest.raises(msgspec.ValidationError):
+            messages.decode(body)
