@@ -146,6 +146,9 @@ class SimulatedConsumer:
     def deliver(self, delivery: Delivery) -> None:
         weather = self._wire.weather
         if weather.strikes(weather.climate.gap, "delivery lost"):
+            # Its credit comes back, as a backend asks again when its pull expires or falls silent.
+            assert self.inner is not None
+            self._wire.at_broker(NOTICE_S, self.inner.grant, 1)
             return
         now = self._wire.process.loop.time()
         self._arrival = max(self._arrival, now + weather.delay_s())

@@ -16,7 +16,7 @@ from .situations import count_evidence, listening
 from .workload import Workload
 from .world import World
 
-QUIET_S = 90.0
+QUIET_S = 60.0
 """How long a healed world may take until nothing waits any more, in virtual seconds."""
 
 
@@ -75,13 +75,15 @@ async def _life(world: World) -> None:
     workload.start()
     await nemesis.run()
     await nemesis.heal()
-    await asyncio.gather(
-        *(
-            caller.process.spawn(workload.farewell(caller))
-            for caller in world.callers
-            if caller.process.alive
-        )
-    )
+    await _quiet(world)
+    for caller in world.callers:
+        if caller.process.alive:
+            await caller.process.spawn(workload.farewell(caller))
+    await _quiet(world)
+
+
+async def _quiet(world: World) -> None:
+    """Wait until no tell waits any more: lost acks take an `ack_wait`."""
     end = world.loop.time() + QUIET_S
     while world.loop.time() < end and not world.quiet():
         await asyncio.sleep(1.0)

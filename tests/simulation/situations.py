@@ -8,6 +8,7 @@ seen from outside where that is possible (what passed a port, what is in the log
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,7 +88,9 @@ class _Listener(logging.Handler):
             error = record.exc_info[1] if record.exc_info else None
             self._failures.append(f"internal error, {action}: {record.getMessage()}: {error!r}")
         if self._say is not None:
-            self._say("log:", record.getMessage())
+            self._say("log:", action, record.getMessage())
+            if record.exc_info and action in BROKEN:
+                self._say(*traceback.format_exception(record.exc_info[1]))
 
 
 @contextmanager

@@ -165,7 +165,8 @@ class Workload:
             await self._finish(call, lambda: ref.tell(command, key=key))
             if call.told is not None and key is None:
                 call.key = call.told
-                self._remember(Used(entity, call.told, command))
+                if not isinstance(command, Poison):  # each copy would end as many processes
+                    self._remember(Used(entity, call.told, command))
         return call
 
     async def _again(self, caller: Caller) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from random import Random
 from typing import TypeAlias
 
@@ -147,10 +146,11 @@ class World:
         return owner
 
     async def _start(self, owner: Owner) -> None:
-        while True:
-            with suppress(Unreachable):
-                await owner.runner.start()
-                return
+        try:
+            await owner.runner.start()
+        except Unreachable:  # the process ends with an error, and is started again
+            self.crash(owner)
+            self.restart_later()
 
     def start_caller(self) -> Caller:
         """A new process with a client."""

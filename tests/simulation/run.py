@@ -1,0 +1,167 @@
+"""Run many seeds, and say in one line how to see each failing one again.
+
+    python -m tests.simulation.run --seeds 10000 --jobs 2
+    python -m tests.simulation.run --seed 4711 --trace
+    python -m tests.simulation.run --planted early_ack --seeds 1000
+
+Exit code 1 if a promise was broken (with `--planted`: if the planted bug was not caught), or if a
+situation was never met in 1,000 seeds or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from multiprocessing import get_context
+
+from .checker import kinds
+from .planted import PLANTED, planted
+from .simulate import Verdict, simulate
+from .situations import ALL
+
+CHUNK = 20
+"""Seeds between two collections of garbage, and in one piece of work."""
+
+ENOUGH = 1_000
+"""Seeds within which every situation must be met, and every planted bug caught."""
+
+
+def replay_line(seed: int, name: str | None = None) -> str:
+    """The command that shows one seed again."""
+    plant = f" --planted {name}" if name else ""
+    return f"python -m tests.simulation.run --seed {seed}{plant} --trace"
+
+
+def chunk(work: tuple[int, int, str | None]) -> list[Verdict]:
+    """Some seeds in a row; called in a worker process."""
+    first, count, name = work
+    with planted(name):
+        verdicts = [simulate(seed) for seed in range(first, first + count)]
+    gc.collect()
+    return verdicts
+
+
+def verdicts_of(first: int, count: int, jobs: int, name: str | None) -> Iterator[Verdict]:
+    """All verdicts, in the order of their seeds."""
+    work = [
+        (seed, min(CHUNK, first + count - seed), name)
+        for seed in range(first, first + count, CHUNK)
+    ]
+    gc.freeze()
+    if jobs == 1:
+        for piece in work:
+            yield from chunk(piece)
+        return
+    with get_context("fork").Pool(jobs) as pool:
+        for verdicts in pool.imap(chunk, work):
+            yield from verdicts
+
+
+class Tally:
+    """What came of many seeds."""
+
+    def __init__(self) -> None:
+        self.seeds = self.commands = self.faults = self.steps = 0
+        self.failing: dict[int, list[str]] = {}
+        self.situations: Counter[str] = Counter()
+        self.met_in: Counter[str] = Counter()
+        self.poor: list[int] = []
+
+    def add(self, verdict: Verdict) -> None:
+        """One more seed."""
+        self.seeds += 1
+        self.commands += verdict.commands
+        self.faults += verdict.faults
+        self.steps += verdict.steps
+        self.situations.update(verdict.situations)
+        self.met_in.update(set(verdict.situations))
+        if verdict.violations:
+            self.failing[verdict.seed] = verdict.violations
+        if verdict.commands < 200 or verdict.faults < 20:
+            self.poor.append(verdict.seed)
+
+    @property
+    def missing(self) -> list[str]:
+        """Situations that no seed met."""
+        return [name for name in ALL if not self.situations[name]]
+
+
+def report(tally: Tally, seconds: float, name: str | None) -> Iterator[str]:
+    """The summary, a line at a time."""
+    yield (
+        f"{tally.seeds} seeds, {tally.commands} commands, {tally.faults} faults in "
+        f"{seconds:.1f} s ({tally.seeds / max(seconds, 1e-9):.1f} seeds a second); "
+        f"{len(tally.failing)} seeds broke a promise"
+    )
+    by_kind: dict[str, list[int]] = {}
+    for seed, found in tally.failing.items():
+        for kind in kinds(found):
+            by_kind.setdefault(kind, []).append(seed)
+    for kind, seeds in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {replay_line(seeds[0], name)}"
+    for situation in ALL:
+        yield f"  met: {situation}: {tally.situations[situation]} in {tally.met_in[situation]} seeds"
+    if tally.poor:
+        yield f"  too small (200 commands, 20 faults): seeds {tally.poor[:5]}"
+
+
+def show(seed: int, name: str | None, *, trace: bool) -> int:
+    """One seed, with its trace."""
+    with planted(name):
+        verdict = simulate(seed, trace=trace)
+    for line in verdict.lines:
+        print(line)
+    print(
+        f"seed {seed}: {verdict.commands} commands, {verdict.faults} faults, {verdict.steps} steps,"
+        f" {verdict.seconds:.1f} s of its time, fingerprint {verdict.fingerprint}"
+    )
+    for violation in verdict.violations:
+        print("BROKEN", violation)
+    return 1 if verdict.violations else 0
+
+
+def many(args: argparse.Namespace) -> int:
+    """Many seeds, with progress on the error output."""
+    tally, begin = Tally(), time.monotonic()
+    for verdict in verdicts_of(args.first, args.seeds, args.jobs, args.planted):
+        tally.add(verdict)
+        if verdict.violations and len(tally.failing) <= args.show:
+            print(f"seed {verdict.seed}: {verdict.violations[0][:300]}")
+            print(f"  again: {replay_line(verdict.seed, args.planted)}", flush=True)
+        if args.planted and verdict.violations:
+            break
+        if tally.seeds % 100 == 0:
+            rate = tally.seeds / (time.monotonic() - begin)
+            print(f"{tally.seeds}/{args.seeds}, {rate:.1f} a second", file=sys.stderr, flush=True)
+    for line in report(tally, time.monotonic() - begin, args.planted):
+        print(line)
+    if args.planted:
+        return 0 if tally.failing else 1
+    never = tally.missing if tally.seeds >= ENOUGH else []
+    if never:
+        print(f"never met: {', '.join(never)}")
+    return 1 if tally.failing or never or tally.poor else 0
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--planted", choices=sorted(PLANTED), help="plant this bug")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--trace", action="store_true", help="with --seed: show everything")
+    parser.add_argument("--show", type=int, default=10, help="failing seeds to show")
+    args = parser.parse_args(list(arguments) if arguments is not None else None)
+    if args.seed is not None:
+        return show(args.seed, args.planted, trace=args.trace)
+    return many(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
