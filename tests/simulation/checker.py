@@ -57,8 +57,6 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
         histories.setdefault(entity, read_log(entity, []))
     found: list[str] = []
     for entity, history in sorted(histories.items()):
-        if entity in evidence.damaged:
-            continue  # what it says can't be trusted; its neighbours are checked
         found += history.problems
         found += _executed_twice(history)
         found += _dead_letters(history, evidence, limits)

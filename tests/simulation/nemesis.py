@@ -251,9 +251,7 @@ class Nemesis:
         place = self.random.randrange(len(stored.data))
         data = bytearray(stored.data)
         data[place] ^= 1
-        log.tamper(token, stored.sequence, bytes(data))
-        entity = world.damaged(token)
-        world.say("DAMAGED", entity, "at", stored.sequence)
+        world.damage(token, stored, bytes(data))
 
     def _log_refuses(self) -> None:
         """No space left, for a while."""

@@ -105,11 +105,11 @@ class Scenario:
 
 
 def _skews(settings: Settings) -> tuple[float, ...]:
-    """Clocks may differ by a third of what made keys live; beyond, these are refused for a while,
-    which is unkind but no error."""
+    """Clocks may differ by a sixth of what made keys live; far beyond, these are refused for a
+    while, which is unkind but no error."""
     assert isinstance(settings.made_window, float)
-    most = settings.made_window / 6
-    return (0.0, -most, -1.0, 1.0, most)
+    most = settings.made_window / 12
+    return (0.0, -most, -0.3, 0.3, most)
 
 
 def _ids(random: Random, count: int) -> list[str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from perdure.durable.runner import Runner
 from perdure.streams.client import Cluster
+from perdure.streams.commit import Stored
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.queue import Queue
 from perdure.streams.port import Appended, PublishAnswer, Unreachable
@@ -84,6 +85,7 @@ class World:
         self.dead_letters_full = False
         self.older_snapshots: dict[tuple[str, str | None], list[bytes]] = {}
         self._context = world_context()
+        self._undamaged: dict[int, Stored] = {}
         self._ticks = 0
         self._uids = 0
         self._names = 0
@@ -266,11 +268,12 @@ class World:
         """A publish by somebody who isn't perdure."""
         self._context.run(self.broker.publish_foreign, subject, data)
 
-    def damaged(self, token: str) -> str:
-        """A bit of an entity's log has flipped."""
-        entity = entity_of(token)
-        self.evidence.damaged.add(entity)
-        return entity
+    def damage(self, token: str, stored: Stored, data: bytes) -> None:
+        """A bit of a stored commit flips. The checker is given what was there before."""
+        self.say("DAMAGED", token, "at", stored.sequence)
+        self.evidence.damaged.add(entity_of(token))
+        self._undamaged[stored.sequence] = stored
+        self.broker.streams("perdure").logs[NAME].tamper(token, stored.sequence, data)
 
     def quiet(self) -> bool:
         """Whether no tell waits any more, but those of entities that can't be."""
@@ -285,7 +288,9 @@ class World:
         streams = self.broker.streams("perdure")
         log = streams.logs[NAME]
         for token in log.tokens():
-            messages = log.between(token, 0, None, 1_000_000)
+            messages = [
+                self._undamaged.get(m.sequence, m) for m in log.between(token, 0, None, 1_000_000)
+            ]
             self.evidence.logs[entity_of(token)] = [
                 Logged(m.sequence, m.time_ns, m.data, m.mark) for m in messages
             ]
