@@ -13,8 +13,9 @@ import msgspec
 
 from ..commit import MARK, Stored
 from ..port import Incompatible, Unreachable
-from .connection import Connection, no_responders
+from .connection import Connection
 from .errors import ENABLE, NO_MESSAGE, NO_STREAM, Problem, api_error
+from .messages import no_responders
 
 TIMEOUT_S = 5.0
 """For one request to the API, in seconds; on three replicas a creation may take one."""

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 
 from ..port import Message, Unreachable
-from .connection import Connection, Listener, no_responders, strings
+from .connection import Connection, Listener
 from .errors import TooLarge
+from .messages import no_responders, strings
 from .replies import Received
 
 logger = logging.getLogger("perdure.jetstream")

@@ -22,10 +22,11 @@ from ..port import (
 )
 from ..subjects import Subjects, escape
 from .api import ConsumerList, ConsumerResponse, Response, call, lookup, parse_time
-from .connection import ACK_TIMEOUT_S, Connection, no_responders, strings
+from .connection import ACK_TIMEOUT_S, Connection
 from .consumer import NONCE, OWNER, JetStreamConsumer, described
 from .errors import DENIED, NO_CONSUMER, NO_STREAM, TOO_LARGE, Denied, Forbidden, Lost, TooLarge
 from .errors import publish_answer as answer_of
+from .messages import no_responders, strings
 from .topology import sharding
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

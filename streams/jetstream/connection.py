@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import Error
+from nats.errors import BadSubjectError, Error
 
 from ...entities.entropy import Entropy
 from ...entities.settings import Settings
@@ -25,6 +25,7 @@ from ..port import Incompatible, Unreachable
 from .errors import Denied, Forbidden, Lost, TooLarge
 from .link import Handler, Link, dial
 from .login import options, servers, shown
+from .messages import check_subject, headers_size
 from .replies import Received, Replies, Result
 from .room import Room
 
@@ -41,9 +42,6 @@ ENDING_S = 0.5
 """How long a server that stops may keep a connection open after its JetStream is gone."""
 IN_FLIGHT_BYTES = 32 * 1024**2
 """Publishes that wait for their acknowledgement; more wait before they are sent."""
-SUBJECT_LENGTH = 960
-"""Subject and reply together, in characters: at most 3,840 bytes, below the server's 4 KiB line,
-beyond which it ends the connection for good."""
 DEFAULT_PAYLOAD = 1024**2
 """The server's limit of one message with its headers, in bytes, until it tells another."""
 INBOX_BYTES = 11
@@ -52,7 +50,6 @@ VIOLATIONS = 100
 """Permission violations remembered, for `perdure check`."""
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
-_BLANK = re.compile(r"[\s\x00]")
 
 
 class Bound(Protocol):
@@ -250,7 +247,7 @@ class Connection:
     def _check(
         self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None
     ) -> int:
-        _check_subject(subject, reply)
+        check_subject(subject, reply)
         size = len(data) + headers_size(headers)
         if size > self.max_payload:
             raise TooLarge(f"{size} bytes, the server takes {self.max_payload}")
@@ -259,16 +256,19 @@ class Connection:
     # -- receiving --------------------------------------------------------------------------------
     async def subscribe(self, subject: str, handler: Handler) -> Listener:
         """Listen, on this link and all later ones; on return the server knows of it."""
-        _check_subject(subject, "")
+        check_subject(subject, "")
         listener = Listener(subject, handler)
         link = self.live()
         self._listeners[listener] = None
         try:
             listener.subscription = await link.subscribe(subject, handler)
             await link.sync()
+        except BadSubjectError:
+            self._listeners.pop(listener)
+            raise ValueError(f"not a subject: {subject!r}") from None
         except Error as error:
             self._listeners.pop(listener)
-            raise ValueError(f"can't subscribe to {subject[:200]!r}: {error!r}") from None
+            raise Unreachable(f"not subscribed to {subject}: {error!r}") from None
         except BaseException:
             await self.unsubscribe(listener)
             raise
@@ -349,8 +349,10 @@ class Connection:
             try:
                 await self._adopt(await self._dial())
                 return
-            except (Unreachable, Incompatible) as error:
+            except Unreachable as error:
                 logger.info("%s: still not connected: %s", self._name, error)
+            except Incompatible as error:
+                logger.warning("%s: still not connected: %s", self._name, error)
             except Exception:  # whatever it is: without this task nothing would ever go on
                 logger.exception("%s: connecting failed", self._name)
             delay = wait_s * self._entropy.uniform(0.5, 1.0)
@@ -402,29 +404,3 @@ class Connection:
         if self.closed:
             return "the session is closed"
         return f"no connection to {', '.join(map(shown, self._urls))}"
-
-
-def _check_subject(subject: str, reply: str) -> None:
-    if len(subject) + len(reply) > SUBJECT_LENGTH:
-        raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
-    if not subject or _BLANK.search(subject) or (reply and _BLANK.search(reply)):
-        raise ValueError(f"not a subject: {subject!r}, reply {reply!r}")
-
-
-def headers_size(headers: Mapping[str, str] | None) -> int:
-    """The bytes of headers on the wire, which the server counts as payload."""
-    if headers is None:
-        return 0
-    return 12 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())
-
-
-def strings(headers: Mapping[str, str] | None) -> dict[str, str] | None:
-    """Headers as nats-py wants them."""
-    return dict(headers) if headers else None
-
-
-def no_responders(message: Received) -> bool:
-    """Whether it is the server's word that nobody listens."""
-    return (
-        not message.data and message.headers is not None and message.headers.get("Status") == "503"
-    )

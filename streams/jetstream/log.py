@@ -16,10 +16,11 @@ from ..commit import MARK, Sealed, Stored
 from ..port import AppendAnswer, NoAck, Refused, Unreachable
 from ..subjects import Subjects, escape
 from .api import lookup
-from .connection import Connection, no_responders
+from .connection import Connection
 from .direct import batch, one
 from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, append_answer
 from .follow import follow
+from .messages import no_responders
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 

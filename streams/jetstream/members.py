@@ -12,9 +12,10 @@ import re
 from ..port import Appended, Entry, Incompatible, Refused, Unreachable, WrongLast
 from ..subjects import Subjects
 from .api import RawMessage, Response, call, lookup
-from .connection import Connection, no_responders
+from .connection import Connection
 from .errors import NO_STREAM, Denied, Lost, TooLarge, append_answer
 from .log import EXPECTED
+from .messages import no_responders
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
 _MARKERS = ("DEL", "PURGE")

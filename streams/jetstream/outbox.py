@@ -83,9 +83,9 @@ class Outbox:
         self._bytes -= len(data) + OVERHEAD_BYTES
         try:
             await self._client.publish(subject, data, reply, headers)
-        except (Error, OSError) as error:
+        except Exception as error:  # one bad message must not keep back all others
             self.dropped += 1
-            logger.warning("can't send to %s: %r", subject[:200], error)
+            logger.warning("can't send to %r: %r", subject[:200], error)
 
     async def _breathe(self) -> None:
         """Let others run; let the socket catch up."""

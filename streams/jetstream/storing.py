@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 from ..port import Appended
-from .connection import Connection, no_responders
+from .connection import Connection
 from .errors import Denied, Lost, TooLarge, publish_answer
+from .messages import no_responders
 
 logger = logging.getLogger("perdure.jetstream")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -294,6 +295,38 @@ async def test_one_of_several_servers_is_enough(
     await session.close()
 
 
+async def test_servers_of_a_cluster_find_each_other(own_server: Start, namespace: str) -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        routes = [f"nats://127.0.0.1:{s.getsockname()[1]}" for s in (first, second)]
+    servers: list[EmbeddedServer] = []
+    for route in routes:
+        listen = route.removeprefix("nats://")
+        cluster = f'cluster {{ name: c, listen: "{listen}", routes: {json.dumps(routes)} }}'
+        extra = f"server_name: n{len(servers)}\n{cluster}"
+        servers.append(await own_server(extra=extra))
+    await routed(servers[0])
+    async with nats_session(servers[0], namespace) as session:
+        assert session.connected
+        await servers[0].kill()
+        await until(lambda: not session.connected)
+        await until(lambda: session.connected)
+        assert str(servers[1].port) in repr(session)
+        assert (await session.asks.request("x", b"", timeout_s=5)).no_responders
+
+
+async def routed(server: EmbeddedServer) -> None:
+    """Until a server greets with the addresses of two."""
+    async with asyncio.timeout(20):
+        while True:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            greeting = json.loads((await reader.readline()).removeprefix(b"INFO "))
+            writer.close()
+            if len(greeting.get("connect_urls", ())) == 2:
+                return
+
+
 async def test_an_old_server_is_refused(
     nats_server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +440,19 @@ async def test_subjects_that_would_end_the_connection(
             await session.asks.subscribe(subject, lambda _: None)
         assert (await session.asks.request("x", b"", timeout_s=1)).no_responders
         assert session.links == links
+
+
+async def test_a_message_that_can_not_be_encoded_keeps_back_no_other(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with nats_session(nats_server, namespace) as session:
+        heard: list[bytes] = []
+        await session.asks.subscribe(f"{namespace}.x", lambda m: heard.append(m.data))
+        session.asks.send("\ud800", b"")
+        session.asks.send(f"{namespace}.x", b"1", headers={"a b": "c"})
+        session.asks.send(f"{namespace}.x", b"2", reply="\udfff")
+        session.asks.send(f"{namespace}.x", b"3")
+        await until(lambda: heard == [b"3"])
 
 
 async def test_a_failing_callback_does_not_end_a_subscription(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from perdure.entities.clock import to_datetime
 from perdure.entities.settings import Settings
 from perdure.streams.jetstream.api import RawMessage, parse_headers, parse_time
-from perdure.streams.jetstream.connection import headers_size, no_responders
 from perdure.streams.jetstream.consumer import delivery_of
 from perdure.streams.jetstream.errors import (
     Denied,
@@ -26,6 +25,7 @@ from perdure.streams.jetstream.errors import (
     publish_answer,
 )
 from perdure.streams.jetstream.login import options, servers, shown
+from perdure.streams.jetstream.messages import headers_size, no_responders
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.replies import Replies
 from perdure.streams.jetstream.room import Room
