@@ -1,0 +1,50 @@
+"""The wire itself: bytes that no client library would send, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+
+class Raw:
+    """A connection without any library. What the server says is kept in `heard`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.heard = b""
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect, and wait until the server knows us."""
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        raw = cls(*await asyncio.open_connection(host, int(port)))
+        raw._writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        await raw.sync()
+        return raw
+
+    async def publish(
+        self, subject: bytes, data: bytes, *, reply: bytes = b"", headers: bytes = b""
+    ) -> None:
+        """PUB, or HPUB with the block of headers as it is given."""
+        words = [subject, reply] if reply else [subject]
+        if headers:
+            words += [str(len(headers)).encode(), str(len(headers) + len(data)).encode()]
+            line = b"HPUB "
+        else:
+            words.append(str(len(data)).encode())
+            line = b"PUB "
+        self._writer.write(line + b" ".join(words) + b"\r\n" + headers + data + b"\r\n")
+        await self.sync()
+
+    async def sync(self) -> None:
+        """Wait for a PONG: the server has read all that was sent, or closed the connection."""
+        self._writer.write(b"PING\r\n")
+        start = len(self.heard)
+        while b"PONG\r\n" not in self.heard[start:]:
+            got = await asyncio.wait_for(self._reader.read(65536), 10)
+            if not got:
+                return
+            self.heard += got
+
+    async def close(self) -> None:
+        self._writer.close()
