@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,9 @@ async def session(nats_server: EmbeddedServer, namespace: str) -> AsyncIterator[
         yield session
 
 
-async def api(session: JetStreamSession, path: str, body: object) -> dict[str, object]:
+async def api(session: JetStreamSession, path: str, body: object) -> dict[str, Any]:
     answer = await session.asks.request(f"$JS.API.{path}", json.dumps(body).encode(), timeout_s=5)
-    found: dict[str, object] = json.loads(answer.data)
+    found: dict[str, Any] = json.loads(answer.data)
     assert "error" not in found, found
     return found
 
@@ -44,6 +45,7 @@ async def test_another_tools_marker_is_no_value(session: JetStreamSession) -> No
         while await members.get("runner.r1") is not None:
             pass
         revision = await members.put("runner.r1", b"2", expected=0)
+        assert revision is not None
         assert revision == marked.revision + 2
         assert await members.get("runner.r1") == Entry(b"2", revision)
         assert await members.put("runner.r1", b"3", expected=0) is None
@@ -57,7 +59,6 @@ async def test_a_deleted_key_leaves_nothing(session: JetStreamSession) -> None:
     await session.members.delete("never.there")
     stream = f"KV_{session.subjects.members_bucket}"
     state = (await api(session, f"STREAM.INFO.{stream}", None))["state"]
-    assert isinstance(state, dict)
     assert state["messages"] == 0
     assert state["last_seq"] == 10
 
@@ -67,7 +68,6 @@ async def test_other_tools_read_the_bucket(session: JetStreamSession) -> None:
     bucket = session.subjects.members_bucket
     query = {"last_by_subj": f"$KV.{bucket}.runner.r1"}
     message = (await api(session, f"STREAM.MSG.GET.KV_{bucket}", query))["message"]
-    assert isinstance(message, dict)
     assert base64.b64decode(message["data"]) == b"alive"
 
 
@@ -106,7 +106,6 @@ async def test_a_full_stream_of_dead_letters_is_told(session: JetStreamSession) 
     stream = session.subjects.dead_stream
     info = await api(session, f"STREAM.INFO.{stream}", None)
     config = info["config"]
-    assert isinstance(config, dict)
     await api(session, f"STREAM.UPDATE.{stream}", {**config, "max_bytes": 3000})
     assert await session.dead.put(ADDRESS, bytes(2000))
     assert not await session.dead.put(ADDRESS, bytes(2000))
