@@ -89,6 +89,8 @@ class Activation:
         self.execution = Execution(self)
         self.live = True
         self.used = 0.0  # loop time of the last message, seconds
+        self._from_start = False  # the next recovery uses no snapshot
+        self._folded_from_start = False  # the last one used none
         self._worker: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -216,12 +218,19 @@ class Activation:
     async def _recover(self) -> None:
         host = self.host
         try:
-            folded = await recover(host.session, host.entity, self.address, host.ledger_limits)
+            folded = await recover(
+                host.session,
+                host.entity,
+                self.address,
+                host.ledger_limits,
+                from_start=self._from_start,
+            )
         except Unreachable:
             await asyncio.sleep(RETRY_S)
         except Damaged as error:
             self.quarantine(str(error))
         else:
+            self._folded_from_start, self._from_start = self._from_start, False
             self.phase = Running(folded)
 
     async def fresh(self, folded: Folded) -> bool:
@@ -252,6 +261,15 @@ class Activation:
             self.host.load.remove(item.size)
 
     # -- quarantine -----------------------------------------------------------------------------
+    def distrust(self, why: str) -> None:
+        """The fold isn't what the log says: fold it from its start, without a snapshot."""
+        if self._folded_from_start:
+            self.quarantine(why)
+            return
+        self.log("snapshot.distrusted", level=logging.ERROR, why=why)
+        self._from_start = True
+        self.phase = Cold()
+
     def quarantine(self, why: str) -> None:
         """The log can't be folded: refuse asks, park tells, until a later try."""
         self.log("entity.quarantined", level=logging.CRITICAL, why=why)

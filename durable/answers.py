@@ -58,12 +58,21 @@ class Answers:
         self.error(item.askers, told, address, item.key)
 
 
-def error_answer(error: ClusterError, address: Address, key: str | None, asker: Asker) -> bytes:
-    """An error as bytes. A bare client can't repeat with the same key, so it gets to check."""
+def error_answer(
+    error: ClusterError,
+    address: Address,
+    key: str | None,
+    asker: Asker,
+    sequence: int | None = None,
+) -> bytes:
+    """An error as bytes. A bare client can't repeat with the same key, so it gets to check.
+
+    `sequence` is that of the commit which the verdict was read from, if there is one.
+    """
     told = with_details(error, address=str(address), key=key, request_id=asker.request)
     if asker.plain and key is None and told.may_have_taken_effect:
         told = with_details(told, advice="check")
-    return encode_answer(Answer(error=raw(to_wire(told))))
+    return encode_answer(Answer(error=raw(to_wire(told)), seq=sequence))
 
 
 def outcome_answer(outcome: Outcome, sequence: int, version: int) -> bytes:

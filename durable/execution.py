@@ -24,7 +24,7 @@ from ..entities.errors import (
     RpcClientError,
 )
 from ..entities.retry import delay_s
-from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal, unseal
+from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal
 from ..streams.port import Unreachable
 from . import snapshot
 from .answers import outcome_answer, versions
@@ -34,6 +34,7 @@ from .item import Item
 from .marks import add_mark, remove_mark
 from .phase import Cold
 from .plan import Limits, Plan, dead_letter, defect_error, make_plan
+from .recorded import find_recorded
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -104,7 +105,7 @@ class Execution:
                 return
         for item in plan.processed:
             self._activation.log_item("tell.processed", item)
-            self._finish(item, None)
+            self._finish(item, None, item.name)
         if plan.refused and not await self._refuse(folded, plan):
             return
         if plan.suspect is not None:
@@ -120,11 +121,16 @@ class Execution:
         for name in (item.name, item.cause):
             kept = self.recent.get(name) if name is not None else None
             if kept is not None and kept[0] == item.payload_hash:
-                self._finish(item, kept[1])
+                self._finish(item, kept[1], name or item.name)
                 return True
+        names = (item.name, item.cause)
         try:
-            stored = await self._host.session.log.by_sequence(self._address.entity, sequence)
-            commit = None if stored is None else unseal(stored)
+            found = await find_recorded(
+                self._host.session.log,
+                self._address,
+                sequence,
+                lambda o: o.name in names and o.payload_hash == item.payload_hash,
+            )
         except Unreachable:
             await asyncio.sleep(RETRY_S)
             return False
@@ -133,18 +139,17 @@ class Execution:
             return False
         if not self._activation.live:
             return False
-        for outcome, version in zip(
-            commit.outcomes if commit else (), versions(commit) if commit else (), strict=True
-        ):
-            if outcome.name in (item.name, item.cause):
-                self._activation.log_item("ledger.hit", item)
-                if outcome.dead is not None and item.way == "tell":
-                    await self._copy_dead(outcome)
-                if self._activation.live:
-                    self._finish(item, outcome_answer(outcome, sequence, version))
-                return True
-        self._activation.quarantine(f"sequence {sequence}: the recorded outcome isn't there")
-        return False
+        if found is None:
+            self._activation.distrust(f"sequence {sequence}: the recorded outcome isn't there")
+            return False
+        self._activation.log_item("ledger.hit", item)
+        outcome = found.outcome
+        if outcome.dead is not None and item.way == "tell":
+            await self._copy_dead(outcome)
+        if self._activation.live:
+            answer = outcome_answer(outcome, sequence, found.version)
+            self._finish(item, answer, outcome.name)
+        return True
 
     async def _refuse(self, folded: Folded, plan: Plan) -> bool:
         """Refuse asks, once the leader confirmed that nothing newer is known; else reload."""
@@ -207,7 +212,7 @@ class Execution:
                     return
             data = outcome_answer(outcome, sequence, version)
             self._remember(outcome, data)
-            self._finish(item, data)
+            self._finish(item, data, outcome.name)
             if item.marked and item.cause is not None:
                 await remove_mark(self._host.session.members, self._address.entity, item.cause)
         self._save_if_due(folded)
@@ -282,10 +287,11 @@ class Execution:
         await self._commit(folded, plan)
 
     # -- the end of a command -------------------------------------------------------------------
-    def _finish(self, item: Item, answer: bytes | None) -> None:
+    def _finish(self, item: Item, answer: bytes | None, name: str) -> None:
+        """A command has its outcome, recorded under `name`: answer, and ack."""
         if answer is not None:
             self._activation.answers.send(item.askers, answer)
-            self._activation.reading.settled(item.name, answer)
+            self._activation.reading.settled(name, item.payload_hash, answer)
         self._activation.remove(item)
         if item.way == "tell":
             self._activation.shard.settled(item)

@@ -61,14 +61,14 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
         if envelope.kind != "ask":
             if envelope.kind == "result" and envelope.key is None:
                 raise Undecodable("result: without a key")
-            return Read(envelope.kind, asker, envelope, since=now)
+            return Read(envelope.kind, asker, envelope, None, _payload(host, envelope), now)
         command = _command(host, envelope)
         writes = host.entity.contracts[command.__struct_config__.tag].writes
         hash = payload_hash(command) if writes else ""
     except Undecodable as error:
         return Refusal(asker, _malformed(error))
     if not writes:
-        return Read("query", asker, envelope, command, now)
+        return Read("query", asker, envelope, command, since=now)
     if envelope.key is None and not message.reply:
         nameless = Undecodable("an ask without a key and a reply subject has no name")
         return Refusal(None, _malformed(nameless))
@@ -165,6 +165,13 @@ def _command(host: Host, envelope: Envelope) -> Any:
     return decode(
         host.entity.messages, bytes(envelope.payload), limit=limit, what=host.entity.name
     )
+
+
+def _payload(host: Host, envelope: Envelope) -> str | None:
+    """The hash of the command whose result is asked for, where the caller says it."""
+    if envelope.kind != "result" or bytes(envelope.payload) == b"null":
+        return None
+    return payload_hash(_command(host, envelope))
 
 
 def _is_key(key: str | None) -> bool:

@@ -10,12 +10,19 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..entities.errors import ClusterError, MailboxFull, SendTimeout, SerializationError
+from ..entities.errors import (
+    ClusterError,
+    MailboxFull,
+    MalformedMessage,
+    SendTimeout,
+    SerializationError,
+)
 from ..streams.codec import Undecodable
-from ..streams.commit import Damaged, unseal
+from ..streams.commit import Damaged
 from ..streams.port import Unreachable
-from .answers import outcome_answer, versions
+from .answers import error_answer, outcome_answer
 from .folded import Folded
+from .ledger import Seen
 from .reads import (
     Past,
     Read,
@@ -26,6 +33,7 @@ from .reads import (
     past_of,
     undecodable,
 )
+from .recorded import find_recorded
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -42,6 +50,11 @@ RETRY_S = 0.1
 RESULT_S = 60.0
 """How long a question for a result waits at most, in seconds. Who wants to wait longer repeats it,
 and nobody can fill the memory by asking for what never comes."""
+
+REUSED = MalformedMessage(
+    cause="this key was used before, with another payload", may_have_taken_effect=False
+)
+"""The answer to a question for a command's result under a key that another command has."""
 
 
 class Reading:
@@ -89,14 +102,14 @@ class Reading:
         for read in waiting:
             self._send(read, error)
 
-    def settled(self, name: str, answer: bytes) -> None:
-        """A command has its outcome: tell those who asked for its result."""
-        if not self._waiting:
-            return
-        done = [r for r in self._waiting if r.kind == "result" and r.envelope.key == name]
-        for read in done:
+    def settled(self, name: str, payload: str, answer: bytes) -> None:
+        """A command has its outcome, under this name: tell those who asked for its result."""
+        for read in [r for r in self._waiting if r.kind == "result" and r.envelope.key == name]:
             self._waiting.remove(read)
-            self._send(read, answer)
+            if read.payload in (None, payload):
+                self._send(read, answer)
+            else:
+                self._send(read, REUSED)
 
     def expire(self, now: float, now_ms: int) -> None:
         """Answer those whose time is over: unknown, never created and expired look alike."""
@@ -118,7 +131,7 @@ class Reading:
                 self._send(read, self._status(folded))
             case "result":
                 kept = activation.execution.recent.get(envelope.key or "")
-                if kept is None:
+                if kept is None or read.payload not in (None, kept[0]):
                     return False
                 self._send(read, kept[1])
             case _:
@@ -159,35 +172,47 @@ class Reading:
         return answer_status(folded, busy=busy, runner=activation.host.runner)
 
     async def _result(self, read: Read, folded: Folded) -> None:
-        """The outcome of a key: recorded, on its way, or not known yet."""
+        """The outcome of a key: recorded, on its way, or not known yet.
+
+        After each wait the read may be gone: a repetition took its place.
+        """
         activation = self._activation
         key = read.envelope.key or ""
-        found = folded.ledger.find(key)
-        if found is not None:
-            try:
-                stored = await activation.host.session.log.by_sequence(
-                    activation.address.entity, found.sequence
-                )
-                commit = None if stored is None else unseal(stored)
-            except Unreachable:
-                await asyncio.sleep(RETRY_S)  # the worker comes again
-                return
-            except Damaged as error:
-                activation.quarantine(str(error))
-                return
-            for outcome, version in zip(
-                commit.outcomes if commit else (), versions(commit) if commit else (), strict=True
-            ):
-                if outcome.name == key and read in self._waiting:
-                    self._waiting.remove(read)
-                    self._send(read, outcome_answer(outcome, found.sequence, version))
-                    return
+        seen = folded.ledger.find(key)
+        if seen is not None:
+            await self._recorded(read, key, seen)
+            return
         waiting = activation.mailbox.find(key)
-        if waiting is not None:
+        if waiting is not None and read.payload in (None, waiting.payload_hash):
             self._waiting.remove(read)
             activation.mailbox.attach(read.asker, waiting)
         elif await activation.fresh(folded):
             read.checked = True
+
+    async def _recorded(self, read: Read, key: str, seen: Seen) -> None:
+        activation = self._activation
+        try:
+            found = await find_recorded(
+                activation.host.session.log,
+                activation.address,
+                seen.sequence,
+                lambda outcome: outcome.name == key,
+            )
+        except Unreachable:
+            await asyncio.sleep(RETRY_S)  # the worker comes again
+            return
+        except Damaged as error:
+            activation.quarantine(str(error))
+            return
+        if found is None:
+            activation.distrust(f"sequence {seen.sequence}: the recorded outcome isn't there")
+        elif read in self._waiting:
+            self._waiting.remove(read)
+            if read.payload in (None, found.outcome.payload_hash):
+                self._send(read, outcome_answer(found.outcome, found.sequence, found.version))
+            else:
+                told = error_answer(REUSED, activation.address, key, read.asker, found.sequence)
+                self._send(read, told)
 
     def _state(self, read: Read, folded: Folded) -> None:
         try:

@@ -40,6 +40,7 @@ class Read:
     asker: Asker
     envelope: Envelope
     message: Any = None  # of a query, decoded
+    payload: str | None = None  # of a result: the hash of the command that it must be of
     since: float = 0.0  # loop time, seconds
     checked: bool = False  # the leader confirmed that nothing newer is there
 

@@ -23,15 +23,23 @@ logger = logging.getLogger("perdure.recovery")
 
 
 async def recover(
-    session: Session, entity: Entity[Any, Any], address: Address, limits: LedgerLimits
+    session: Session,
+    entity: Entity[Any, Any],
+    address: Address,
+    limits: LedgerLimits,
+    *,
+    from_start: bool = False,
 ) -> Folded:
-    """The entity's fold up to the leader's last message.
+    """The entity's fold up to the leader's last message; `from_start` uses no snapshot.
 
     Raises Unreachable (try again), Damaged (the log can't be folded: quarantine).
     """
-    last, kept = await asyncio.gather(
-        session.log.last(address), _snapshot(session, entity, address, limits)
-    )
+    if from_start:
+        last, kept = await session.log.last(address), None
+    else:
+        last, kept = await asyncio.gather(
+            session.log.last(address), _snapshot(session, entity, address, limits)
+        )
     if last is None:
         if kept is not None:
             _ignored(address, "newer than the log, which is empty")

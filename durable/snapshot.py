@@ -49,7 +49,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
     v: int
-    size: int
+    hash: str  # of the whole body: a flipped bit must not become state
     parts: tuple[str, ...]  # hashes; empty if the body follows here
     body: bytes
 
@@ -136,8 +136,10 @@ async def get(snapshots: Snapshots, address: Address) -> bytes | None:
         if part is None or digest(part) != hash:
             raise Unusable(f"part {number} is missing or another one's")
         body += part
+    if digest(bytes(body)) != head.hash:
+        raise Unusable("its bytes don't match their hash")
     return bytes(body)
 
 
 def _head(body: bytes, parts: tuple[str, ...], inline: bytes) -> bytes:
-    return msgspec.msgpack.encode(_Head(FORMAT, len(body), parts, inline))
+    return msgspec.msgpack.encode(_Head(FORMAT, digest(body), parts, inline))

@@ -71,6 +71,7 @@ class Standing(Enum):
     ELSEWHERE = "elsewhere"  # a runner said that it isn't the owner
     NOBODY = "nobody"  # the server said that nobody listens
     UNKNOWN_TYPE = "unknown type"  # nobody ever told how the type is cut
+    UNHEARD = "unheard"  # the type's runners don't answer, though the server does
     CUT = "cut"  # there is no way to the server
 
 
@@ -212,6 +213,12 @@ def cut(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
     return state, Repeat(_spread(min(ELSEWHERE_S, policy.repeat_after_s), jitter))
 
 
+def unheard(state: Attempts, policy: Policy, jitter: float) -> Step:
+    """Nobody answered in time how the type is cut: its runner is frozen, or starts."""
+    state = msgspec.structs.replace(state, standing=Standing.UNHEARD, error=None)
+    return state, Repeat(_spread(policy.repeat_after_s, jitter), refresh=True)
+
+
 def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> ClusterError:
     """The error of a call whose time is up; `after_s` is that time."""
     unsure = may(state, policy)
@@ -220,6 +227,9 @@ def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> Clu
             return with_details(state.error, may_have_taken_effect=unsure)
         case Standing.NOBODY:
             why = "nobody listens for the entity's shard"
+            return RunnerUnavailable(cause=why, may_have_taken_effect=unsure)
+        case Standing.UNHEARD:
+            why = "no answer from the type's runners"
             return RunnerUnavailable(cause=why, may_have_taken_effect=unsure)
         case Standing.UNKNOWN_TYPE:
             return RunnerNotRegistered(entity=entity, may_have_taken_effect=unsure)

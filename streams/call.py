@@ -36,6 +36,7 @@ from .attempts import (
     nobody,
     refused,
     sent,
+    unheard,
     unknown_type,
 )
 from .codec import Undecodable
@@ -174,7 +175,10 @@ class Call:
         except NobodyThere:
             step = unknown_type(self._state, self._policy, entity, self._jitter())
         except Unreachable as error:
-            step = cut(self._state, self._policy, str(error), self._jitter())
+            if self._session.connected:
+                step = unheard(self._state, self._policy, self._jitter())
+            else:
+                step = cut(self._state, self._policy, str(error), self._jitter())
         except Undecodable as error:
             unsure = may(self._state, self._policy)
             wrong = SerializationError(cause=str(error), may_have_taken_effect=unsure)

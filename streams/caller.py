@@ -101,7 +101,7 @@ class Caller:
             call = Call(
                 self.session, self.routes, answers, target, policy, way.timeout_s, deadline
             )
-            answer = await call.attach(self._result_envelope(target, deadline))
+            answer = await call.attach(self._result_envelope(target, deadline, payload))
         return self._saw(target, answer)
 
     async def tell(self, target: Target, payload: Raw) -> None:
@@ -203,8 +203,13 @@ class Caller:
         sequence = await publish(self.session, answers, target, policy, body, timeout_s)
         self.told.tell(target.address, sequence)
 
-    def _result_envelope(self, target: Target, deadline: float) -> Callable[[Route], Envelope]:
-        """Asks for the outcome of the key; the owner waits until `deadline` (loop time)."""
+    def _result_envelope(
+        self, target: Target, deadline: float, payload: Raw = NULL
+    ) -> Callable[[Route], Envelope]:
+        """Asks for the outcome of the key; the owner waits until `deadline` (loop time).
+
+        With the command as `payload`, the outcome of another one under that key is refused.
+        """
         loop = asyncio.get_running_loop()
 
         def envelope(route: Route) -> Envelope:
@@ -212,7 +217,7 @@ class Caller:
             return Envelope(
                 1,
                 "result",
-                NULL,
+                payload,
                 key=target.key,
                 request=target.request,
                 deadline=self._now_ms() + route.offset_ms + left_ms,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from perdure import ClusterError, RpcClientError, SendTimeout
+from perdure import ClusterError, RpcClientError, RunnerUnavailable, SendTimeout
 from perdure.streams.asks import TypeInfo, encode_info
 from perdure.streams.codec import Undecodable
 from perdure.streams.port import Message, Unreachable
@@ -147,7 +147,7 @@ def test_a_call_to_a_frozen_runner_ends_in_its_time() -> None:
         world = World()
         heard = await silent(world)
         told = await ask_fails(world, 5)
-        assert isinstance(told, RpcClientError)
+        assert isinstance(told, RunnerUnavailable)
         assert told.cause
         assert not told.may_have_taken_effect
         assert now() == 5
