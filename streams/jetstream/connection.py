@@ -73,6 +73,25 @@ class Listener:
     subscription: Subscription | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a connection does right now, and what it had to do."""
+
+    connected: bool
+    links: int
+    """Connections made so far; each after the first replaced one that was lost."""
+    waiting: int
+    """Requests and publishes that wait for their answer."""
+    in_flight_bytes: int
+    """Publishes that wait for their acknowledgement."""
+    outbox_bytes: int
+    """Sends that wait for the socket."""
+    dropped: int
+    """Sends that found no room, or no connection, on the present link."""
+    violations: tuple[str, ...]
+    """Permissions that the server said this login lacks, oldest first."""
+
+
 class Connection:
     """The way to the server, as long as the session lives."""
 
@@ -144,6 +163,19 @@ class Connection:
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closing.is_set()
+
+    def statistics(self) -> Statistics:
+        """A snapshot."""
+        outbox = self.link.outbox if self.link is not None else None
+        return Statistics(
+            self.alive,
+            self.links,
+            len(self.replies),
+            self._room.taken,
+            0 if outbox is None else outbox.size,
+            0 if outbox is None else outbox.dropped,
+            tuple(self.violations),
+        )
 
     def live(self) -> Link:
         """The link. Raises Unreachable if there is none right now."""
@@ -218,6 +250,8 @@ class Connection:
         """Send and wait for one answer. Raises Unreachable, TooLarge, ValueError."""
         self._check(subject, "", data, headers)
         link = self.live()
+        if len(link.outbox):  # what was sent before goes first
+            await link.outbox.empty(timeout_s)
         reply, future, over = self.replies.request(subject, timeout_s)
         try:
             await link.client.publish(subject, data, reply, headers)

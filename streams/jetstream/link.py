@@ -125,9 +125,11 @@ async def dial(
     errors: list[Exception] = []
 
     async def failed(error: Exception) -> None:
-        errors.append(error)
-        del errors[:-10]
-        await on_error(error)
+        if client.is_connected:
+            await on_error(error)
+        else:
+            errors.append(error)
+            del errors[:-10]
 
     async def ended() -> None:
         on_end(client)
@@ -154,7 +156,7 @@ async def dial(
         check_version(_version(client))
     except (Error, OSError, TimeoutError) as error:
         await _close(client)
-        why = errors[-1] if errors else error
+        why = _cause([error, *errors])
         where = ", ".join(shown(url) for url in urls)
         raise Unreachable(f"can't connect to {where}: {_told(why)}") from None
     except BaseException:
@@ -171,6 +173,12 @@ def _version(client: Client) -> str:
     version = client.connected_server_version
     numbers = f"{version.major}.{version.minor}.{version.patch}"
     return f"{numbers}-{version.prerelease}" if version.prerelease else numbers
+
+
+def _cause(errors: list[Exception]) -> Exception:
+    """The one that says most: what a server said rather than how its line broke thereafter."""
+    said = [error for error in errors[1:] if isinstance(error, Error)]
+    return said[-1] if said else errors[-1]
 
 
 def _told(error: Exception) -> str:

@@ -55,10 +55,19 @@ class Outbox:
             self._wake = None
         return True
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def size(self) -> int:
+        """What waits to be sent, in bytes."""
+        return self._bytes
+
     async def empty(self, timeout_s: float) -> None:
         """Wait until all is handed over, or the time is up."""
         if self._queue and not self._task.done():
-            self._idle = self._loop.create_future()
+            if self._idle is None:
+                self._idle = self._loop.create_future()
             await asyncio.wait({self._idle, self._task}, timeout=timeout_s, return_when=_FIRST)
 
     def stop(self) -> None:
@@ -76,6 +85,7 @@ class Outbox:
                     await self._breathe()
             if self._idle is not None:
                 _finish(self._idle)
+                self._idle = None
             self._wake = self._loop.create_future()
             await self._wake
 

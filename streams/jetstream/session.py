@@ -11,7 +11,7 @@ from ..topology import Difference
 from . import topology
 from .asks import JetStreamAsks
 from .commands import JetStreamCommands
-from .connection import Connection
+from .connection import Connection, Statistics
 from .dead import JetStreamDeadLetters
 from .log import JetStreamLog
 from .members import JetStreamMembers
@@ -58,6 +58,10 @@ class JetStreamSession:
     def violations(self) -> tuple[str, ...]:
         """The permissions that the server said this login lacks, oldest first."""
         return tuple(self._connection.violations)
+
+    def statistics(self) -> Statistics:
+        """What the connection does right now."""
+        return self._connection.statistics()
 
     async def sharding(self, entity: str) -> Sharding | None:
         """How the type is cut, None if it has no streams yet. Raises Unreachable, Incompatible."""

@@ -552,6 +552,28 @@ async def test_large_sends_wait_for_the_socket(
         await until(lambda: heard == 30_000_000)
 
 
+async def test_statistics(own_server: Start, namespace: str) -> None:
+    server = await own_server()
+    async with nats_session(server, namespace) as session:
+        await session.provision("account")
+        idle = session.statistics()
+        assert idle.connected
+        assert (idle.links, idle.waiting, idle.in_flight_bytes, idle.outbox_bytes) == (1, 0, 0, 0)
+        assert (idle.dropped, idle.violations) == (0, ())
+        await freeze(server, session)
+        appending = asyncio.ensure_future(session.log.append(ADDRESS, commit("x"), expected=0))
+        await asyncio.sleep(0)
+        session.asks.send("x", b"y" * 1000)
+        busy = session.statistics()
+        assert busy.waiting == 1
+        assert busy.in_flight_bytes > 0
+        assert busy.outbox_bytes > 1000
+        await server.restart(kill=True)
+        await until(lambda: session.statistics().links == 2)
+        assert isinstance(await appending, NoAck)
+        assert session.statistics().waiting == 0
+
+
 async def test_sessions_are_separate(nats_server: EmbeddedServer, namespace: str) -> None:
     async def ping(session: JetStreamSession, number: int) -> bytes:
         message = await session.asks.request(f"{namespace}.x", b"%d" % number, timeout_s=10)
