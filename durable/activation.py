@@ -123,7 +123,8 @@ class Activation:
             case Admission.ATTACHED:
                 waiting = self.mailbox.find(item.name)
                 assert waiting is not None
-                self.mailbox.attach(item.askers[0], waiting)
+                for asker in item.askers:
+                    self.mailbox.attach(asker, waiting)
                 self.answers.error_of(item, AlreadyProcessingMessage(), self.address)
             case Admission.FULL:
                 capacity = self.host.load.capacity if full else self.host.settings.mailbox_capacity

@@ -31,7 +31,7 @@ from .answers import outcome_answer, versions
 from .append import InLog, Overtaken, Rejected, append
 from .folded import Folded
 from .item import Item
-from .marks import add_mark, remove_mark
+from .marks import add_mark, has_mark, remove_mark
 from .phase import Cold
 from .plan import Limits, Plan, dead_letter, defect_error, make_plan
 from .recorded import find_recorded
@@ -233,7 +233,18 @@ class Execution:
         self._activation.log("deadletter.not_copied", level=logging.ERROR)
 
     async def _try_suspect(self, folded: Folded, item: Item) -> None:
-        """Run a command alone that may have killed its process, after a mark."""
+        """Run a command that may have killed its process; alone, if it was tried before."""
+        assert item.cause is not None
+        host = self._host
+        if not await has_mark(host.session.members, host.entity.name, item.cause):
+            await self._run_suspect(folded, item)
+            return
+        async with host.load.alone:
+            if self._activation.live:
+                await self._run_suspect(folded, item)
+
+    async def _run_suspect(self, folded: Folded, item: Item) -> None:
+        """Run it after a mark, or bury it if it has too many."""
         assert item.cause is not None
         session, entity = self._host.session, self._host.entity
         count = await add_mark(session.members, entity.name, item.cause)

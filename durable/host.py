@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Load:
         self.capacity = capacity
         self.asks = 0
         self.bytes = 0
+        self.alone = asyncio.Lock()  # held by the one marked suspect that runs (durable/marks.py)
 
     def full(self) -> bool:
         """Whether no more asks may wait."""

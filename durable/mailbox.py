@@ -71,9 +71,15 @@ class Mailbox:
         return Admission.FULL if self._asks >= self._capacity else Admission.QUEUED
 
     def attach(self, asker: Asker, waiting: Item) -> None:
-        """One more asker, bounded: the oldest of too many is forgotten (it repeats anyway)."""
-        waiting.askers = [a for a in waiting.askers if a.reply != asker.reply][1 - self._askers :]
-        waiting.askers.append(asker)
+        """One more asker, bounded: of too many the oldest repeat is forgotten.
+
+        Never the first one, which heard nothing yet, nor where a tell's answer goes: the others
+        were told to wait, and repeat anyway.
+        """
+        askers = [a for a in waiting.askers if a.reply != asker.reply]
+        if len(askers) >= self._askers:
+            del askers[min(1, len(askers) - 1)]
+        waiting.askers = [*askers, asker]
 
     def add(self, item: Item) -> None:
         """Queue an admitted ask or a tell."""

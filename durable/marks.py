@@ -1,8 +1,10 @@
 """Attempt marks: how a command that kills its process is found out.
 
-After a crash, what the dead runner had been given is suspect. Each suspect runs alone, and before
-it runs its mark is stored; once its outcome is recorded, the mark goes. A command that is found
-with `poison_marks` marks has ended that many processes: it becomes a dead letter.
+After a crash, what the dead runner had been given is suspect. Before a suspect runs, in a commit
+of its own, its mark is stored; once its outcome is recorded, the mark goes. A suspect that has a
+mark already runs when no other such one does: else those that are always on their way when the
+process dies would collect the marks of the one that ends it. A command that is found with
+`poison_marks` marks has ended that many processes: it becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -31,6 +33,15 @@ async def add_mark(members: Members, entity: str, cause: str) -> int:
             expected = 0 if entry is None else entry.revision
             if await members.put(key, str(count).encode(), expected=expected) is not None:
                 return count
+        except Unreachable:
+            await asyncio.sleep(RETRY_S)
+
+
+async def has_mark(members: Members, entity: str, cause: str) -> bool:
+    """Whether it was tried since its record is missing. Returns only when the server said so."""
+    while True:
+        try:
+            return await members.get(mark_key(entity, cause)) is not None
         except Unreachable:
             await asyncio.sleep(RETRY_S)
 

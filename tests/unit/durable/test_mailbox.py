@@ -53,7 +53,9 @@ def test_askers_are_bounded_and_each_is_there_once() -> None:
     mailbox.add(waiting)
     for reply in ("_INBOX.a", "_INBOX.b", "_INBOX.b"):
         mailbox.attach(Asker(reply), waiting)
-    assert [a.reply for a in waiting.askers] == ["_INBOX.a", "_INBOX.b"]
+    assert [a.reply for a in waiting.askers] == ["_INBOX.k", "_INBOX.b"], "the first one stays"
+    mailbox.attach(Asker("_INBOX.k"), waiting)
+    assert [a.reply for a in waiting.askers] == ["_INBOX.b", "_INBOX.k"], "its repeat counts"
 
 
 def test_a_redelivery_of_a_queued_tell_replaces_its_handle() -> None:
