@@ -2,18 +2,30 @@
 
 The library itself never configures logging; only a process that the command line starts does.
 What is stable for programs is the `action` of a record, not its text.
+
+Records are written by a thread of their own. Whoever reads standard error may stop reading (a full
+disk, a stuck collector, a pipe that nobody empties), and then a write waits for ever: without
+that thread the event loop would wait with it, and every entity of the process.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+WAITING = 10_000
+"""Records that may wait to be written, a few MB; beyond it they are dropped and counted."""
+
+FLUSH_S = 2.0
+"""How long the end of a process waits for the rest to be written, in seconds."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the others are a record's `extra`."""
@@ -53,11 +65,65 @@ class HumanFormatter(logging.Formatter):
         return super().formatMessage(record) + shown
 
 
+class Unblocked(logging.Handler):
+    """Hands records to a thread, which gives them to another handler; never waits."""
+
+    def __init__(self, handler: logging.Handler, *, waiting: int = WAITING) -> None:
+        super().__init__()
+        self._handler = handler
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(waiting)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="perdure-logs", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue it, or count it as dropped."""
+        try:
+            record.msg, record.args = record.getMessage(), None  # arguments may change later
+            if self._dropped:
+                self._queue.put_nowait(_dropped(self._dropped))
+                self._dropped = 0
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+        except Exception:  # arguments that don't fit the text
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until what was queued is written, but not for long."""
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(
+                lambda: not self._queue.unfinished_tasks, timeout=FLUSH_S
+            )
+
+    def _write(self) -> None:
+        while True:
+            self._handler.handle(self._queue.get())
+            self._queue.task_done()
+
+
+def _dropped(count: int) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": "perdure.logs",
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": f"{count} records were dropped: standard error was not read",
+            "action": "logs.dropped",
+        }
+    )
+
+
 def configure(level: Level, *, json: bool = False) -> None:
     """Log to standard error from this level on; what was configured before is replaced."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if json else HumanFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[Unblocked(handler)], force=True)
+
+
+def flush() -> None:
+    """Let what was logged be written, within a moment; the interpreter does so at its end."""
+    for handler in logging.root.handlers:
+        handler.flush()
 
 
 def silence() -> None:

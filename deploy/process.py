@@ -16,6 +16,8 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from .logs import flush
+
 _log = logging.getLogger("perdure.process")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -72,6 +74,7 @@ class Stopping:
         name = signal.Signals(number).name
         if self.asked:
             _log.warning("%s again: ending without draining", name, extra={"action": "hard_exit"})
+            flush()
             os._exit(HARD_EXIT)
         self.asked = True
         _log.info("%s: draining", name, extra={"action": "drain"})

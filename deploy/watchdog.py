@@ -20,6 +20,8 @@ import os
 import sys
 import threading
 
+from .logs import flush
+
 _log = logging.getLogger("perdure.watchdog")
 
 TICK_S = 1.0
@@ -33,6 +35,9 @@ reached in minutes."""
 HELD_S = 120.0
 """How long, in seconds, the interpreter may be held. Longer, as this one does count the time for
 which the whole process was stopped."""
+
+REPORT_S = 5.0
+"""How long the report may take, in seconds: nobody may be reading it."""
 
 STUCK_EXIT = 3
 """The exit code of a process that was ended for it: neither success nor refusal nor usage."""
@@ -92,14 +97,21 @@ class Watchdog:
                 self._report()
 
     def _report(self) -> None:
+        """Tell it in another thread, since standard error may be what the loop is stuck on."""
+        teller = threading.Thread(target=self._tell, name="perdure-report", daemon=True)
+        teller.start()
+        teller.join(REPORT_S)
+        if self._ends:
+            os._exit(STUCK_EXIT)
+
+    def _tell(self) -> None:
         _log.critical(
             "the event loop has been stuck for %.1f s: a decide or evolve doesn't return",
             self._stuck_ticks * self._tick_s,
             extra={"action": "stuck"},
         )
+        flush()
         faulthandler.dump_traceback(_stderr())
-        if self._ends:
-            os._exit(STUCK_EXIT)
 
 
 def _stderr() -> int:

@@ -139,9 +139,13 @@ async def test_an_old_server(version: str, tmp_path: Path) -> None:
         assert list(findings) == ["server", "version"]
         (text,) = failed(findings)["version"]
         assert text.startswith(f"nats-server is {version}, perdure needs 2.15.1")
-        ran = await asyncio.to_thread(Shell(tmp_path).type, "check", "app", "--url", url)
-    assert ran.code == 1
-    assert ran.out.splitlines()[1].startswith("failed  version     nats-server is ")
+        shell = Shell(tmp_path)
+        ran = await asyncio.to_thread(shell.type, "check", "app", "--url", url)
+        assert ran.code == 1
+        assert ran.out.splitlines()[1].startswith("failed  version     nats-server is ")
+        ran = await asyncio.to_thread(shell.run, "run", "app", "--url", url)
+        assert ran.code == 1
+        assert f"error: nats-server is {version}, perdure needs 2.15.1" in ran.err
 
 
 # -- planted: no JetStream --------------------------------------------------------------------
@@ -233,12 +237,18 @@ async def test_something_else_answers_for_the_type(
     async def answer(message: Any) -> None:
         await message.respond(b"hello")
 
-    await client.subscribe(f"{namespace}.info.counter", cb=answer)
-    await client.flush()
-    await client.flush()
+    async def stay_silent(_message: Any) -> None:
+        pass
+
     settings = Settings(url=nats_server.url, namespace=namespace)
-    findings = await found(settings, "counter", role="caller")
-    assert list(failed(findings)) == ["runner"]
+    for handler, text in ((answer, "the answer to info"), (stay_silent, "no answer within 2 s")):
+        subscription = await client.subscribe(f"{namespace}.info.counter", cb=handler)
+        await client.flush()
+        await client.flush()
+        findings = await found(settings, "counter", role="caller")
+        assert list(failed(findings)) == ["runner"]
+        assert text in findings["runner"][0].what
+        await subscription.unsubscribe()
     await client.close()
 
 
@@ -265,6 +275,28 @@ async def test_a_missing_permission(own_server: OwnServer, tmp_path: Path) -> No
         ran = await asyncio.to_thread(shell.type, "check", "app")
         assert ran.code == 1
         assert "may not publish perdure.log.counter.*" in ran.out
+
+
+async def test_a_login_that_may_not_ask_at_all(own_server: OwnServer) -> None:
+    users = '[{user: u, password: p, permissions: {publish: {deny: "$JS.API.>"}}}]'
+    server = await own_server(extra=f"accounts {{ A {{ jetstream: on, users: {users} }} }}")
+    settings = Settings(url=server.url, user="u", password="p")
+    findings = await found(settings, "counter")
+    assert list(failed(findings)) == ["jetstream"]
+    assert "allow it" in findings["jetstream"][0].next
+    findings = await found(settings, role="caller")
+    assert list(failed(findings)) == ["types"]
+    assert "--type account" in findings["types"][0].next
+
+
+async def test_streams_that_may_not_be_looked_at(own_server: OwnServer) -> None:
+    denied = '{publish: {deny: "$JS.API.STREAM.INFO.PERDURE_LOG_counter"}}'
+    users = f"[{{user: all, password: p}}, {{user: some, password: p, permissions: {denied}}}]"
+    server = await own_server(extra=f"accounts {{ A {{ jetstream: on, users: {users} }} }}")
+    async with hosted(server.url, user="all", password="p") as settings:
+        findings = await found(msgspec.structs.replace(settings, user="some"), "counter")
+    assert failed(findings)["streams"] == ["PERDURE_LOG_counter can't be read"]
+    assert len(failed(findings)["permissions"]) == 1
 
 
 async def test_a_wrong_password(own_server: OwnServer) -> None:

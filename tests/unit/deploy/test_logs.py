@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 
-from perdure.deploy.logs import HumanFormatter, JsonFormatter
+from perdure.deploy.logs import HumanFormatter, JsonFormatter, Unblocked
 
 
 def record(**extra: object) -> logging.LogRecord:
@@ -46,3 +47,42 @@ def test_an_extra_never_hides_what_every_record_has() -> None:
 def test_people_see_the_extra_behind_the_text() -> None:
     text = HumanFormatter().format(record(action="slow", shard=3))
     assert text.endswith("WARNING perdure.test: took 5 ms shard=3")
+
+
+class Stuck(logging.Handler):
+    """Writes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert self.go.wait(30)
+        self.texts.append(record.getMessage())
+
+
+def test_a_handler_that_waits_stops_nobody_and_drops_are_told() -> None:
+    stuck = Stuck()
+    handler = Unblocked(stuck, waiting=3)
+    changing = ["first"]
+    made = record()
+    made.msg, made.args = "%s", (changing,)
+    handler.handle(made)
+    changing[0] = "later"
+    for number in range(20):
+        made = record()
+        made.msg, made.args = "record %d", (number,)
+        handler.handle(made)
+    stuck.go.set()
+    handler.flush()
+    assert stuck.texts[0] == "['first']"
+    assert 3 <= len(stuck.texts) <= 4  # one was in the thread's hand, or not yet
+    last = record()
+    handler.handle(last)
+    handler.flush()
+    dropped = 21 - len(stuck.texts[:-2])
+    assert stuck.texts[-2:] == [
+        f"{dropped} records were dropped: standard error was not read",
+        "took 5 ms",
+    ]

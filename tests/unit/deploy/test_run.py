@@ -51,7 +51,7 @@ async def test_it_serves_until_sigterm_and_hands_over(
 
 
 def test_without_a_server(tmp_path: Path) -> None:
-    ran = Shell(tmp_path).type("run", "app", "--url", "nats://127.0.0.1:1")
+    ran = Shell(tmp_path).run("run", "app", "--url", "nats://127.0.0.1:1")
     assert ran.code == 1
     last = ran.err.splitlines()[-1]
     assert last.startswith("error: RpcClientError: ")
@@ -61,10 +61,10 @@ def test_without_a_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "dev", "check"])
 def test_a_wrong_app_is_a_usage_error(tmp_path: Path, command: str) -> None:
-    ran = Shell(tmp_path).type(command, "nope")
+    ran = Shell(tmp_path).run(command, "nope")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: no module 'nope', in ")
-    ran = Shell(tmp_path).type(command, "nope.py", "--json")
+    ran = Shell(tmp_path).run(command, "nope.py", "--json")
     assert ran.code == 2
     assert ran.lines == [
         {
@@ -80,8 +80,18 @@ def test_a_wrong_app_is_a_usage_error(tmp_path: Path, command: str) -> None:
 def test_a_bug_in_the_app_shows_its_traceback_and_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     (tmp_path / "bug.py").write_text("def f():\n    return 1 / 0\n\n\nf()\n")
-    ran = shell.type("run", "bug.py", "--json")
+    ran = shell.run("run", "bug.py", "--json")
     assert ran.code == 1
     assert ran.lines[0]["error"]["type"] == "failed"
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert ran.err.endswith("ZeroDivisionError: division by zero\n")
+
+
+async def test_what_it_cannot_host_is_a_usage_error(own_server: OwnServer, tmp_path: Path) -> None:
+    server = await own_server()
+    shell = Shell(tmp_path)
+    (tmp_path / "flows.py").write_text(Path(__file__).parents[2].joinpath("bank.py").read_text())
+    ran = await asyncio.to_thread(shell.run, "run", "flows.py", "--url", server.url)
+    assert ran.code == 2
+    assert "error: entity 'account' has flows" in ran.err
+    assert ran.err.endswith("; next: correct APP or --url\n")

@@ -50,6 +50,12 @@ def test_one_that_holds_the_interpreter_is_ended_too() -> None:
     assert "line 10 in main" in done.stderr
 
 
+def test_one_that_is_stuck_because_nobody_reads_its_errors_is_ended_too() -> None:
+    program = PROGRAM.replace("{stuck}", "import sys; sys.stderr.write('x' * 10**6)")
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == STUCK_EXIT
+
+
 class Heard(logging.Handler):
     """What the watchdog says, from its own thread."""
 
