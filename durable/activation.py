@@ -57,8 +57,8 @@ class ShardPort(Protocol):
         """Whether this runner still believes to own the shard."""
         ...
 
-    def settled(self, item: Item) -> None:
-        """A tell has a recorded outcome: ack it, if its term is still ours."""
+    def settled(self, item: Item, *, ack: bool) -> None:
+        """A tell has a recorded outcome: ack it where asked to, if its term is still ours."""
         ...
 
     def evict(self, item: Item) -> None:

@@ -144,11 +144,10 @@ class Execution:
             return False
         self._activation.log_item("ledger.hit", item)
         outcome = found.outcome
-        if outcome.dead is not None and item.way == "tell":
-            await self._copy_dead(outcome)
+        buried = outcome.dead is None or item.way == "ask" or await self._copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
-            self._finish(item, answer, outcome.name)
+            self._finish(item, answer, outcome.name, ack=buried)
         return True
 
     async def _refuse(self, folded: Folded, plan: Plan) -> bool:
@@ -205,14 +204,15 @@ class Execution:
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
+            buried = True
             if outcome.dead is not None:
                 self._activation.log_item("command.dead", item, level=logging.ERROR)
-                await self._copy_dead(outcome)
+                buried = await self._copy_dead(outcome)
                 if not self._activation.live:
                     return
             data = outcome_answer(outcome, sequence, version)
             self._remember(outcome, data)
-            self._finish(item, data, outcome.name)
+            self._finish(item, data, outcome.name, ack=buried)
             if item.marked and item.cause is not None:
                 await remove_mark(self._host.session.members, self._address.entity, item.cause)
         self._save_if_due(folded)
@@ -224,13 +224,19 @@ class Execution:
         self._activation.log("append.rejected", level=logging.ERROR)
         await asyncio.sleep(REJECTED_S)
 
-    async def _copy_dead(self, outcome: Outcome) -> None:
-        """The operators' copy, before the tell's ack. The verdict itself is in the log."""
-        for attempt in (1, 2, 3):
-            if await self._host.session.dead.put(self._address, msgspec.json.encode(outcome)):
-                return
-            await asyncio.sleep(RETRY_S * attempt)
+    async def _copy_dead(self, outcome: Outcome) -> bool:
+        """The operators' copy; whether it is stored. The verdict itself is in the log.
+
+        Without a copy the tell stays un-acked: it is delivered again later, found in the ledger,
+        and copied then.
+        """
+        data = msgspec.json.encode(outcome)
+        for _ in range(2):
+            if await self._host.session.dead.put(self._address, data):
+                return True
+            await asyncio.sleep(RETRY_S)
         self._activation.log("deadletter.not_copied", level=logging.ERROR)
+        return False
 
     async def _try_suspect(self, folded: Folded, item: Item) -> None:
         """Run a command that may have killed its process; alone, if it was tried before."""
@@ -298,14 +304,14 @@ class Execution:
         await self._commit(folded, plan)
 
     # -- the end of a command -------------------------------------------------------------------
-    def _finish(self, item: Item, answer: bytes | None, name: str) -> None:
+    def _finish(self, item: Item, answer: bytes | None, name: str, *, ack: bool = True) -> None:
         """A command has its outcome, recorded under `name`: answer, and ack."""
         if answer is not None:
             self._activation.answers.send(item.askers, answer)
             self._activation.reading.settled(name, item.payload_hash, answer)
         self._activation.remove(item)
         if item.way == "tell":
-            self._activation.shard.settled(item)
+            self._activation.shard.settled(item, ack=ack)
             self._activation.promote()
 
     def _remember(self, outcome: Outcome, answer: bytes) -> None:

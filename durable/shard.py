@@ -251,9 +251,9 @@ class Shard:
         return found
 
     # -- for activations --------------------------------------------------------------------------
-    def settled(self, item: Item) -> None:
+    def settled(self, item: Item, *, ack: bool) -> None:
         """A tell has a recorded outcome: ack it, if the term that delivered it still runs."""
-        if self.term is not None and item.consumer == self.term.name:
+        if ack and self.term is not None and item.consumer == self.term.name:
             self.term.ack(item.handle)
         self._grant(item)
 

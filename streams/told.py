@@ -77,12 +77,16 @@ class _Newest:
         self._capacity = capacity
         self.highest: OrderedDict[Address, int] = OrderedDict()
         self.forgot = False
+        self._evicted = -1  # the highest number that was dropped
 
     def put(self, address: Address, number: int) -> None:
+        if address not in self.highest and number <= self._evicted:
+            return  # a newer one of it may have been dropped: it stays unknown
         self.highest[address] = max(number, self.highest.get(address, 0))
         self.highest.move_to_end(address)
         if len(self.highest) > self._capacity:
-            self.highest.popitem(last=False)
+            _, dropped = self.highest.popitem(last=False)
+            self._evicted = max(self._evicted, dropped)
             self.forgot = True
 
     def get(self, address: Address) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -123,7 +124,7 @@ def read_log(entity: str, messages: list[Logged]) -> History:
     """Everything that a log says, and everything that is wrong with it."""
     history = History(entity)
     history.states[0] = {history.account.numbers()}
-    previous, time = "", ""
+    previous, time = "", "1970-01-01T00:00:00Z"
     for message in messages:
         commit = _commit(message, history)
         if commit is None:
@@ -131,7 +132,7 @@ def read_log(entity: str, messages: list[Logged]) -> History:
         history.commits += 1
         if commit["prev"] != previous:
             history.problems.append(f"chain broken: {entity} at {message.sequence}")
-        if commit["time"] < time:
+        if _instant(commit["time"]) < _instant(time):
             history.problems.append(f"time went back: {entity} at {message.sequence}")
         previous, time = blake2b(message.data, digest_size=16).hexdigest(), commit["time"]
         for outcome in commit["outcomes"]:
@@ -180,7 +181,9 @@ def _record(history: History, sequence: int, outcome: Json) -> Iterator[str]:
     yield from _recompute(history, recorded, command, outcome)
 
 
-def _recompute(history: History, recorded: Recorded, command: Json, outcome: Json) -> Iterator[str]:
+def _recompute(
+    history: History, recorded: Recorded, command: Json, outcome: Json
+) -> Iterator[str]:
     where = f"{history.entity} at {recorded.sequence} uid {recorded.uid}"
     events: list[Json] = outcome.get("events", [])
     if recorded.dead is not None:
@@ -198,3 +201,7 @@ def _recompute(history: History, recorded: Recorded, command: Json, outcome: Jso
         found = (events, recorded.reply, recorded.failure)
         yield f"decided on another state: {where}: {found}, not {expected}"
     history.states.setdefault(history.account.count, set()).add(history.account.numbers())
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)

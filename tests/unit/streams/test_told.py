@@ -77,3 +77,12 @@ def test_it_shows_its_sizes() -> None:
         told.tell(Address("account", id), 1)
     assert told.statistics() == ToldStatistics(1, 0, True, False)
     assert "told=1" in repr(told)
+
+
+def test_a_late_answer_does_not_bring_back_an_older_number() -> None:
+    told = Told(1)
+    told.tell(Address("account", "x"), 61)
+    told.tell(Address("account", "y"), 62)  # x is forgotten
+    told.tell(Address("account", "x"), 58)  # the late answer of an older tell
+    assert told.after(Address("account", "x")) is None
+    assert told.may_have_told(Address("account", "x"))
