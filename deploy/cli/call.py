@@ -70,7 +70,8 @@ def ask(
             try:
                 answer = await caller.ask(caller.target(address, key), payload, way)
             except MalformedMessage as error:
-                step = await takes(caller, type)
+                undecodable = (error.cause or "").startswith(f"{type}: ")
+                step = await takes(caller, type) if undecodable else None
                 common.output().cluster_error(error, step or next_step(error))
                 return FAILED
         return show_answer(common.output(), answer)

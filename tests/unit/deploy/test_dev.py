@@ -45,6 +45,14 @@ def test_the_same_key_gets_the_same_outcome(shell: Shell) -> None:
     )
 
 
+def test_the_same_key_with_another_payload_is_refused(shell: Shell) -> None:
+    shell.type("ask", "counter", "key-2", "add", '{"n": 5}', "--key", "k-1")
+    ran = shell.type("ask", "counter", "key-2", "add", '{"n": 6}', "--key", "k-1")
+    assert ran.code == 1
+    assert "this key was used before, with another payload" in ran.err
+    assert ran.err.endswith("it has had no effect; next: correct it\n")
+
+
 def test_a_query_goes_the_same_way(shell: Shell) -> None:
     shell.type("ask", "counter", "query-1", "add", '{"n": 7}')
     ran = shell.type("ask", "counter", "query-1", "get_total")
