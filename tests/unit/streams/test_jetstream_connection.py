@@ -520,6 +520,30 @@ async def test_more_in_flight_than_there_is_room_for(
         assert all(isinstance(answer, Appended) for answer in answers)
 
 
+async def test_an_overload_waits_before_it_is_sent(
+    own_server: Start, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for an acknowledgement begins when its turn comes, so none of these is unknown."""
+    monkeypatch.setattr(connection_module, "ACK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connection_module, "IN_FLIGHT_BYTES", 100 * 16 * 1024)
+    server = await own_server(fsync=True)
+    async with nats_session(server, namespace) as session:
+        await session.provision("account")
+        appends = [
+            asyncio.ensure_future(
+                session.log.append(Address("account", f"{n}"), commit("x"), expected=0)
+            )
+            for n in range(3000)
+        ]
+        await asyncio.sleep(0)
+        most = 0
+        while not all(append.done() for append in appends):
+            most = max(most, session.statistics().waiting)
+            await asyncio.sleep(0.01)
+        assert 0 < most <= 100
+        assert all(isinstance(append.result(), Appended) for append in appends)
+
+
 async def test_an_outbox_that_is_full_drops(
     nats_server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
