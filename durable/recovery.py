@@ -41,6 +41,8 @@ async def recover(
             session.log.last(address), _snapshot(session, entity, address, limits)
         )
     if last is None:
+        if await session.log.count(address):
+            raise Damaged("its last message can't be read")
         if kept is not None:
             _ignored(address, "newer than the log, which is empty")
         return Folded(entity.initial, Ledger(limits))

@@ -89,6 +89,14 @@ class Log(Protocol):
         """The entity's last message, from the leader. Raises Unreachable."""
         ...
 
+    async def count(self, address: Address) -> int:
+        """How many messages the entity has, readable or not. Raises Unreachable.
+
+        A server answers for a message whose checksum is wrong as if it weren't there, and takes an
+        expected sequence of 0 then: only the count tells such an entity from a new one.
+        """
+        ...
+
     async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
         """One message of the type's log; messages never change. Raises Unreachable."""
         ...

@@ -35,6 +35,18 @@ class StreamInfo(Response, frozen=True):
     config: dict[str, Any] = {}
 
 
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    subjects: dict[str, int] | None = None  # messages by subject, where a filter was given
+
+
+class StreamContents(Response, frozen=True):
+    """What a stream holds, by subject."""
+
+    state: StreamState = StreamState()
+
+
 class Sequences(msgspec.Struct, frozen=True):
     """How far a consumer is."""
 
@@ -143,6 +155,21 @@ async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> 
 
 
 # -- the server's texts -----------------------------------------------------------------------
+async def count(connection: Connection, stream: str, subject: str) -> int:
+    """How many messages a stream has on one subject. Raises Unreachable."""
+    try:
+        found = await call(
+            connection,
+            f"STREAM.INFO.{stream}",
+            {"subjects_filter": subject},
+            StreamContents,
+            accept=(NO_STREAM,),
+        )
+    except Incompatible as error:
+        raise Unreachable(str(error)) from None
+    return (found.state.subjects or {}).get(subject, 0)
+
+
 def parse_time(text: str) -> int:
     """Unix nanoseconds of an RFC 3339 time as the server writes it. Raises ValueError."""
     whole, _, rest = text.partition(".")

@@ -15,7 +15,7 @@ from ...entities.entropy import Entropy
 from ..commit import MARK, Sealed, Stored
 from ..port import AppendAnswer, NoAck, Refused, Unreachable
 from ..subjects import Subjects, escape
-from .api import lookup
+from .api import count, lookup
 from .connection import Connection
 from .direct import batch, one
 from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, append_answer
@@ -52,6 +52,11 @@ class JetStreamLog:
         """The entity's last message, from the leader. Raises Unreachable."""
         subject = self._subjects.log(address.entity, escape(address.id))
         return await self._ask(address.entity, {"last_by_subj": subject})
+
+    async def count(self, address: Address) -> int:
+        """How many messages the entity has, readable or not. Raises Unreachable."""
+        subject = self._subjects.log(address.entity, escape(address.id))
+        return await count(self._connection, self._subjects.log_stream(address.entity), subject)
 
     async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
         """One message of the type's log; messages never change. Raises Unreachable."""

@@ -44,6 +44,10 @@ class LogStore:
         sequences = self._by_token.get(token)
         return self._messages[sequences[-1] - 1][1] if sequences else None
 
+    def count(self, token: str) -> int:
+        """How many messages the token has."""
+        return len(self._by_token.get(token, ()))
+
     def by_sequence(self, sequence: int) -> Stored | None:
         """One message."""
         return self._messages[sequence - 1][1] if 1 <= sequence <= len(self) else None

@@ -68,6 +68,13 @@ class MemoryLog:
         log = self._streams.logs.get(address.entity)
         return await self._connection.answer(None if log is None else log.last(token))
 
+    async def count(self, address: Address) -> int:
+        """How many messages the entity has."""
+        token = escape(address.id)
+        self._connection.demand()
+        log = self._streams.logs.get(address.entity)
+        return await self._connection.answer(0 if log is None else log.count(token))
+
     async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
         """One message of the type's log."""
         self._connection.demand()

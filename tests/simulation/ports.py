@@ -96,6 +96,9 @@ class SimulatedLog:
     async def last(self, address: Address) -> Stored | None:
         return await self._wire.call("last", lambda: self._inner.last(address))
 
+    async def count(self, address: Address) -> int:
+        return await self._wire.call("count", lambda: self._inner.count(address))
+
     async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
         return await self._wire.call(
             "log by sequence", lambda: self._inner.by_sequence(entity, sequence)

@@ -65,6 +65,17 @@ async def an_expectation_is_of_the_entity_and_exact(backend: Backend) -> None:
     ]
 
 
+async def messages_are_counted_by_entity(backend: Backend) -> None:
+    """The count tells a new entity from one whose last message can't be read."""
+    session = await backend.session()
+    await session.provision(TYPE)
+    assert await session.log.count(address()) == 0
+    await append(session, "a-1", "one", "two")
+    await append(session, "a", "other")
+    assert await session.log.count(address()) == 2
+    assert await session.log.count(address("a*")) == 0
+
+
 async def of_concurrent_appends_exactly_one_wins(backend: Backend) -> None:
     """The others hear WrongLast, by either code (10071, 10164)."""
     sessions = [await backend.session() for _ in range(3)]

@@ -53,6 +53,11 @@ def a_log_expects_its_own_last_sequence(patch: Patch) -> None:
     patch.setattr(LogStore, "append", append)
 
 
+@noticed_by("messages_are_counted_by_entity")
+def a_log_counts_everybodys_messages(patch: Patch) -> None:
+    patch.setattr(LogStore, "count", lambda self, token: len(self))  # pyright: ignore
+
+
 @noticed_by("an_unacknowledged_append_is_found_by_its_mark")
 def a_repeated_mark_is_appended_again(patch: Patch) -> None:
     def append(

@@ -108,6 +108,9 @@ class Script:
             raise last
         return last
 
+    async def count(self, address: Address) -> int:
+        raise AssertionError(address)
+
     async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
         raise AssertionError(sequence)
 

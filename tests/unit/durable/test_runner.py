@@ -11,6 +11,7 @@ import pytest
 from perdure import Command, Context, Decision, Entity, Event, Failure, Query, Retry, State
 from perdure.durable.phase import Quarantined
 from perdure.entities.address import Address
+from perdure.streams.memory.logs import LogStore
 from perdure.streams.port import Appended, Full
 
 from .world import world
@@ -324,3 +325,16 @@ async def test_status_state_and_result_by_control_message() -> None:
         await asyncio.sleep(0)
         await w.tell("c", add(10), key="later")
         assert (await later)["reply"] == 16
+
+
+async def test_a_last_message_that_cant_be_read_is_no_new_entity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(1))
+        w.runners[0][0].passivate_all()
+        # what a server does with a message whose checksum is wrong: it is counted, and not there
+        monkeypatch.setattr(LogStore, "last", lambda self, token: None)  # pyright: ignore
+        error = (await w.ask("c", add(1)))["error"]
+        assert error["type"] == "SerializationError"
+        assert await w.caller.log.count(Address("counter", "c")) == 1
