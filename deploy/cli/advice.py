@@ -22,9 +22,7 @@ def next_step(error: ClusterError) -> str:
         on_already_processing_message=lambda _: _look_up(error),
         on_entity_not_assigned_to_runner=lambda _: again,
         on_mailbox_full=lambda _: f"wait a moment, then {again}",
-        on_malformed_message=lambda _: (
-            "correct the command; perdure check APP shows what is there"
-        ),
+        on_malformed_message=lambda _: "correct it",
         on_persistence_error=lambda _: f"{again}; if it stays so: perdure check",
         on_runner_not_registered=lambda _: "start a runner: perdure run APP",
         on_runner_unavailable=lambda _: again,
