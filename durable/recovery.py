@@ -40,9 +40,11 @@ async def recover(
         last, kept = await asyncio.gather(
             session.log.last(address), _snapshot(session, entity, address, limits)
         )
-    if last is None:
-        if await session.log.count(address):
+    if last is None and await session.log.count(address):
+        last = await session.log.last(address)  # or its first message came just now
+        if last is None:
             raise Damaged("its last message can't be read")
+    if last is None:
         if kept is not None:
             _ignored(address, "newer than the log, which is empty")
         return Folded(entity.initial, Ledger(limits))

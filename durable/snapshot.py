@@ -126,7 +126,7 @@ async def get(snapshots: Snapshots, address: Address) -> bytes | None:
         return None
     try:
         head = _heads.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unusable(f"can't be read: {error}") from None
     if head.v != FORMAT:
         raise Unusable(f"format {head.v}")
