@@ -211,7 +211,8 @@ class Execution:
                 if not self._activation.live:
                     return
             data = outcome_answer(outcome, sequence, version)
-            self._remember(outcome, data)
+            if buried:  # else a repeat must come by again, for its copy
+                self._remember(outcome, data)
             self._finish(item, data, outcome.name, ack=buried)
             if item.marked and item.cause is not None:
                 await remove_mark(self._host.session.members, self._address.entity, item.cause)
@@ -349,7 +350,7 @@ class Execution:
 
     async def _save(self, folded: Folded) -> None:
         try:
-            body = snapshot.encode(self._host.entity, folded)
+            body = snapshot.encode(self._host.entity, self._address, folded)
             folded.tail_commits = folded.tail_bytes = 0
             folded.snapshot_bytes = len(body)
             stored = await snapshot.put(self._host.session.snapshots, self._address, body)

@@ -116,6 +116,8 @@ def make_plan(
     names: set[str] = set()
     size = 0
     for item in queue:
+        if item.evicted:  # its body is not there to be decided on, or buried
+            break
         verdict, found = standing(folded, item)
         pending = bool(plan.outcomes)
         if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:

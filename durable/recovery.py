@@ -62,7 +62,7 @@ async def _snapshot(
 ) -> Folded | None:
     try:
         body = await snapshot.get(session.snapshots, address)
-        return None if body is None else snapshot.decode(entity, body, limits)
+        return None if body is None else snapshot.decode(entity, address, body, limits)
     except snapshot.Unusable as error:
         _ignored(address, str(error))
         return None

@@ -35,6 +35,7 @@ class Unusable(Exception):
 
 
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    address: str
     fingerprint: str
     state: bytes  # JSON
     version: int
@@ -65,11 +66,12 @@ def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
     return folded.tail_commits >= min_commits and folded.tail_bytes > folded.snapshot_bytes
 
 
-def encode(entity: Entity[Any, Any], folded: Folded) -> bytes:
+def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
     """A fold as bytes. Raises what msgspec raises on a state that can't be encoded."""
     ledger, forgotten = folded.ledger.pack()
     return msgspec.msgpack.encode(
         _Snapshot(
+            str(address),
             entity.fingerprint,
             msgspec.json.encode(folded.state),
             folded.version,
@@ -84,10 +86,14 @@ def encode(entity: Entity[Any, Any], folded: Folded) -> bytes:
     )
 
 
-def decode(entity: Entity[Any, Any], body: bytes, limits: LedgerLimits) -> Folded:
+def decode(
+    entity: Entity[Any, Any], address: Address, body: bytes, limits: LedgerLimits
+) -> Folded:
     """The fold in a snapshot. Raises Unusable."""
     try:
         kept = _snapshots.decode(body)
+        if kept.address != str(address):
+            raise Unusable(f"it is of {kept.address[:300]}")
         if kept.fingerprint != entity.fingerprint:
             raise Unusable("made by other types or another revision of evolve")
         state = entity.state_decoder.decode(kept.state)

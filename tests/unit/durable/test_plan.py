@@ -245,3 +245,11 @@ def test_a_refusal_ends_a_commit_and_a_dead_letter_does_not() -> None:
     assert not got.refused
     told = plan(tell(Add(1), 5, key="used"), tell(Add(1), 6), on=on)
     assert [o.dead.reason if o.dead else None for o in told.outcomes] == ["malformed", None]
+
+
+def test_a_plan_ends_before_a_body_that_is_not_in_memory() -> None:
+    on = folded()
+    on.ledger.add("old", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5))
+    got = plan(tell(Add(1), 1, key="old"), tell(Add(1), 2, evicted=True), item(Add(1)), on=on)
+    assert len(got.recorded) == 1
+    assert not got.taken
