@@ -87,6 +87,7 @@ def _executed_twice(history: History) -> Iterator[str]:
 def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Iterator[str]:
     copies = [data for entity, data in evidence.dead_copies if entity == history.entity]
     waiting = evidence.waiting.get(history.entity, [])
+    lost = _lost_places(evidence, history.entity)
     for recorded in history.outcomes:
         if recorded.dead is None:
             continue
@@ -97,7 +98,7 @@ def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Itera
             )
         if recorded.at is None:
             yield f"a dead letter of no tell: {history.entity} at {recorded.sequence}"
-        elif recorded.at[1] not in waiting and not evidence.dead_letters_lost:
+        elif recorded.at[1] not in waiting and recorded.at not in lost:
             name = f'"{recorded.name}"'.encode()
             if not any(name in copy for copy in copies):
                 yield f"no copy of a dead letter: {history.entity} {recorded.name}"
@@ -115,9 +116,9 @@ def _deserved(
         return reused or recorded.kind == "garbage" or recorded.uid in evidence.garbage
     if reason == "too_old":
         birth_ms = evidence.births.get(recorded.uid or 0)
-        assert recorded.at is not None
+        now_ms = history.times[recorded.sequence] / 1e6
         return birth_ms is not None and (
-            recorded.at[0] / 1e6 > birth_ms + limits.made_window_s * 1000 - evidence.skew_ms
+            now_ms > birth_ms + limits.made_window_s * 1000 - evidence.skew_ms
         )
     if reason == "defect" and recorded.kind == "boom":
         return evidence.boom_times.get(recorded.uid or 0, 0) >= limits.defect_attempts
@@ -244,18 +245,21 @@ def _refused(call: Call, history: History, evidence: Evidence, what: str) -> Ite
     if call.may is False and executed and alone and call.way not in ("query", "result"):
         yield f"dishonest error: {what}: {call.error} ({call.cause}), but it took effect"
     if call.error == "MalformedMessage" and call.kind != "garbage":
-        others = {
-            c.uid for c in evidence.calls if c.key == call.key and c.entity == call.entity
-        }
-        if call.key is None or len(others) < 2:
+        if call.key is None or len({c.uid for c in _of_key(call, evidence)}) < 2:
             yield f"unjust refusal: {what}: {call.error} ({call.cause})"
-    if call.error == "SerializationError" and call.kind not in ("mute", "garbage"):
+    reused = call.way == "result" and len({c.uid for c in _of_key(call, evidence)}) > 1
+    if call.error == "SerializationError" and call.kind not in ("mute", "garbage") and not reused:
         yield f"unjust refusal: {what}: {call.error} ({call.cause})"
     connected = call.client not in evidence.cut_off
     if call.error == "RpcClientError" and connected and call.kind not in DEFECTIVE:
         yield f"unjust refusal: {what}: {call.error} ({call.cause})"
     if call.error == "Suspended":
         yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+
+
+def _of_key(call: Call, evidence: Evidence) -> list[Call]:
+    """All calls of one key, some of which may carry another payload."""
+    return [c for c in evidence.calls if c.key == call.key and c.entity == call.entity]
 
 
 def _reads(history: History, evidence: Evidence) -> Iterator[str]:

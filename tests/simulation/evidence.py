@@ -78,6 +78,5 @@ class Evidence:
     garbage: set[int] = field(default_factory=set[int])  # uids sent malformed on purpose
     births: dict[int, int] = field(default_factory=dict[int, int])  # uid: Unix ms, told by hand
     boom_times: dict[int, int] = field(default_factory=dict[int, int])  # uid: times to raise
-    dead_letters_lost: bool = False  # their stream was full for a while
     cut_off: set[str] = field(default_factory=set[str])  # clients that lost their connection
     skew_ms: float = 0.0  # of the clocks, at most

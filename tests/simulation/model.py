@@ -114,6 +114,7 @@ class History:
     states: dict[int, set[tuple[int, int, int]]] = field(
         default_factory=dict[int, set[tuple[int, int, int]]]
     )
+    times: dict[int, int] = field(default_factory=dict[int, int])  # by sequence, of the server
     account: Account = field(default_factory=Account)
     commits: int = 0
     foreign: int = 0
@@ -130,6 +131,7 @@ def read_log(entity: str, messages: list[Logged]) -> History:
         if commit is None:
             continue
         history.commits += 1
+        history.times[message.sequence] = message.time_ns
         if commit["prev"] != previous:
             history.problems.append(f"chain broken: {entity} at {message.sequence}")
         if _instant(commit["time"]) < _instant(time):

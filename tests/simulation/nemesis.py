@@ -23,6 +23,9 @@ FAULTS = 20
 LONGEST_S = 400.0
 """How long clients may take, in virtual seconds, before that itself is an error."""
 
+LONG_SLEEPS = 2
+"""How often a client may sleep for longer than any call lasts."""
+
 CRASHES = 3
 """Crashes in one world at most: fewer than the marks that make a command poison."""
 
@@ -35,7 +38,7 @@ class Nemesis:
         self.workload = workload
         self.random = Random(f"nemesis {world.scenario.seed}")
         self.crashes = 0
-        self.rounds = 0
+        self.sleeps = 0
         self.strikes: dict[str, Callable[[], object]] = {
             "crash": self._crash,
             "fuse": self._fuse,
@@ -47,6 +50,7 @@ class Nemesis:
             "rewind": self._rewind,
             "foreign": self._foreign,
             "snapshots": self._snapshots,
+            "flipped snapshots": self._flip,
             "skew": self._skew,
             "client freeze": self._client_freeze,
             "client crash": self._client_crash,
@@ -201,7 +205,9 @@ class Nemesis:
         """A client sleeps, and wakes up with repeats that are far too late."""
         caller = self._caller()
         if caller is not None:
-            self.world.freeze(caller, self.random.choice([1.0, 8.0, 40.0]))
+            long = self.sleeps < LONG_SLEEPS and self.random.random() < 0.3
+            self.sleeps += long
+            self.world.freeze(caller, 40.0 if long else self.random.choice([0.5, 4.0]))
 
     def _client_crash(self) -> None:
         caller = self._caller()
@@ -222,18 +228,26 @@ class Nemesis:
         self.world.foreign(subjects.log(till.name, escape(entity)), body)
 
     def _snapshots(self) -> None:
-        """Snapshots vanish, become old, become another's, or become nonsense."""
-        world = self.world
-        stored = world.broker.streams("perdure").snapshots
+        """Snapshots vanish, become another's, are cut off, or become nonsense."""
+        stored = self.world.broker.streams("perdure").snapshots
         if not stored or self.random.random() < 0.2:
-            world.broker.drop_snapshots()
+            self.world.broker.drop_snapshots()
             return
         subject = self.random.choice(list(stored))
-        other = self.random.choice(list(stored))
         data = stored[subject]
-        cut = self.random.randrange(max(1, len(data)))
-        flipped = data[:cut] + bytes([data[cut] ^ 1]) + data[cut + 1 :] if data else b"x"
-        stored[subject] = self.random.choice([stored[other], flipped, data[:cut], b"nonsense"])
+        cut = self.random.randrange(len(data) + 1)
+        other = stored[self.random.choice(list(stored))]
+        stored[subject] = self.random.choice([other, data[:cut], b"nonsense"])
+
+    def _flip(self) -> None:
+        """A bit of a snapshot flips."""
+        stored = self.world.broker.streams("perdure").snapshots
+        whole = [subject for subject, data in stored.items() if data]
+        if whole:
+            subject = self.random.choice(whole)
+            data = bytearray(stored[subject])
+            data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
+            stored[subject] = bytes(data)
 
     def _damage(self) -> None:
         """A bit of a stored commit flips: that entity is lost, and says so; its neighbours go on."""
@@ -259,7 +273,7 @@ class Nemesis:
         self.world.at(self.random.uniform(0.2, 4.0), setattr, self.world, "log_refuses", False)
 
     def _dead_letters_full(self) -> None:
-        self.world.dead_letters_full = self.world.evidence.dead_letters_lost = True
+        self.world.dead_letters_full = True
         self.world.at(5.0, setattr, self.world, "dead_letters_full", False)
 
     # -- poison -----------------------------------------------------------------------------------
