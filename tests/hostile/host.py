@@ -12,6 +12,8 @@ import logging
 import sys
 from pathlib import Path
 
+import msgspec
+
 from perdure import Settings, serve
 
 from .victim import victim
@@ -36,7 +38,8 @@ def main(url: str, namespace: str, actions: str, more: str = "{}") -> None:
     root = logging.getLogger()
     root.addHandler(Actions(Path(actions)))
     logging.getLogger("perdure").setLevel(logging.DEBUG)
-    settings = Settings(url=url, namespace=namespace, **json.loads(more))
+    given = {"url": url, "namespace": namespace, **json.loads(more)}
+    settings = msgspec.convert(given, Settings)
     asyncio.run(serve(victim, settings=settings))
 
 

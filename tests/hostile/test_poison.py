@@ -6,9 +6,12 @@ Restarted by a supervisor, as any runner is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from pathlib import Path
+
+import nats.errors
 
 from .client import escape
 from .harness import TROUBLE, World, world
@@ -34,10 +37,8 @@ async def total(w: World, id: str) -> int:
     async with asyncio.timeout(60):
         while True:
             await w.ready()
-            try:
+            with contextlib.suppress(nats.errors.Error):  # no responders, or it died with it
                 return int((await w.client.ask(id, TOTAL))["reply"])
-            except Exception as error:  # no responders, or the process died with it
-                assert type(error).__name__ in ("NoRespondersError", "TimeoutError"), error
 
 
 async def test_a_command_that_kills_its_process_by_tell(tmp_path: Path) -> None:
