@@ -29,7 +29,12 @@ DATA ?=
 # Slow kinds of tests, after the fast ones; a new folder of tests is found by itself.
 LATER := simulation chaos integration
 GATED := entities streams durable
+FRESH := $(shell date +%s)
+SIMULATE := PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.simulation.run
 COVER := $(GATED:%=--cov=%) --cov-branch --cov-report=
+# Worker processes aren't measured, so a few seeds run once more in one process that is.
+COVERED := PYTHONPATH="$(CURDIR)" $(BIN)/coverage run --append --branch \
+  --source=entities,streams,durable -m tests.simulation.run
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +44,10 @@ setup: $(DEV) ## make .venv with everything that development needs
 test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
 	$(PYTEST) -q $(COVER) tests $(LATER:%=--ignore=tests/%)
-	$(PYTEST) -q $(COVER) --cov-append tests/simulation tests/chaos
+	$(PYTEST) -q $(COVER) --cov-append tests/simulation
+	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
+	$(COVERED) --seeds 40
+	$(PYTEST) -q tests/chaos
 	@for layer in $(GATED); do \
 	  $(BIN)/coverage report --include="$$layer/*" --skip-covered --fail-under=90 || exit; \
 	done
@@ -63,8 +71,7 @@ unit: $(DEV) ## the fast tests alone
 	$(PYTEST) -q tests/unit tests/types
 
 simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=1
-	PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.simulation.run \
-	  --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+	$(SIMULATE) --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
 chaos: $(DEV) ## kill -9 of real runners and servers under load, 20 times each
 	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) $(PYTEST) -q -s tests/chaos
