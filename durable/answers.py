@@ -38,7 +38,7 @@ class Answers:
         for asker in askers:
             if self.allowed(asker.reply):
                 self._asks.send(asker.reply, data)
-            else:
+            elif asker.reply:  # else nobody waits for it
                 logger.warning(
                     "no answer to a reply subject outside the allowed prefixes",
                     extra={"action": "reply.forbidden"},

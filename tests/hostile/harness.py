@@ -30,10 +30,11 @@ TROUBLE = ("activation.failed", "shard.failed", "snapshot.failed", "log.error", 
 
 async def program(module: str, *arguments: str, **env: str) -> asyncio.subprocess.Process:
     """Start a module of the tests in a process of its own."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         cwd=ROOT,
-        env={**os.environ, "PYTHONSAFEPATH": "", "PYTHONPATH": str(ROOT), **env},
+        env={**os.environ, "PYTHONSAFEPATH": "", "PYTHONPATH": path, **env},
         stdout=asyncio.subprocess.PIPE,
     )
 

@@ -188,20 +188,20 @@ async def test_headers_that_are_none(one: World, raw: Raw, block: bytes) -> None
     assert answer["reply"] == 1 + stored + 7, "no header came out of another's value"
 
 
-async def test_nobody_can_forge_an_acknowledgement(one: World, raw: Raw) -> None:
+async def test_nobody_can_forge_an_acknowledgement(tmp_path: Path) -> None:
     """A vertical tab and a number once chose which of the runner's subscriptions heard a message:
-    with the name of its inbox's next reply as subject, it was the server's word on an append."""
+    behind the name of its inbox's next reply, it was the server's word on an append."""
     forged = b'{"stream":"HOSTILE_LOG_victim","seq":777}'
     head = HEAD + b".ask.victim."
-    name = len("_INBOX.") + 22 + len(".")
-    before = await one.client.count("LOG")
-    asks = [
-        asyncio.ensure_future(one.client.ask(f"f{n}", {"type": "add", "n": 1})) for n in range(30)
-    ]
-    for number in range(1, 400):
-        padding = b"x" * (name - len(head))
-        await raw.publish(head + padding + b"a%d\x0b1" % number, forged)
-    answers = await asyncio.gather(*asks)
-    assert [answer["reply"] for answer in answers] == [1] * 30
-    assert sorted(answer["seq"] for answer in answers) == list(range(before + 1, before + 31))
-    assert await one.client.count("LOG") == before + 30
+    padding = b"x" * (len("_INBOX.") + 22 + len(".") - len(head))
+    subjects = [head + padding + b"a%d\x0b1" % number for number in range(1, 300)]
+    async with world(tmp_path) as w:
+        made = await Raw.open(w.server.url)
+        for n in range(40):
+            ask = asyncio.ensure_future(w.client.ask(f"f{n}", {"type": "add", "n": 1}))
+            for _ in range(8):
+                await made.pour(subjects, forged)
+            async with asyncio.timeout(5):
+                assert await ask == {"reply": 1, "seq": n + 1, "version": 1}
+        await made.close()
+        assert await w.client.count("LOG") == 40
