@@ -88,7 +88,7 @@ class StrictParser(Parser):
             case b"PONG":
                 await self.nc._process_pong()
             case b"INFO":
-                await self.nc._process_info(json.loads(rest))
+                await self.nc._process_info(_json(rest))
             case b"-ERR":
                 await self.nc._process_err(rest.decode(errors="replace").strip().lower())
             case b"+OK":
@@ -96,6 +96,13 @@ class StrictParser(Parser):
             case _:
                 raise ProtocolError
         return True
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ProtocolError from None
 
 
 def _text(data: bytes) -> bytes:

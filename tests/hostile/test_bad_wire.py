@@ -150,7 +150,7 @@ async def test_a_token_that_the_servers_index_refuses(tmp_path: Path) -> None:
         made = await Raw.open(w.server.url)
         await made.publish(HEAD + b".to.victim.a\x7fb", ADD)
         await made.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(2):
             await w.client.settled()
 
 
@@ -194,12 +194,12 @@ async def test_nobody_can_forge_an_acknowledgement(tmp_path: Path) -> None:
     forged = b'{"stream":"HOSTILE_LOG_victim","seq":777}'
     head = HEAD + b".ask.victim."
     padding = b"x" * (len("_INBOX.") + 22 + len(".") - len(head))
-    subjects = [head + padding + b"a%d\x0b1" % number for number in range(1, 300)]
+    subjects = [head + padding + b"a%d\x0b1" % number for number in range(30, 200)]
     async with world(tmp_path) as w:
         made = await Raw.open(w.server.url)
         for n in range(40):
             ask = asyncio.ensure_future(w.client.ask(f"f{n}", {"type": "add", "n": 1}))
-            for _ in range(8):
+            for _ in range(5):
                 await made.pour(subjects, forged)
             async with asyncio.timeout(5):
                 assert await ask == {"reply": 1, "seq": n + 1, "version": 1}

@@ -138,8 +138,7 @@ async def test_foreign_messages_by_a_reply_subject(tmp_path: Path) -> None:
 
 async def test_a_snapshot_newer_than_the_log_is_ignored(tmp_path: Path) -> None:
     """As after a disaster from which the log came back older than the snapshots."""
-    often = {"snapshot_min_commits": 2, "snapshot_max_commits": 2}
-    async with world(tmp_path, **often) as w:
+    async with world(tmp_path, snapshot_min_commits=2, snapshot_max_commits=2) as w:
         for id in ("poor", "rich"):
             for _ in range(4 if id == "rich" else 1):
                 await w.client.ask(id, {"type": "add", "n": 100})

@@ -10,6 +10,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import nats.errors
 
@@ -73,9 +74,9 @@ async def test_a_command_that_kills_its_process_by_tell(tmp_path: Path) -> None:
         assert w.host.actions(*TROUBLE) == []
 
 
-def letter_seq(log: list[object]) -> int:
+def letter_seq(log: list[Any]) -> int:
     """The log sequence of the commit that holds the dead letter."""
-    (found,) = [m.seq for m in log if b'"dead"' in m.data]  # type: ignore[attr-defined]
+    (found,) = [message.seq for message in log if b'"dead"' in message.data]
     return int(found)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,9 +50,8 @@ def commands() -> list[tuple[str, str, dict[str, Any]]]:
 
 async def outcomes(client: Plain) -> list[dict[str, Any]]:
     """All commands by ask."""
-    return await at_most(
-        [lambda c=c: client.ask(c[0], c[2], Idempotency_Key=c[1]) for c in commands()], AT_ONCE
-    )
+    calls = [partial(client.ask, id, body, Idempotency_Key=key) for id, key, body in commands()]
+    return await at_most(calls, AT_ONCE)
 
 
 class Here:

@@ -1,0 +1,151 @@
+"""The reader's parser: lines are divided at single spaces, and only nonsense ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.errors import ProtocolError
+
+from perdure.streams.jetstream.reader import LINE_BYTES, Reader, StrictParser
+
+Got = tuple[int, bytes, bytes, bytes, bytes | None]
+
+
+class Heard:
+    """Stands in for nats-py's client: what its parser calls."""
+
+    def __init__(self) -> None:
+        self.messages: list[Got] = []
+        self.signals: list[Any] = []
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        self.messages.append((sid, subject, reply, data, headers))
+
+    async def _process_ping(self) -> None:
+        self.signals.append("ping")
+
+    async def _process_pong(self) -> None:
+        self.signals.append("pong")
+
+    async def _process_info(self, info: Any) -> None:
+        self.signals.append(info)
+
+    async def _process_err(self, error: str) -> None:
+        self.signals.append(error)
+
+
+def parse(*pieces: bytes) -> Heard:
+    """What comes out of some bytes, given piece by piece."""
+    heard = Heard()
+    parser = StrictParser(heard)
+
+    async def feed() -> None:
+        for piece in pieces:
+            await parser.parse(piece)
+
+    asyncio.run(feed())
+    return heard
+
+
+STREAM = (
+    b'INFO {"server_id": "x"} \r\n'
+    b"MSG a.b 1 2\r\n{}\r\n"
+    b"PING\r\n"
+    b"MSG a.b 12 _INBOX.r 2\r\n\r\n\r\n"
+    b"+OK\r\n"
+    b"HMSG a.b 3 16 19\r\nNATS/1.0\r\na:\r\n\r\nxyz\r\n"
+    b"HMSG a.b 3 _INBOX.r 12 12\r\nNATS/1.0\r\n\r\n\r\n"
+    b"PONG\r\n"
+    b"-ERR 'Permissions Violation for Publish to \"X\"'\r\n"
+)
+
+
+def check(heard: Heard) -> None:
+    assert heard.messages == [
+        (1, b"a.b", b"", b"{}", None),
+        (12, b"a.b", b"_INBOX.r", b"\r\n", None),
+        (3, b"a.b", b"", b"xyz", b"NATS/1.0\r\na:\r\n\r\n"),
+        (3, b"a.b", b"_INBOX.r", b"", b"NATS/1.0\r\n\r\n"),
+    ]
+    assert heard.signals == [
+        {"server_id": "x"},
+        "ping",
+        "pong",
+        "'permissions violation for publish to \"x\"'",
+    ]
+
+
+def test_all_that_a_server_sends() -> None:
+    check(parse(STREAM))
+    check(parse(*(bytes([byte]) for byte in STREAM)))
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=8))
+def test_wherever_it_is_cut(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    check(parse(*(STREAM[a:b] for a, b in pairwise(edges))))
+
+
+@pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\x1c", b"\x85", b"\xa0", b"\x00"])
+def test_other_white_space_divides_nothing(space: bytes) -> None:
+    """`x<VT>1` in a subject must not choose the subscription 1."""
+    subject = b"ask.x" + space + b"1"
+    heard = parse(b"MSG " + subject + b" 12 2\r\n{}\r\n")
+    told = subject.decode(errors="replace").encode()
+    assert heard.messages == [(12, told, b"", b"{}", None)]
+    heard = parse(b"MSG a 12 " + subject + b" 2\r\n{}\r\n")
+    assert heard.messages == [(12, b"a", told, b"{}", None)]
+
+
+@given(
+    st.binary(min_size=1, max_size=20).filter(lambda b: not set(b) & set(b" \t\r\n")),
+    st.binary(max_size=20).filter(lambda b: not set(b) & set(b" \t\r\n")),
+    st.binary(max_size=40),
+    st.binary(max_size=40),
+)
+def test_any_bytes_arrive_whole(subject: bytes, reply: bytes, block: bytes, data: bytes) -> None:
+    words = [b"HMSG", subject, b"7", *([reply] if reply else [])]
+    words += [str(len(block)).encode(), str(len(block + data)).encode()]
+    heard = parse(b" ".join(words) + b"\r\n" + block + data + b"\r\nPING\r\n")
+    ((sid, got_subject, got_reply, got_data, headers),) = heard.messages
+    assert (sid, got_data) == (7, data)
+    assert got_subject.decode() == subject.decode(errors="replace")
+    assert got_reply.decode() == reply.decode(errors="replace")
+    assert headers is None or headers.partition(b"\r\n")[0].isascii()
+    assert heard.signals == ["ping"]
+
+
+@given(st.binary(max_size=60))
+def test_nats_py_can_read_the_headers_that_are_passed_on(block: bytes) -> None:
+    heard = parse(b"HMSG a 1 %d %d\r\n" % (len(block), len(block)) + block + b"\r\n")
+    headers = heard.messages[0][4]
+    client: Any = Reader()
+    found = asyncio.run(client._process_headers(headers))
+    assert found is None or all(isinstance(v, str) for v in found.values())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"MSG\r\n",
+        b"MSG a\r\n",
+        b"MSG a 1\r\n",
+        b"MSG a x 2\r\n",
+        b"MSG a 1 b c 2\r\n",
+        b"MSG a 1  2\r\n",
+        b"HMSG a 1 12\r\n",
+        b"NONSENSE\r\n",
+        b"INFO {\r\n",
+        b"x" * (LINE_BYTES + 1),
+    ],
+)
+def test_nonsense_of_the_server_ends_the_connection(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse(line)
