@@ -23,10 +23,12 @@ from ..entities.errors import (
     MailboxFull,
     SendTimeout,
     SerializationError,
+    with_details,
 )
 from ..streams.commit import Damaged
 from ..streams.port import Unreachable
 from .answers import Answers
+from .defect import described
 from .execution import BODIES, Execution
 from .folded import Folded
 from .host import Host
@@ -39,8 +41,9 @@ from .recovery import recover
 
 logger = logging.getLogger("perdure.activation")
 
-RETRY_S = 0.1
-"""Between tries while the backend can't be reached, in seconds."""
+PAUSE_S = 0.1
+PAUSE_MAX_S = 2.0
+"""Between tries while the backend can't be reached, in seconds: thousands may wait for it."""
 
 ASIDE_S = 60.0
 """How long an ask waits for its caller's last tell, in seconds: longer than callers do."""
@@ -91,6 +94,7 @@ class Activation:
         self.used = 0.0  # loop time of the last message, seconds
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
+        self._troubles = 0  # tries in a row that met no backend
         self._worker: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -176,16 +180,22 @@ class Activation:
         if not self.live:
             return
         self.live = False
-        runner = self.host.runner
+        error = EntityNotAssignedToRunner(runner=self.host.runner, cause=reason)
         for item in list(self.mailbox):
             if item.way == "ask":
                 self.host.load.remove(item.size)
-            self.answers.error_of(
-                item, EntityNotAssignedToRunner(runner=runner, cause=reason), self.address
-            )
-        self.reading.refuse(
-            EntityNotAssignedToRunner(runner=runner, cause=reason, may_have_taken_effect=False)
-        )
+            item.askers = [asker for asker in item.askers if not asker.told]
+            self.answers.error_of(item, error, self.address)
+        self.reading.refuse(with_details(error, may_have_taken_effect=False))
+        if self._worker is not None and self._worker is not asyncio.current_task():
+            self._worker.cancel()
+
+    def let_go(self, reason: str) -> None:
+        """The runner leaves: what waits for somebody else's doing would only delay it."""
+        error = EntityNotAssignedToRunner(runner=self.host.runner, cause=reason)
+        self.reading.refuse(with_details(error, may_have_taken_effect=False))
+        for item in list(self.mailbox.aside):
+            self.refuse(item, error)
 
     def abandon(self) -> list[asyncio.Task[None]]:
         """End without a word; the tasks that are to be cancelled."""
@@ -205,16 +215,26 @@ class Activation:
                     case Quarantined() as phase:
                         if not self.reconsider():
                             self._refuse_all(phase)
-        except Exception:
+        except Exception as error:
             logger.exception(
                 "the worker of %s failed",
                 self.address,
                 extra={"action": "activation.failed", "address": str(self.address)},
             )
-            self.shard.drop("an internal error")
+            if isinstance(self.phase, Quarantined):  # not even that works
+                self.shard.drop("an internal error")
+            else:  # its neighbours go on
+                self.quarantine(f"an internal error: {described(error)}")
         finally:
             self._worker = None
         self.kick()
+
+    async def pause(self) -> None:
+        """Wait before the next try to reach the backend, longer each time."""
+        entropy = self.host.session.entropy
+        longest = min(PAUSE_MAX_S, PAUSE_S * 2.0 ** min(self._troubles, 10))
+        self._troubles += 1
+        await asyncio.sleep(longest * entropy.uniform(0.5, 1.0))
 
     async def _recover(self) -> None:
         host = self.host
@@ -227,11 +247,12 @@ class Activation:
                 from_start=self._from_start,
             )
         except Unreachable:
-            await asyncio.sleep(RETRY_S)
+            await self.pause()
         except Damaged as error:
             self.quarantine(str(error))
         else:
             self._folded_from_start, self._from_start = self._from_start, False
+            self._troubles = 0
             self.phase = Running(folded)
 
     async def fresh(self, folded: Folded) -> bool:
@@ -240,8 +261,9 @@ class Activation:
             try:
                 last = await self.host.session.log.last(self.address)
             except Unreachable:
-                await asyncio.sleep(RETRY_S)
+                await self.pause()
                 continue
+            self._troubles = 0
             if (0 if last is None else last.sequence) == folded.sequence:
                 return self.live
             if self.folded is folded:
@@ -292,8 +314,7 @@ class Activation:
         if not isinstance(phase, Quarantined) or loop_time() < phase.until:
             return False
         self.phase = Cold()
-        for item in sorted(phase.parked, key=lambda i: i.at.sequence if i.at else 0):
-            self.mailbox.add(item)
+        self.mailbox.put_back(phase.parked)
         self.kick()
         return True
 

@@ -19,7 +19,7 @@ from ..streams.commit import Commit, Outcome
 from ..streams.port import Asks
 from .item import Asker, Item
 
-logger = logging.getLogger("perdure.answers")
+logger: logging.Logger = logging.getLogger("perdure.answers")
 
 
 class Answers:

@@ -102,9 +102,13 @@ async def append(
     *,
     expected: int,
     owned: Callable[[], bool],
+    live: Callable[[], bool],
     entropy: Entropy,
 ) -> Result:
-    """Publish a commit until its fate is known. Ends only with an answer that is certain."""
+    """Publish a commit until its fate is known.
+
+    Ends only with an answer that is certain, or when nobody waits for it any more (`live`).
+    """
     refusals = tries = 0
     while True:
         answer = await log.append(address, sealed, expected=expected)
@@ -113,7 +117,10 @@ async def append(
         if isinstance(answer, Refused):
             refusals += 1
         _report(address, answer)
-        last = await _last(log, address, entropy)
+        try:
+            last = await _last(log, address, live, entropy)
+        except _Abandoned:
+            return Overtaken(owned=False)
         step = after_read(
             last, commit_id=sealed.id, expected=expected, owned=owned(), refusals=refusals
         )
@@ -132,10 +139,18 @@ async def append(
                     await asyncio.sleep(_delay(tries, entropy))
 
 
-async def _last(log: Log, address: Address, entropy: Entropy) -> Stored | None:
+class _Abandoned(Exception):
+    """Nobody waits for the commit any more."""
+
+
+async def _last(
+    log: Log, address: Address, live: Callable[[], bool], entropy: Entropy
+) -> Stored | None:
     """The leader's word, however long it takes: without it nothing may be said."""
     tries = 0
     while True:
+        if not live():
+            raise _Abandoned
         try:
             return await log.last(address)
         except Unreachable:

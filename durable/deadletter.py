@@ -20,7 +20,7 @@ from ..streams.port import Delivery
 from .host import Host
 from .plan import DEAD_BYTES, kept
 
-logger = logging.getLogger("perdure.deadletter")
+logger: logging.Logger = logging.getLogger("perdure.deadletter")
 
 
 async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> bool:

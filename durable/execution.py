@@ -22,6 +22,7 @@ from ..entities.errors import (
     MalformedMessage,
     PersistenceError,
     RpcClientError,
+    SerializationError,
 )
 from ..entities.retry import delay_s
 from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal
@@ -64,6 +65,7 @@ class Execution:
         self._address = activation.address
         self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
         self._saving: asyncio.Task[None] | None = None
+        self._outcomes: int | None = None  # fewer in the next commit: the last was too large
 
     @property
     def busy(self) -> bool:
@@ -79,18 +81,24 @@ class Execution:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():
             await self._activation.reading.serve(folded)
-            return
-        if not await self._load_bodies():
+        still = self._activation.folded is folded and self._activation.live
+        if not (still and self._activation.mailbox.queue and await self._load_bodies()):
             return
         plan = make_plan(
             self._host.entity,
             self._address,
             folded,
             self._activation.mailbox.queue,
-            limits=self._host.plan_limits,
+            limits=self._limits(),
             now_ns=self._host.session.clock.now_ns(),
         )
         await self._carry_out(folded, plan)
+
+    def _limits(self) -> Limits:
+        limits = self._host.plan_limits
+        if self._outcomes is None:
+            return limits
+        return Limits(self._outcomes, limits.bytes, limits.max_bytes)
 
     async def _carry_out(self, folded: Folded, plan: Plan) -> None:
         for item in plan.rewound:
@@ -132,7 +140,7 @@ class Execution:
                 lambda o: o.name in names and o.payload_hash == item.payload_hash,
             )
         except Unreachable:
-            await asyncio.sleep(RETRY_S)
+            await self._activation.pause()
             return False
         except Damaged as error:
             self._activation.quarantine(str(error))
@@ -148,6 +156,8 @@ class Execution:
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
             self._finish(item, answer, outcome.name, ack=buried)
+        if item.suspect:
+            await self._unmark(item)
         return True
 
     async def _refuse(self, folded: Folded, plan: Plan) -> bool:
@@ -160,8 +170,8 @@ class Execution:
         return True
 
     # -- commits --------------------------------------------------------------------------------
-    async def _commit(self, folded: Folded, plan: Plan) -> bool:
-        """Append what was decided; True if it is in the log and answered."""
+    async def _commit(self, folded: Folded, plan: Plan) -> None:
+        """Append what was decided, and answer once it is in the log."""
         host = self._host
         now = datetime.fromtimestamp(host.session.clock.now_ns() / 1e9, UTC)
         commit = Commit(
@@ -174,6 +184,9 @@ class Execution:
             outcomes=tuple(plan.outcomes),
         )
         sealed = seal(commit)
+        if len(sealed.data) > host.plan_limits.max_bytes:
+            await self._too_large(folded, plan, len(sealed.data))
+            return
         for item in plan.taken:
             item.published = True
         result = await append(
@@ -182,15 +195,15 @@ class Execution:
             sealed,
             expected=folded.sequence,
             owned=lambda: self._activation.live and self._activation.shard.owned,
+            live=lambda: self._activation.live,
             entropy=host.session.entropy,
         )
         if not self._activation.live:
-            return False
+            return
         match result:
             case InLog(sequence):
                 folded.adopt(commit, sealed.mark, len(sealed.data), sequence, plan.state)
                 await self._committed(folded, plan, commit, sequence)
-                return True
             case Overtaken(owned):
                 self._activation.log("append.overtaken")
                 self._activation.phase = Cold()
@@ -198,25 +211,49 @@ class Execution:
                     self._activation.shard.drop("another runner owns the shard")
             case Rejected(why):
                 await self._rejected(plan, why)
-        return False
+
+    async def _too_large(self, folded: Folded, plan: Plan, size: int) -> None:
+        """The sizes were underestimated: fewer next time, and one alone is a dead letter."""
+        item = plan.taken[0]
+        if len(plan.taken) > 1:
+            self._outcomes = len(plan.taken) // 2
+            return
+        why = f"its commit has {size} bytes, a message holds {self._host.plan_limits.max_bytes}"
+        error = SerializationError(cause=why, may_have_taken_effect=False)
+        if item.way == "tell":
+            await self._bury(folded, item, "too_large", error)
+        elif await self._activation.fresh(folded):
+            self._activation.refuse(item, error)
 
     async def _committed(self, folded: Folded, plan: Plan, commit: Commit, sequence: int) -> None:
+        """Answer everybody first; then copy dead letters, ack, and remove marks."""
+        self._outcomes = None
+        dead: list[tuple[Item, Outcome]] = []
+        marked = [item for item in plan.taken if item.marked]
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
-            buried = True
-            if outcome.dead is not None:
-                self._activation.log_item("command.dead", item, level=logging.ERROR)
-                buried = await self._copy_dead(outcome)
-                if not self._activation.live:
-                    return
             data = outcome_answer(outcome, sequence, version)
-            if buried:  # else a repeat must come by again, for its copy
+            if outcome.dead is None:
                 self._remember(outcome, data)
-            self._finish(item, data, outcome.name, ack=buried)
-            if item.marked and item.cause is not None:
-                await remove_mark(self._host.session.members, self._address.entity, item.cause)
+                self._finish(item, data, outcome.name)
+            else:
+                self._activation.log_item("command.dead", item, level=logging.ERROR)
+                self._answer(item, data, outcome.name)
+                dead.append((item, outcome))
+        for item, outcome in dead:
+            buried = await self._copy_dead(outcome)
+            if not self._activation.live:
+                return
+            self._end(item, ack=buried)
+        for item in marked:
+            await self._unmark(item)
         self._save_if_due(folded)
+
+    async def _unmark(self, item: Item) -> None:
+        """The outcome of a suspect is recorded."""
+        if item.cause is not None:
+            await remove_mark(self._host.session.members, self._address.entity, item.cause)
 
     async def _rejected(self, plan: Plan, why: str) -> None:
         for item in plan.taken:
@@ -277,7 +314,7 @@ class Execution:
             )
             await self._carry_out(folded, plan)
 
-    async def _defect(self, folded: Folded, item: Item, error: Exception) -> None:
+    async def _defect(self, folded: Folded, item: Item, error: BaseException) -> None:
         policy = self._host.settings.defect_retry
         item.attempts += 1
         logger.error(
@@ -308,8 +345,14 @@ class Execution:
     def _finish(self, item: Item, answer: bytes | None, name: str, *, ack: bool = True) -> None:
         """A command has its outcome, recorded under `name`: answer, and ack."""
         if answer is not None:
-            self._activation.answers.send(item.askers, answer)
-            self._activation.reading.settled(name, item.payload_hash, answer)
+            self._answer(item, answer, name)
+        self._end(item, ack=ack)
+
+    def _answer(self, item: Item, answer: bytes, name: str) -> None:
+        self._activation.answers.send(item.askers, answer)
+        self._activation.reading.settled(name, item.payload_hash, answer)
+
+    def _end(self, item: Item, *, ack: bool) -> None:
         self._activation.remove(item)
         if item.way == "tell":
             self._activation.shard.settled(item, ack=ack)
@@ -328,12 +371,12 @@ class Execution:
             try:
                 found = await self._activation.shard.load(item)
             except Unreachable:
-                await asyncio.sleep(RETRY_S)
+                await self._activation.pause()
                 return False
             if not self._activation.live:
                 return False
             if not found:  # another runner settled it: see what it recorded
-                self._activation.mailbox.remove(item)
+                self._end(item, ack=False)
                 self._activation.phase = Cold()
                 return False
         return True
@@ -350,8 +393,8 @@ class Execution:
 
     async def _save(self, folded: Folded) -> None:
         try:
+            folded.tail_commits = folded.tail_bytes = 0  # also if it fails: not again at once
             body = snapshot.encode(self._host.entity, self._address, folded)
-            folded.tail_commits = folded.tail_bytes = 0
             folded.snapshot_bytes = len(body)
             stored = await snapshot.put(self._host.session.snapshots, self._address, body)
             self._activation.log("snapshot.stored" if stored else "snapshot.not_stored")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..entities.entity import Entity
 from ..streams.commit import GENESIS, At, Commit, Damaged, Outcome, check_link
+from .defect import described
 from .ledger import Ledger, Seen
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,5 +91,5 @@ def fold(
         events = [entity.log.decode(raw) for o in commit.outcomes for raw in o.events]
         state = evolve_all(entity, folded.state, events)
     except Exception as error:  # user code, or an event that today's code doesn't know
-        raise Damaged(f"sequence {sequence}: {type(error).__name__}: {error}") from error
+        raise Damaged(f"sequence {sequence}: {described(error)}") from error
     folded.adopt(commit, mark, size, sequence, state)

@@ -26,9 +26,10 @@ class Load:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.asks = 0
-        self.bytes = 0
-        self.alone = asyncio.Lock()  # held by the one marked suspect that runs (durable/marks.py)
+        self.asks: int = 0
+        self.bytes: int = 0
+        # held by the one marked suspect that runs (durable/marks.py)
+        self.alone: asyncio.Lock = asyncio.Lock()
 
     def full(self) -> bool:
         """Whether no more asks may wait."""

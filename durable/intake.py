@@ -7,9 +7,11 @@ what comes back.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 from msgspec import Raw
 
 from ..entities.duration import seconds
@@ -20,9 +22,12 @@ from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At
 from ..streams.port import Delivery, Message
+from .defect import described
 from .host import Host
 from .item import Asker, Item
 from .reads import Read
+
+logger = logging.getLogger("perdure.intake")
 
 REQUEST_CHARS = 128
 """The longest request id that is kept; a longer one is cut, since it only serves logs."""
@@ -61,14 +66,22 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
         if envelope.kind != "ask":
             if envelope.kind == "result" and envelope.key is None:
                 raise Undecodable("result: without a key")
-            return Read(envelope.kind, asker, envelope, None, _payload(host, envelope), now)
+            kind, payload = envelope.kind, _payload(host, envelope)
+            if kind == "result":  # only its hash is needed from here on
+                envelope = msgspec.structs.replace(envelope, payload=NULL)
+            return Read(kind, asker, envelope, None, payload, now)
         command = _command(host, envelope)
         writes = host.entity.contracts[command.__struct_config__.tag].writes
         hash = payload_hash(command) if writes else ""
     except Undecodable as error:
         return Refusal(asker, _malformed(error))
+    except Exception as error:  # user types may do anything: no message may end a subscription
+        logger.exception("an ask can't be taken", extra={"action": "intake.failed"})
+        return Refusal(asker, _malformed(Undecodable(described(error))))
     if not writes:
-        return Read("query", asker, envelope, command, since=now)
+        size = len(bytes(envelope.payload))
+        envelope = msgspec.structs.replace(envelope, payload=NULL)
+        return Read("query", asker, envelope, command, since=now, size=size)
     if envelope.key is None and not message.reply:
         nameless = Undecodable("an ask without a key and a reply subject has no name")
         return Refusal(None, _malformed(nameless))
@@ -134,10 +147,14 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
     except Undecodable as error:
         problem = str(error)
         raw, hash = Raw(delivery.data), raw_hash(delivery.data)
+    except Exception as error:  # user types may do anything: no tell may be skipped
+        logger.exception("a tell can't be taken", extra={"action": "intake.failed"})
+        problem = described(error)
+        raw, hash = Raw(delivery.data), raw_hash(delivery.data)
     cause = cause_of(at, hash)
     key = envelope.key if _is_key(envelope.key) else None
     request = _cut(envelope.request, REQUEST_CHARS)
-    askers = [Asker(envelope.reply_to, request)] if envelope.reply_to else []
+    askers = [Asker(envelope.reply_to, request, told=True)] if envelope.reply_to else []
     return Item(
         way="tell",
         name=key or cause,
@@ -196,7 +213,7 @@ def _check_birth(host: Host, birth: int | None) -> None:
 
 
 def _cut(text: str | None, length: int) -> str | None:
-    return None if text is None else text[:length]
+    return None if text is None else "".join(c for c in text[:length] if c.isprintable())
 
 
 def _malformed(error: Undecodable) -> MalformedMessage:

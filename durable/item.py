@@ -24,6 +24,7 @@ class Asker:
     reply: str
     request: str | None = None
     plain: bool = False  # a bare client, which can't repeat with the same key
+    told: bool = False  # a tell's Reply-To: hears its outcome, once, and nothing before
 
 
 @dataclass(slots=True, eq=False)
@@ -54,4 +55,5 @@ class Item:
     attempts: int = 0  # how often its handler had a defect
     evicted: bool = False  # its body is not in memory
     credit: bool = False  # it uses one of its term's credits
+    held: bool = False  # evicted, and counted among those that its shard holds
     size: int = 0  # bytes of the payload, for the bounds

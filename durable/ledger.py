@@ -13,7 +13,6 @@ covers them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,27 +87,30 @@ class Ledger:
 
     def prune(self, *, log_time_ms: int, watermark_ms: int) -> None:
         """Forget what is past its time, by the log's own clock, and what is too much."""
-        horizon = min(log_time_ms, watermark_ms) - self._limits.made_window_ms
-        for key, seen in self._front(self._made):
-            if max(seen.birth, seen.time) < horizon:
-                del self._made[key]
-            elif len(self._made) > self._limits.made_keys:
-                self._forgotten_birth = max(self._forgotten_birth, seen.birth)
-                del self._made[key]
-            else:
-                break
-        for key, seen in self._front(self._given):
+        self._prune_made(min(log_time_ms, watermark_ms) - self._limits.made_window_ms)
+        excess = len(self._given) - self._limits.keys
+        doomed: list[bytes] = []
+        for key, seen in self._given.items():
             expired = seen.time < log_time_ms - self._limits.window_ms
-            if not expired and len(self._given) <= self._limits.keys:
+            if not expired and len(doomed) >= excess:
                 break
             self.evicted_early += not expired
+            doomed.append(key)
+        for key in doomed:
             del self._given[key]
 
-    @staticmethod
-    def _front(entries: dict[bytes, Seen]) -> Iterator[tuple[bytes, Seen]]:
-        while entries:
-            key = next(iter(entries))
-            yield key, entries[key]
+    def _prune_made(self, horizon_ms: int) -> None:
+        """Collected first, then deleted: looking for a dict's front after each is quadratic."""
+        excess = len(self._made) - self._limits.made_keys
+        doomed: list[bytes] = []
+        for key, seen in self._made.items():
+            if max(seen.birth, seen.time) >= horizon_ms:
+                if len(doomed) >= excess:
+                    break
+                self._forgotten_birth = max(self._forgotten_birth, seen.birth)
+            doomed.append(key)
+        for key in doomed:
+            del self._made[key]
 
     # -- snapshots --------------------------------------------------------------------------------
     def pack(self) -> tuple[bytes, int]:

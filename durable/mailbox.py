@@ -8,7 +8,7 @@ Admission is a pure decision; the activation does what it says.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -90,17 +90,22 @@ class Mailbox:
         else:
             self.aside.append(item)
 
-    def redelivered(self, at: At, cause: str, handle: str, consumer: str) -> Item | None:
-        """The queued tell that this delivery repeats: only its handle changes; never an ack.
+    def queued(self, at: At, cause: str) -> Item | None:
+        """The queued tell that a delivery repeats: only its handle may change; never an ack.
 
         It is recognised by its cause: a sequence alone is given out again by a stream that lost
         its tail. Acknowledging it here would lose it, since it has no outcome yet.
         """
         for item in self.queue:
             if item.at == at and item.cause == cause:
-                item.handle, item.consumer = handle, consumer
                 return item
         return None
+
+    def put_back(self, tells: Iterable[Item]) -> None:
+        """Tells that were parked, in their order, before everything else."""
+        for item in sorted(tells, key=_place, reverse=True):
+            self.queue.appendleft(item)
+            self._by_name.setdefault(item.name, item)
 
     def promote(self, ready: Callable[[Item], bool]) -> None:
         """Move the asks to the queue whose tell has taken effect."""
@@ -127,3 +132,7 @@ class Mailbox:
             if item.name == name:
                 self._by_name[name] = item
                 return
+
+
+def _place(item: Item) -> int:
+    return 0 if item.at is None else item.at.sequence

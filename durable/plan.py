@@ -8,6 +8,7 @@ data; the activation commits it, and only then does anything change.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from ..entities.errors import (
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.commit import Dead, Outcome
+from .defect import described
 from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
@@ -76,7 +78,7 @@ class Plan:
     state: Any = None  # after the outcomes
     events: int = 0
     suspect: Item | None = None
-    defect: tuple[Item, Exception] | None = None
+    defect: tuple[Item, BaseException] | None = None
 
 
 class Unencodable(Exception):
@@ -89,17 +91,23 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
         return Standing.RECORDED, found
     if item.key is not None or item.way == "ask":
         found = folded.ledger.find(item.name)
-        if found is not None:
-            same = found.payload == bytes.fromhex(item.payload_hash)
-            return (Standing.RECORDED if same else Standing.REUSED), found
-    if item.at is not None:
-        mark = folded.watermark
-        if item.at.sequence <= mark.sequence and item.at.generation == mark.generation:
-            old = item.at.time_ns <= mark.time_ns
-            return (Standing.PROCESSED if old else Standing.REWOUND), None
+        if found is not None and found.payload == bytes.fromhex(item.payload_hash):
+            return Standing.RECORDED, found
+        if found is not None and not _below(folded, item):
+            return Standing.REUSED, found
+    if _below(folded, item):
+        return Standing.PROCESSED, None
+    if item.at is not None and item.at.sequence <= folded.watermark.sequence:
+        return Standing.REWOUND, None
     if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
         return Standing.TOO_OLD, None
     return Standing.NEW, None
+
+
+def _below(folded: Folded, item: Item) -> bool:
+    """Whether a tell is at or below the watermark, by sequence and by time."""
+    at, mark = item.at, folded.watermark
+    return at is not None and at.sequence <= mark.sequence and at.time_ns <= mark.time_ns
 
 
 def make_plan(
@@ -134,7 +142,8 @@ def make_plan(
             break
         if verdict is Standing.REWOUND:
             plan.rewound.append(item)
-        room = limits.bytes - size if pending else limits.max_bytes
+        most = min(limits.bytes, limits.max_bytes)
+        room = most - size if pending else limits.max_bytes
         if not _take(
             plan, entity, address, folded, item, verdict, limits, now_ns=now_ns, room=room
         ):
@@ -185,7 +194,7 @@ def _take(
             named=True,
             room=room,
         )
-    except Exception as error:  # user code
+    except (Exception, CancelledError) as error:  # user code; nobody cancels in here
         if not pending:
             plan.defect = (item, error)
         return False
@@ -226,7 +235,8 @@ def refuse(item: Item, verdict: Standing, *, now_ms: int) -> tuple[str, ClusterE
         return "malformed", MalformedMessage(cause=item.problem, may_have_taken_effect=False)
     if item.deadline is not None and item.deadline < now_ms:
         return "expired", SendTimeout(
-            cause="its deadline passed before its turn", may_have_taken_effect=item.published
+            cause="its deadline passed before its turn",
+            may_have_taken_effect=item.way == "ask",  # another owner may have a copy
         )
     return None
 
@@ -286,11 +296,9 @@ def kept(payload: bytes, room: int) -> bytes:
     return payload[: max(0, room // 4 * 3)]
 
 
-def defect_error(error: Exception) -> RpcClientError:
+def defect_error(error: BaseException) -> RpcClientError:
     """What a caller hears of a defect in user code, after its retries."""
-    return RpcClientError(
-        cause=f"defect: {type(error).__name__}: {error}"[:1000], may_have_taken_effect=False
-    )
+    return RpcClientError(cause=f"defect: {described(error)}", may_have_taken_effect=False)
 
 
 def as_decision(decision: Any) -> Decision[Any]:
@@ -330,7 +338,7 @@ def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome
     except Unencodable:
         raise
     except Exception as error:  # msgspec raises many kinds; user types may raise their own
-        raise Unencodable(f"{contract.tag}: {type(error).__name__}: {error}") from None
+        raise Unencodable(f"{contract.tag}: {described(error)}") from None
     return (
         Outcome(
             name=item.name,

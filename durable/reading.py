@@ -7,6 +7,7 @@ commits, so that what is read is always the fold of commits in the log.
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from ..streams.codec import Undecodable
 from ..streams.commit import Damaged
 from ..streams.port import Unreachable
 from .answers import error_answer, outcome_answer
+from .defect import described
 from .folded import Folded
 from .ledger import Seen
 from .reads import (
@@ -38,14 +40,13 @@ from .recorded import find_recorded
 if TYPE_CHECKING:
     from .activation import Activation
 
+logger = logging.getLogger("perdure.reading")
+
 READS = 256
 """Questions that may wait at one entity."""
 
 PAST_READS = 4
 """Folds of the past that one entity computes at a time."""
-
-RETRY_S = 0.1
-"""Between tries while the backend can't be reached, in seconds."""
 
 RESULT_S = 60.0
 """How long a question for a result waits at most, in seconds. Who wants to wait longer repeats it,
@@ -63,7 +64,7 @@ class Reading:
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
         self._waiting: list[Read] = []
-        self._past: set[asyncio.Task[None]] = set()
+        self._past: dict[asyncio.Task[None], Read] = {}
 
     @property
     def busy(self) -> bool:
@@ -85,27 +86,40 @@ class Reading:
         folded = activation.folded
         if folded is not None and self._at_once(read, folded):
             return
-        if len(self._waiting) >= READS:
+        if self._repeats(read):
+            return
+        if len(self._waiting) >= READS or activation.host.load.full():
             error = MailboxFull(capacity=READS, may_have_taken_effect=False)
             self._send(read, error)
             return
-        if read.kind == "result":  # a repetition takes the place of the one before
-            request = read.asker.request
-            self._waiting = [
-                r for r in self._waiting if request is None or r.asker.request != request
-            ]
+        activation.host.load.add(read.size)
         self._waiting.append(read)
+
+    def _repeats(self, read: Read) -> bool:
+        """Whether it repeats a question that waits: then the answer goes to the newer one."""
+        request = read.asker.request
+        if request is None:
+            return False
+        for waiting in (*self._waiting, *self._past.values()):
+            if waiting.asker.request == request and waiting.kind == read.kind:
+                waiting.asker = read.asker
+                return True
+        return False
+
+    def _leave(self, read: Read) -> None:
+        self._waiting.remove(read)
+        self._activation.host.load.remove(read.size)
 
     def refuse(self, error: ClusterError) -> None:
         """Answer all that wait with an error."""
-        waiting, self._waiting = self._waiting, []
-        for read in waiting:
+        for read in list(self._waiting):
+            self._leave(read)
             self._send(read, error)
 
     def settled(self, name: str, payload: str, answer: bytes) -> None:
         """A command has its outcome, under this name: tell those who asked for its result."""
         for read in [r for r in self._waiting if r.kind == "result" and r.envelope.key == name]:
-            self._waiting.remove(read)
+            self._leave(read)
             if read.payload in (None, payload):
                 self._send(read, answer)
             else:
@@ -117,7 +131,7 @@ class Reading:
             deadline = read.envelope.deadline
             over = now > read.since + RESULT_S or (deadline is not None and now_ms > deadline)
             if over and read.checked:
-                self._waiting.remove(read)
+                self._leave(read)
                 self._send(read, SendTimeout(cause="no outcome of this key is known here"))
 
     def _at_once(self, read: Read, folded: Folded) -> bool:
@@ -140,16 +154,17 @@ class Reading:
 
     async def serve(self, folded: Folded) -> None:
         """Answer what can be answered; called by the worker, between commits."""
-        for read in [r for r in self._waiting if not r.checked]:
-            stale = read.envelope.fresh or (read.envelope.seen or 0) > folded.sequence
-            if stale and not await self._activation.fresh(folded):
-                return
+        reads = [read for read in self._waiting if not read.checked]
+        stale = any(r.envelope.fresh or (r.envelope.seen or 0) > folded.sequence for r in reads)
+        if stale and not await self._activation.fresh(folded):
+            return
+        for read in reads:
             if read not in self._waiting:
                 continue
             if read.kind == "result":
                 await self._result(read, folded)
             else:
-                self._waiting.remove(read)
+                self._leave(read)
                 self._answer(read, folded)
 
     def _answer(self, read: Read, folded: Folded) -> None:
@@ -184,7 +199,7 @@ class Reading:
             return
         waiting = activation.mailbox.find(key)
         if waiting is not None and read.payload in (None, waiting.payload_hash):
-            self._waiting.remove(read)
+            self._leave(read)
             activation.mailbox.attach(read.asker, waiting)
         elif await activation.fresh(folded):
             read.checked = True
@@ -199,7 +214,7 @@ class Reading:
                 lambda outcome: outcome.name == key,
             )
         except Unreachable:
-            await asyncio.sleep(RETRY_S)  # the worker comes again
+            await activation.pause()  # the worker comes again
             return
         except Damaged as error:
             activation.quarantine(str(error))
@@ -207,7 +222,7 @@ class Reading:
         if found is None:
             activation.distrust(f"sequence {seen.sequence}: the recorded outcome isn't there")
         elif read in self._waiting:
-            self._waiting.remove(read)
+            self._leave(read)
             if read.payload in (None, found.outcome.payload_hash):
                 self._send(read, outcome_answer(found.outcome, found.sequence, found.version))
             else:
@@ -226,8 +241,8 @@ class Reading:
             self._send(read, MailboxFull(capacity=PAST_READS, may_have_taken_effect=False))
         else:
             task = asyncio.get_running_loop().create_task(self._fold(read, past, folded.sequence))
-            self._past.add(task)
-            task.add_done_callback(self._past.discard)
+            self._past[task] = read
+            task.add_done_callback(self._past.pop)
 
     async def _fold(self, read: Read, past: Past, upto: int) -> None:
         host = self._activation.host
@@ -242,6 +257,9 @@ class Reading:
             )
         except Unreachable as error:
             answer = SendTimeout(cause=str(error), may_have_taken_effect=False)
+        except Exception as error:  # user types; whoever asked must hear of it
+            logger.exception("a past state", extra={"action": "read.failed"})
+            answer = SerializationError(cause=described(error), may_have_taken_effect=False)
         self._send(read, answer)
 
     def _send(self, read: Read, answer: bytes | ClusterError) -> None:

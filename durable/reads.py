@@ -26,6 +26,7 @@ from ..streams.asks import Answer, Envelope, encode_answer, raw
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Commit, Damaged, unseal
 from ..streams.port import Session
+from .defect import described
 from .folded import Folded, evolve_all, fold
 from .item import Asker
 from .ledger import Ledger, LedgerLimits
@@ -42,6 +43,7 @@ class Read:
     message: Any = None  # of a query, decoded
     payload: str | None = None  # of a result: the hash of the command that it must be of
     since: float = 0.0  # loop time, seconds
+    size: int = 0  # bytes of the payload, for the bounds
     checked: bool = False  # the leader confirmed that nothing newer is there
 
 
@@ -70,9 +72,7 @@ def answer_query(
         context = Context(address, folded.version, now, None)
         returned: Any = entity.decide(folded.state, read.message, context)
     except Exception as error:  # user code
-        return RpcClientError(
-            cause=f"defect: {type(error).__name__}: {error}"[:1000], may_have_taken_effect=False
-        )
+        return RpcClientError(cause=f"defect: {described(error)}", may_have_taken_effect=False)
     try:
         decision = as_decision(returned)
         if decision.events or decision.failure is not None:
@@ -80,7 +80,7 @@ def answer_query(
         reply = raw(decision.reply)
         contract.reply_decoder.decode(reply)
     except (Unencodable, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        return SerializationError(cause=str(error)[:1000], may_have_taken_effect=False)
+        return SerializationError(cause=described(error), may_have_taken_effect=False)
     return encode_answer(Answer(reply=reply, seq=folded.sequence, version=folded.version))
 
 
@@ -100,7 +100,7 @@ def answer_state(folded: Folded) -> bytes | ClusterError:
     try:
         state = Raw(msgspec.json.encode(folded.state))
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        return SerializationError(cause=f"state: {error}"[:1000], may_have_taken_effect=False)
+        return SerializationError(cause=f"state: {described(error)}", may_have_taken_effect=False)
     return encode_answer(Answer(reply=state, seq=folded.sequence, version=folded.version))
 
 
@@ -141,7 +141,7 @@ def _fold_part(entity: Entity[Any, Any], folded: Folded, commit: Commit, version
         events = [entity.log.decode(event) for event in raws[: version - folded.version]]
         folded.state = evolve_all(entity, folded.state, events)
     except Exception as error:  # user code, or an event that today's code doesn't know
-        raise Damaged(f"{type(error).__name__}: {error}") from error
+        raise Damaged(described(error)) from error
     folded.version += len(events)
     folded.time = commit.time
 

@@ -19,7 +19,7 @@ from . import snapshot
 from .folded import Folded, fold
 from .ledger import Ledger, LedgerLimits
 
-logger = logging.getLogger("perdure.recovery")
+logger: logging.Logger = logging.getLogger("perdure.recovery")
 
 
 async def recover(

@@ -28,7 +28,7 @@ from .answers import Answers
 from .host import Host, Load
 from .shard import Shard
 
-logger = logging.getLogger("perdure.runner")
+logger: logging.Logger = logging.getLogger("perdure.runner")
 
 ID_BYTES = 6
 """Random bytes in a runner's id: unique among all that ever run."""
@@ -53,9 +53,12 @@ class Hosted:
     """One entity type in this runner."""
 
     def __init__(self, host: Host, sharding: Sharding) -> None:
-        self.host, self.sharding = host, sharding
+        self.host: Host = host
+        self.sharding: Sharding = sharding
         answers = Answers(host.session.asks, host.settings.reply_prefixes)
-        self.shards = [Shard(host, sharding, n, answers) for n in range(sharding.shards)]
+        self.shards: list[Shard] = [
+            Shard(host, sharding, n, answers) for n in range(sharding.shards)
+        ]
         self._schemas = schemas_of(host.entity)
         self._subscriptions: list[Subscription] = []
 
@@ -119,7 +122,7 @@ class Runner:
                 raise ValueError(
                     f"entity {entity.name!r} has flows, which this version can't run yet"
                 )
-        self.id = id or session.entropy.token(ID_BYTES)
+        self.id: str = id or session.entropy.token(ID_BYTES)
         self._session, self._entities, self._settings = session, tuple(entities), settings
         self._load = Load(settings.runner_capacity)
         self._hosted: list[Hosted] = []

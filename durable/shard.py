@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..entities.address import Address
+from ..entities.errors import MailboxFull
 from ..streams.asks import NULL
 from ..streams.commit import At
 from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
@@ -23,7 +24,7 @@ from .answers import Answers
 from .deadletter import bury_unaddressed
 from .host import Host
 from .intake import Refusal, bad_id, elsewhere, take_ask, take_tell
-from .item import Item
+from .item import Asker, Item
 from .phase import Quarantined
 from .reads import Read
 from .term import Term, holders, is_gone, take
@@ -33,6 +34,10 @@ logger = logging.getLogger("perdure.shard")
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 2.0
 """Between tries to take a shard: at first at once, then no faster than its users would notice."""
+
+HELD = 10_000
+"""Un-acked tells whose bodies are not in memory, a shard: about 10 MB. Beyond it a shard takes no
+more until some are settled, since credit bounds bodies only."""
 
 LASTING_S = 5.0
 STANDBY_TRIES = 3
@@ -57,6 +62,9 @@ class Shard:
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
         self._aside: asyncio.Task[None] | None = None
         self._burials: set[asyncio.Task[None]] = set()
+        self._held = 0  # tells without a body in memory that are un-acked
+        self._owed = 0  # credits kept back since too many are held
+        self._released = False
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -77,17 +85,20 @@ class Shard:
                 if tries:
                     await self._pause(tries)
                     if await self._somebody_else():
+                        self._step_down()
                         tries += 1
                         continue
                 began = loop_time()
                 reason = await self._hold()
-                tries = 0 if reason != "deleted" else tries + 1
+                tries = tries + 1 if reason in ("deleted", "dropped") else 0
                 if reason == "deleted":
                     self._step_down()
                     lasted = loop_time() - began > LASTING_S
                     tries = STANDBY_TRIES if lasted else max(tries, STANDBY_TRIES)
             except (Taken, Unreachable) as error:
                 logger.info("%s: no term yet: %r", self, error, extra={"action": "term.refused"})
+                if isinstance(error, Taken):
+                    self._step_down()
                 tries += 1
             except Exception:
                 logger.exception("%s failed", self, extra={"action": "shard.failed"})
@@ -118,7 +129,7 @@ class Shard:
             runner=host.runner,
             on_tell=self._tell,
         )
-        self.term, self._caught_up_at = term, -1.0
+        self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
         self.ready.set()
         reason = await term.ended
@@ -138,7 +149,9 @@ class Shard:
             self._asks = await self.host.session.asks.subscribe(subject, self.ask)
 
     def _step_down(self) -> None:
-        """Another runner took the shard."""
+        """Another runner has the shard."""
+        if not self.owned:
+            return
         logger.warning("%s: taken by another runner", self, extra={"action": "shard.lost"})
         self.owned = False
         self.drop("another runner took the shard")
@@ -154,11 +167,17 @@ class Shard:
             self._asks = None
         if self.term is not None and self.term.consumer is not None:
             await self.term.consumer.stop()
+        for activation in self._all():
+            activation.let_go("the runner leaves")
         while any(a.busy for a in self._all()):  # noqa: ASYNC110 (seldom, and many conditions)
             await asyncio.sleep(ASIDE_S)
+        await self.release()
 
     async def release(self) -> None:
         """Leave: whatever is still un-acked goes to the next owner."""
+        if self._released:
+            return
+        self._released = True
         self.running = self.owned = False
         term, self.term = self.term, None
         for activation in self._all():
@@ -195,6 +214,9 @@ class Shard:
     def ask(self, message: Message) -> None:
         """An ask for an entity of this shard, by either subject."""
         token = message.subject.rpartition(".")[2]
+        if self.host.load.full() and token not in self.activations:
+            self._overload(message, token)
+            return
         taken = take_ask(self.host, message, loop_time())
         try:
             id = unescape(token)
@@ -216,6 +238,12 @@ class Shard:
                 if taken.after is not None:
                     self._watch_aside()
 
+    def _overload(self, message: Message, token: str) -> None:
+        """Refuse before anything is decoded or kept."""
+        error = MailboxFull(capacity=self.host.load.capacity, may_have_taken_effect=True)
+        address = Address(self.host.entity.name, token)
+        self.answers.error([Asker(message.reply, plain=True)], error, address, None)
+
     def _answerable(self, item: Item) -> bool:
         """A bare ask whose answer may go nowhere is not executed: its name would be a weapon."""
         if item.key is not None or self.answers.allowed(item.name):
@@ -235,13 +263,14 @@ class Shard:
         activation = self._activation(delivery.token, address)
         assert item.at is not None
         assert item.cause is not None
-        queued = activation.mailbox.redelivered(item.at, item.cause, item.handle, item.consumer)
+        queued = activation.mailbox.queued(item.at, item.cause)
         if queued is None:
             activation.tell(item)
-        else:
-            queued.credit = not queued.evicted
-            if queued.evicted:
-                self._grant(item)
+            return
+        self._grant(queued)  # what its earlier delivery used, if this term made that one, too
+        queued.handle, queued.consumer, queued.credit = item.handle, item.consumer, True
+        if queued.evicted:
+            self._grant(queued)
 
     def _activation(self, token: str, address: Address) -> Activation:
         found = self.activations.get(token)
@@ -255,12 +284,24 @@ class Shard:
         """A tell has a recorded outcome: ack it, if the term that delivered it still runs."""
         if ack and self.term is not None and item.consumer == self.term.name:
             self.term.ack(item.handle)
+        if item.held:
+            self._held -= 1
         self._grant(item)
+        if self._owed and self._held < HELD and self.term is not None:
+            self._owed -= 1
+            self.term.grant(1)
 
     def evict(self, item: Item) -> None:
         """A tell's body leaves memory; its credit is free."""
         item.command, item.raw, item.evicted = None, NULL, True
-        self._grant(item)
+        if not item.held:
+            item.held = True
+            self._held += 1
+        if self._held <= HELD:
+            self._grant(item)
+        elif item.credit:
+            item.credit = False
+            self._owed += 1
 
     def _grant(self, item: Item) -> None:
         if item.credit and self.term is not None and item.consumer == self.term.name:
@@ -292,9 +333,10 @@ class Shard:
             return False
         if self.term.delivered < after and self._caught_up_at <= item.since:
             return False
-        return not any(
-            i.at is not None and i.at.sequence <= after for i in activation.mailbox.queue
-        )
+        phase = activation.phase
+        parked = phase.parked if isinstance(phase, Quarantined) else []
+        waiting = (*activation.mailbox.queue, *parked)
+        return not any(i.at is not None and i.at.sequence <= after for i in waiting)
 
     def drop(self, reason: str) -> None:
         """End the term and every activation: what was not processed is delivered again.
@@ -304,9 +346,11 @@ class Shard:
         """
         if self.term is not None:
             self.term.end("dropped")
-        for activation in self._all():
+        dropped = self._all()
+        self.activations.clear()  # first: whatever an answer does, they are gone
+        self._held = 0
+        for activation in dropped:
             activation.drop(reason)
-        self.activations.clear()
 
     # -- now and then -----------------------------------------------------------------------------
     def _watch_aside(self) -> None:

@@ -22,6 +22,7 @@ from ..entities.entity import Entity
 from ..streams.codec import digest
 from ..streams.commit import At
 from ..streams.port import Snapshots
+from .defect import described
 from .folded import Folded
 from .ledger import Ledger, LedgerLimits
 
@@ -99,8 +100,10 @@ def decode(
         state = entity.state_decoder.decode(kept.state)
         ledger = Ledger(limits)
         ledger.unpack(kept.ledger, kept.forgotten_birth)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Unusable(f"can't be read: {error}") from None
+    except Unusable:
+        raise
+    except Exception as error:  # a damaged body, or user code in a state's __post_init__
+        raise Unusable(f"can't be read: {described(error)}") from None
     return Folded(
         state,
         ledger,

@@ -89,7 +89,10 @@ class Term:
         if info is None:
             return False
         # By number, not by stream sequence: the server's runs ahead over other shards' tells.
-        return info.pending == 0 and info.deliveries < self._next
+        caught_up = info.pending == 0 and info.deliveries < self._next
+        if caught_up:
+            self.delivered = max(self.delivered, info.delivered)
+        return caught_up
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class TestCluster(Cluster):
     __test__ = False  # pytest: no test class
 
     def __init__(self, entities: tuple[Entity[Any, Any], ...], settings: Settings) -> None:
-        self.clock = VirtualClock()
+        self.clock: VirtualClock = VirtualClock()
         self._entities, self._settings = entities, settings
         self._broker = MemoryBroker(self.clock, settings)
         self._runner: Runner | None = None
@@ -57,7 +57,7 @@ class TestCluster(Cluster):
         """Start the runner."""
         self._hosting = self._broker.session("runner")
         self._runner = Runner(self._hosting, self._entities, self._settings)
-        self.runner_id = self._runner.id
+        self.runner_id: str | None = self._runner.id
         await self._runner.start()
 
     async def advance(self, duration: Duration) -> None:

@@ -73,7 +73,7 @@ class TypeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 NULL = Raw(b"null")
 
-_REPLY = re.compile(r"[^\s*>\x00-\x20\x7f]{1,512}")
+_REPLY = re.compile(r"(?=.{1,512}$)[^\s*>.\x00-\x20\x7f]+(?:\.[^\s*>.\x00-\x20\x7f]+)*", re.DOTALL)
 
 _envelopes = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(Answer)

@@ -161,7 +161,9 @@ async def test_a_commit_is_published_until_its_fate_is_known(
     publishes: int,
 ) -> None:
     log = Script(list(answers), list(lasts))
-    got = await append(log, A1, sealed("ours"), expected=5, owned=owns, entropy=SystemEntropy())
+    got = await append(
+        log, A1, sealed("ours"), expected=5, owned=owns, live=owned, entropy=SystemEntropy()
+    )
     assert got == result
     assert log.published == ["ours"] * publishes
     assert not log.answers

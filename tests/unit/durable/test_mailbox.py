@@ -58,20 +58,26 @@ def test_askers_are_bounded_and_each_is_there_once() -> None:
     assert [a.reply for a in waiting.askers] == ["_INBOX.b", "_INBOX.k"], "its repeat counts"
 
 
-def test_a_redelivery_of_a_queued_tell_replaces_its_handle() -> None:
+def test_a_redelivery_of_a_queued_tell_is_recognised() -> None:
     mailbox = box()
     queued = tell(7, "@7")
     mailbox.add(queued)
-    assert mailbox.redelivered(At(1, 7, 7), "@7", "h2", "t2") is queued
-    assert (queued.handle, queued.consumer) == ("h2", "t2")
-    assert len(mailbox) == 1
+    assert mailbox.queued(At(1, 7, 7), "@7") is queued
 
 
 def test_a_sequence_alone_names_nothing() -> None:
     mailbox = box()
     mailbox.add(tell(7, "@7"))
-    assert mailbox.redelivered(At(1, 7, 99), "@7b", "h2", "t2") is None
-    assert mailbox.redelivered(At(1, 7, 7), "@other payload", "h2", "t2") is None
+    assert mailbox.queued(At(1, 7, 99), "@7b") is None
+    assert mailbox.queued(At(1, 7, 7), "@other payload") is None
+
+
+def test_parked_tells_come_back_in_order_before_everything_else() -> None:
+    mailbox = box()
+    mailbox.add(ask("k"))
+    mailbox.put_back([tell(9, "@9"), tell(7, "@7"), tell(8, "@8")])
+    assert [i.name for i in mailbox.queue] == ["@7", "@8", "@9", "k"]
+    assert mailbox.find("@8") is not None
 
 
 def test_asks_that_wait_stand_aside_and_never_at_the_head() -> None:

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from perdure import Command, Context, Decision, Entity, Event, Failure, Query, Retry, State
+from perdure.durable.execution import Execution
+from perdure.durable.folded import Folded
 from perdure.durable.phase import Quarantined
 from perdure.entities.address import Address
 from perdure.streams.memory.logs import LogStore
@@ -50,6 +52,13 @@ class Added(Event):
 CALLS: list[int] = []
 
 
+class Silent(Exception):
+    """One whose text can't be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def decide(
     state: Counter, command: Add | Break | Now | Total, context: Context
 ) -> Decision[Added]:
@@ -63,6 +72,10 @@ def decide(
         case Add(n):
             CALLS.append(n)
             return command.accept(state.n + n, Added(n))
+        case Break("silent"):
+            raise Silent
+        case Break("cancelled"):
+            raise asyncio.CancelledError
         case Break("evolve"):
             return command.accept(None, Added(-1))
         case Break("sometimes"):
@@ -259,9 +272,8 @@ async def test_a_log_that_cant_be_folded_quarantines_its_entity_alone() -> None:
         ]
         assert isinstance(activation.phase, Quarantined)
         activation.phase.until = 0.0
-        assert (await w.ask("c", add(1)))["reply"] == 2
+        assert (await w.ask("c", add(1)))["reply"] == 3  # the parked tell came first
         await w.quiet()
-        assert (await w.ask("c", {"type": "total"}))["reply"] == 3  # the parked tell, too
 
 
 async def test_foreign_messages_on_a_log_count_and_are_never_folded() -> None:
@@ -338,3 +350,91 @@ async def test_a_last_message_that_cant_be_read_is_no_new_entity(
         error = (await w.ask("c", add(1)))["error"]
         assert error["type"] == "SerializationError"
         assert await w.caller.log.count(Address("counter", "c")) == 1
+
+
+@pytest.mark.parametrize("how", ["silent", "cancelled", "\ud800"])
+async def test_a_defect_of_any_kind_is_buried_and_its_neighbours_go_on(how: str) -> None:
+    async with world(counter, defect_retry=QUICK) as w:
+        body = b'{"type":"break","how":"%s"}' % (b"\\ud800" if how == "\ud800" else how.encode())
+        await w.tell("c", body)
+        await w.tell("c", add(1))
+        await w.quiet()
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 1
+        assert len(w.broker.dead_letters()) == 1
+        assert w.runners[0][0].statistics().terms == 2
+
+
+async def test_an_internal_error_quarantines_one_entity_and_not_its_shard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Execution.step
+
+    async def step(self: Execution, folded: Folded) -> None:
+        if folded.version == 1 and folded.state.n == 7:
+            raise ZeroDivisionError("a bug of ours")
+        await real(self, folded)
+
+    monkeypatch.setattr(Execution, "step", step)
+    async with world(counter, shards=1) as w:
+        await w.ask("c", add(7))
+        terms = w.runners[0][0].statistics().terms
+        error = (await w.ask("c", add(1)))["error"]
+        assert (error["type"], "a bug of ours" in error["cause"]) == ("SerializationError", True)
+        assert (await w.ask("d", add(1)))["reply"] == 1
+        assert w.runners[0][0].statistics().terms == terms
+
+
+async def test_a_commit_that_is_larger_than_it_seemed_is_a_dead_letter() -> None:
+    async with world(counter) as w:
+        trace = "\u0001" * 250
+        body = [
+            1,
+            "tell",
+            {"type": "now"},
+            "k" * 250,
+            None,
+            "r",
+            None,
+            None,
+            None,
+            None,
+            False,
+            trace,
+        ]
+        await w.tell("c", body)
+        await w.tell("c", add(1))
+        await w.quiet()
+        assert (await w.ask("c", {"type": "total"}))["reply"] == 1
+
+
+async def test_fresh_queries_do_not_starve_commands() -> None:
+    async with world(counter) as w:
+        asking = True
+
+        async def ask_on() -> None:
+            while asking:
+                envelope = [1, "ask", {"type": "total"}, *[None] * 7, True]
+                await w.ask("c", envelope)
+
+        loops = [asyncio.create_task(ask_on()) for _ in range(8)]
+        for n in range(10):
+            assert (await w.ask("c", add(1)))["reply"] == n + 1
+        asking = False
+        await asyncio.gather(*loops)
+
+
+async def test_of_two_that_start_together_one_owns() -> None:
+    async with world(counter, runners=0) as w:
+        await asyncio.gather(w.start(), w.start())
+        runners = [runner for runner, _ in w.runners]
+        await w.until(lambda: sum(r.statistics().shards for r in runners) == 2)
+        await w.until(lambda: sum(r.statistics().terms for r in runners) == 2)
+        assert (await w.ask("c", add(1)))["reply"] == 1
+
+
+async def test_drain_does_not_wait_for_whoever_waits_for_a_result() -> None:
+    async with world(counter, drain_timeout=60) as w:
+        waiting = asyncio.create_task(w.ask("c", [1, "result", None, "never"]))
+        await w.until(lambda: w.runners[0][0].busy)
+        await asyncio.wait_for(w.runners.pop()[0].drain(), 5)
+        assert (await waiting)["error"]["type"] == "EntityNotAssignedToRunner"

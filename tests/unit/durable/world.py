@@ -74,7 +74,7 @@ class World:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 (any condition)
                 await asyncio.sleep(0.005)
 
     async def quiet(self) -> None:
@@ -86,7 +86,8 @@ class World:
 async def world(
     *entities: Entity[Any, Any], runners: int = 1, **settings: Any
 ) -> AsyncGenerator[World]:
-    made = World(entities, Settings(shards=2, drain_timeout=2, **settings))
+    given = {"shards": 2, "drain_timeout": 2, **settings}
+    made = World(entities, Settings(**given))
     for _ in range(runners):
         await made.start()
     try:
