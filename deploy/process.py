@@ -67,7 +67,7 @@ class Stopping:
 
     def __init__(self, task: asyncio.Task[int]) -> None:
         self._task = task
-        self.asked = False
+        self.asked: bool = False
 
     def on_signal(self, number: int) -> None:
         """The first signal cancels the task, which drains; a second one ends the process."""

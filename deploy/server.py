@@ -87,9 +87,9 @@ class EmbeddedServer:
         `fsync` writes each message to the disk before it is acknowledged. The log goes to
         `server.log` in the folder unless `log_file` says otherwise.
         """
-        self.folder = Path(folder).resolve()
+        self.folder: Path = Path(folder).resolve()
         self.host = host
-        self.log_file = self.folder / "server.log" if log_file is None else Path(log_file)
+        self.log_file: Path = self.folder / "server.log" if log_file is None else Path(log_file)
         self._port = port
         self._fsync = fsync
         self._extra = extra

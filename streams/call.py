@@ -43,7 +43,7 @@ from .codec import Undecodable
 from .port import Message, Session, Unreachable
 from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
 
-logger = logging.getLogger("perdure.client")
+logger: logging.Logger = logging.getLogger("perdure.client")
 
 
 @dataclass(frozen=True, slots=True)

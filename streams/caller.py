@@ -52,8 +52,8 @@ class Caller:
     def __init__(self, session: Session, settings: Settings) -> None:
         self.session = session
         self.settings = settings
-        self.routes = Routes(session)
-        self.told = Told(settings.told_addresses)
+        self.routes: Routes = Routes(session)
+        self.told: Told = Told(settings.told_addresses)
         self._open: dict[Answers, None] = {}
         self._closed = False
 

@@ -14,7 +14,7 @@ from .attempts import ELSEWHERE_S, Fail, Policy, Publishes, Repeat, published
 from .call import Target
 from .port import Session
 
-logger = logging.getLogger("perdure.client")
+logger: logging.Logger = logging.getLogger("perdure.client")
 
 
 async def publish(

@@ -16,7 +16,7 @@ from .codec import Undecodable
 from .port import Session, Unreachable
 from .subjects import Sharding
 
-logger = logging.getLogger("perdure.client")
+logger: logging.Logger = logging.getLogger("perdure.client")
 
 INFO_TIMEOUT_S = 2.0
 """How long one `info` may take: a thousand times its usual time, and short beside any call's."""

@@ -38,7 +38,7 @@ Start with the first, then type the others in another terminal:
 Exit codes: 0 done, 1 refused or failed, 2 not understood.
 """
 
-app = App(
+app: App = App(
     name="perdure",
     help=HELP,
     help_format="markdown",
@@ -48,8 +48,8 @@ app = App(
 )
 app.command(dev)
 app.command(run_command, name="run")
-for command in (ask, tell, result, history, state, check):
-    app.command(command)
+for _command in (ask, tell, result, history, state, check):
+    app.command(_command)
 
 
 def run(tokens: Sequence[str]) -> int:

@@ -23,8 +23,8 @@ class Trouble(Exception):
 
     def __init__(self, what: str, next_step: str, *, trace: str = "") -> None:
         super().__init__(what)
-        self.what = one_line(what)
-        self.next_step = one_line(next_step)
+        self.what: str = one_line(what)
+        self.next_step: str = one_line(next_step)
         self.trace = trace
 
 

@@ -11,7 +11,7 @@ from .errors import TooLarge
 from .messages import no_responders, strings
 from .replies import Received
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 
 class JetStreamAsks:

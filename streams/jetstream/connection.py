@@ -29,7 +29,7 @@ from .messages import check_subject, headers_size
 from .replies import Received, Replies, Result
 from .room import Room
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 ACK_TIMEOUT_S = 2.0
 """For acknowledgements of publishes, in seconds: 100 times a slow fsync. Later is unknown."""
@@ -102,15 +102,15 @@ class Connection:
     def __init__(self, settings: Settings, name: str, entropy: Entropy) -> None:
         self.violations: dict[str, None] = {}
         self.link: Link | None = None
-        self.links = 0
+        self.links: int = 0
         self._urls = servers(settings)
         self._options = options(settings)
         self._name = name
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
-        self.max_payload = DEFAULT_PAYLOAD
+        self.max_payload: int = DEFAULT_PAYLOAD
         prefix = f"_INBOX.{entropy.token(INBOX_BYTES)}"
-        self.replies = Replies(prefix, ACK_TIMEOUT_S)
+        self.replies: Replies = Replies(prefix, ACK_TIMEOUT_S)
         self._room = Room(IN_FLIGHT_BYTES)
         self._inboxes: dict[str, Handler] = {}
         self._inbox_number = 0

@@ -17,7 +17,7 @@ from .connection import Connection
 from .pull import Pull, info
 from .replies import Received
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 OWNER = "perdure-owner"
 NONCE = "perdure-nonce"
@@ -38,7 +38,7 @@ class JetStreamConsumer:
         on_lost: Callable[[str], None],
     ) -> None:
         self.name = name
-        self.pull = Pull(connection, stream, name, self._arrived, self._ended)
+        self.pull: Pull = Pull(connection, stream, name, self._arrived, self._ended)
         self._connection = connection
         self._stream = stream
         self._on_delivery = on_delivery

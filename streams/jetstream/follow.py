@@ -22,7 +22,7 @@ from .errors import NO_CONSUMER, NO_STREAM
 from .pull import Pull
 from .replies import Received
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 CREDIT = 256
 """Messages in memory at most."""

@@ -24,7 +24,7 @@ from .outbox import Outbox
 from .reader import Reader
 from .replies import Received
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 CONNECT_TIMEOUT_S = 2
 """For each step of connecting to one server, in seconds (nats-py takes whole ones)."""
@@ -53,8 +53,8 @@ class Link:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.outbox = Outbox(client)
-        self.ended = False
+        self.outbox: Outbox = Outbox(client)
+        self.ended: bool = False
         self._subscriptions: set[Subscription] = set()
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import Error
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 OUTBOX_BYTES = 64 * 1024**2
 """What may wait to be sent: a second's worth of large answers on a fast network."""
@@ -31,7 +31,7 @@ class Outbox:
     """What waits to be sent on one connection."""
 
     def __init__(self, client: Client) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._client = client
         self._queue: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._bytes = 0

@@ -24,7 +24,7 @@ from .errors import NO_CONSUMER, NO_STREAM
 from .link import Link
 from .replies import Received
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 EXPIRES_S = 30.0
 """How long one request stays open."""
@@ -41,8 +41,8 @@ class Credit:
     """How many deliveries may still come, and how many were asked for."""
 
     def __init__(self) -> None:
-        self.free = 0
-        self.out = 0
+        self.free: int = 0
+        self.out: int = 0
 
     def grant(self, credit: int) -> None:
         """This many more may come."""
@@ -83,9 +83,9 @@ class Pull:
         on_message: Callable[[Received], None],
         on_end: Callable[[str], None],
     ) -> None:
-        self.over = False
-        self.requests = 0
-        self.inbox = ""
+        self.over: bool = False
+        self.requests: int = 0
+        self.inbox: str = ""
         self._connection = connection
         self._link: Link = connection.live()
         self._stream = stream

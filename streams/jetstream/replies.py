@@ -41,7 +41,7 @@ class Replies:
     """All requests of one connection that wait for an answer."""
 
     def __init__(self, prefix: str, ack_timeout_s: float) -> None:
-        self.prefix = prefix + "."
+        self.prefix: str = prefix + "."
         self._cut = len(self.prefix)
         self._ack_timeout_s = ack_timeout_s
         self._loop = asyncio.get_running_loop()

@@ -26,7 +26,7 @@ class JetStreamSession:
     ) -> None:
         self.clock: Clock = clock
         self.entropy: Entropy = entropy
-        self.subjects = Subjects(settings.namespace)
+        self.subjects: Subjects = Subjects(settings.namespace)
         self.log: Log = JetStreamLog(connection, self.subjects, entropy)
         self.commands: Commands = JetStreamCommands(connection, self.subjects, settings, entropy)
         self.asks: Asks = JetStreamAsks(connection)

@@ -9,7 +9,7 @@ from .connection import Connection
 from .errors import Denied, Lost, TooLarge, publish_answer
 from .messages import no_responders
 
-logger = logging.getLogger("perdure.jetstream")
+logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 
 async def stored(connection: Connection, stream: str, subject: str, data: bytes) -> bool:

@@ -52,7 +52,7 @@ class Streams:
         self.logs: dict[str, LogStore] = {}
         self.snapshots: dict[str, bytes] = {}  # by subject
         self.dead: list[Dead] = []
-        self.members = Registers()
+        self.members: Registers = Registers()
 
 
 class MemoryBroker:
@@ -62,9 +62,9 @@ class MemoryBroker:
         self, clock: Clock, settings: Settings | None = None, *, max_payload: int = MAX_PAYLOAD
     ) -> None:
         self.clock = clock
-        self.settings = settings or Settings()
+        self.settings: Settings = settings or Settings()
         self.max_payload = max_payload
-        self.core = Core()
+        self.core: Core = Core()
         self._streams: dict[str, Streams] = {}
         self._sessions = 0
 

@@ -23,7 +23,7 @@ class Connection:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.closed = False
+        self.closed: bool = False
         self._down = False
         self._epoch = 0
         self._loop: asyncio.AbstractEventLoop | None = None

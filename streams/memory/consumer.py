@@ -72,8 +72,8 @@ class QueueConsumer:
         self.shard = shard
         self.owner = owner
         self.attached: Attached | None = attached
-        self.consumer_sequence = 0
-        self.delivered = 0
+        self.consumer_sequence: int = 0
+        self.delivered: int = 0
         self._ack_wait_s = ack_wait_s
         self._loop = attached.connection.loop
         self._emit = emit

@@ -32,11 +32,11 @@ class Listener:
     ) -> None:
         tokens = subject.split(".")
         cut = next((i for i, t in enumerate(tokens) if t in ("*", ">")), len(tokens))
-        self.head = tuple(tokens[:cut])
-        self.tail = tuple(tokens[cut:])
-        self.connection = connection
-        self.on_message = on_message
-        self.active = True
+        self.head: tuple[str, ...] = tuple(tokens[:cut])
+        self.tail: tuple[str, ...] = tuple(tokens[cut:])
+        self.connection: Connection = connection
+        self.on_message: Callable[[Message], None] = on_message
+        self.active: bool = True
 
     def hears(self, rest: tuple[str, ...]) -> bool:
         """Whether the tokens after `head` match."""

@@ -60,7 +60,7 @@ class Queue:
     def __init__(self, sharding: Sharding, limits: Limits, now_ns: Callable[[], int]) -> None:
         self.sharding = sharding
         self.limits = limits
-        self.last_sequence = 0
+        self.last_sequence: int = 0
         self._now_ns = now_ns
         self._bytes = 0
         self._tells: dict[int, _Tell] = {}

@@ -37,7 +37,7 @@ class MemorySession:
         self.clock: Clock = clock
         self.entropy: Entropy = entropy or SystemEntropy()
         self.settings = settings
-        self.subjects = Subjects(settings.namespace)
+        self.subjects: Subjects = Subjects(settings.namespace)
         self._broker = broker
         self._connection = Connection(name)
         streams = broker.streams(settings.namespace)
