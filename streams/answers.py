@@ -49,8 +49,12 @@ class Answers:
 
     async def next(self, until: float) -> Message | None:
         """The next answer; None at the moment `until` (loop time, seconds). Raises Closed."""
+        return self._held.popleft() if await self.wait(until) else None
+
+    async def wait(self, until: float) -> bool:
+        """Whether an answer is there by the moment `until`; it stays there. Raises Closed."""
         if self._held:
-            return self._held.popleft()
+            return True
         self.check()
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
@@ -60,10 +64,9 @@ class Answers:
         finally:
             timer.cancel()
             self._waiter = None
-        if self._held:
-            return self._held.popleft()
-        self.check()
-        return None
+        if not self._held:
+            self.check()
+        return bool(self._held)
 
     def stop(self) -> None:
         """Let the call end: the client is closing."""

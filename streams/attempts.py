@@ -246,6 +246,8 @@ class Publishes(msgspec.Struct, frozen=True, kw_only=True):
 
     tries: int = 0  # that the server refused or did not acknowledge
     unsure: bool = False  # one of them was not acknowledged: it may be stored
+    full: bool = False  # the newest met a full mailbox
+    why: str | None = None  # the newest was not acknowledged
 
 
 def published(
@@ -256,9 +258,9 @@ def published(
         case Appended(sequence):
             return state, sequence
         case NoAck():
-            state = Publishes(tries=state.tries + 1, unsure=True)
+            state = Publishes(tries=state.tries + 1, unsure=True, why=answer.why)
         case Full():
-            state = Publishes(tries=state.tries + 1, unsure=state.unsure)
+            state = Publishes(tries=state.tries + 1, unsure=state.unsure, full=True)
         case NoStream():
             error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
             return state, Fail(error)
@@ -267,9 +269,14 @@ def published(
             return state, Fail(PersistenceError(cause=cause, may_have_taken_effect=state.unsure))
     if state.tries < policy.transient.attempts:
         return state, Repeat(delay_s(policy.transient, state.tries, jitter))
-    if isinstance(answer, Full):
-        return state, Fail(MailboxFull(may_have_taken_effect=state.unsure))
-    return state, Fail(SendTimeout(cause=answer.why, may_have_taken_effect=True))
+    return state, Fail(unpublished(state))
+
+
+def unpublished(state: Publishes, after_s: float | None = None) -> ClusterError:
+    """The error of a tell that is given up; after a time, if that is why."""
+    if state.full:
+        return MailboxFull(may_have_taken_effect=state.unsure)
+    return SendTimeout(after_s=after_s, cause=state.why, may_have_taken_effect=state.unsure)
 
 
 # -- leaves -----------------------------------------------------------------------------------

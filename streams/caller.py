@@ -201,7 +201,8 @@ class Caller:
         policy = self._policy(Effect.COMMAND)
         body = encode_envelope(envelope)
         sequence = await publish(self.session, answers, target, policy, body, timeout_s)
-        self.told.tell(target.address, sequence)
+        if sequence is not None:  # else it has its answer, and what comes next is after it
+            self.told.tell(target.address, sequence)
 
     def _result_envelope(
         self, target: Target, deadline: float, payload: Raw = NULL

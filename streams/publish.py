@@ -10,9 +10,9 @@ import logging
 
 from ..entities.errors import ClusterError, MalformedMessage, RpcClientError
 from .answers import Answers, Closed
-from .attempts import ELSEWHERE_S, Fail, Policy, Publishes, Repeat, published
+from .attempts import ELSEWHERE_S, Fail, Policy, Publishes, Repeat, published, unpublished
 from .call import Target
-from .port import Session
+from .port import NoAck, PublishAnswer, Session
 
 logger: logging.Logger = logging.getLogger("perdure.client")
 
@@ -24,29 +24,33 @@ async def publish(
     policy: Policy,
     body: bytes,
     timeout_s: float,
-) -> int:
-    """Store a tell; its sequence in the command stream. Raises ClusterError.
+) -> int | None:
+    """Store a tell within `timeout_s`; its sequence in the command stream. Raises ClusterError.
 
-    While there is no connection nothing is tried, within `timeout_s`.
+    None if the owner answers it already: an unacknowledged try was stored, nobody said where. The
+    answer stays in `answers`. While there is no connection nothing is tried.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     state = Publishes()
     try:
         while True:
-            await _connected(session, answers, deadline, state)
+            await _ready(session, answers, deadline, state, timeout_s)
+            if answers.held:
+                return None
             if len(body) > session.max_payload:
                 why = f"{len(body)} bytes with its envelope, the server takes "
                 raise MalformedMessage(cause=f"{why}{session.max_payload}")
-            answer = await session.commands.publish(target.address, body)
+            answer = await _try(session, target, body, deadline)
             jitter = session.entropy.uniform(0.0, 1.0)
             state, action = published(state, policy, answer, target.address.entity, jitter)
             match action:
                 case Repeat(after_s):
                     _log(target, "tell.repeated", f"again in {after_s:.3f} s: {answer}")
-                    await answers.next(loop.time() + after_s)
+                    await answers.wait(min(loop.time() + after_s, deadline))
                 case Fail(error):
-                    raise error
+                    if not answers.held:
+                        raise error
                 case sequence:
                     return sequence
     except Closed:
@@ -56,18 +60,32 @@ async def publish(
         raise _failed(target, error) from None
 
 
-async def _connected(
-    session: Session, answers: Answers, deadline: float, state: Publishes
+async def _ready(
+    session: Session, answers: Answers, deadline: float, state: Publishes, timeout_s: float
 ) -> None:
-    """Wait until there is a connection. Raises RpcClientError when the time is up."""
+    """Wait until a try can be made, or is needless. Raises ClusterError when the time is up."""
     loop = asyncio.get_running_loop()
-    answers.check()
-    while not session.connected:
-        if loop.time() >= deadline:
+    while not answers.held:
+        answers.check()
+        late = loop.time() >= deadline
+        if session.connected:
+            if late:
+                raise unpublished(state, timeout_s)
+            return
+        if late:
             raise RpcClientError(
                 cause="no connection to the server", may_have_taken_effect=state.unsure
             )
-        await answers.next(min(loop.time() + ELSEWHERE_S, deadline))
+        await answers.wait(min(loop.time() + ELSEWHERE_S, deadline))
+
+
+async def _try(session: Session, target: Target, body: bytes, deadline: float) -> PublishAnswer:
+    """One try. An acknowledgement that comes after the call's time is as good as none."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await session.commands.publish(target.address, body)
+    except TimeoutError:
+        return NoAck("no acknowledgement within the call's time")
 
 
 def _failed(target: Target, error: ClusterError) -> ClusterError:
