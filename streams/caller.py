@@ -131,11 +131,12 @@ class Caller:
     async def control(
         self, target: Target, kind: Literal["status", "state"], payload: Raw = NULL
     ) -> Answer:
-        """What the owner says of the entity."""
+        """What the owner says of the entity, never from before what this client has seen."""
         seen = self.told.seen(target.address)
+        fresh = self.told.may_have_seen(target.address)
 
         def envelope(route: Route) -> Envelope:
-            return Envelope(1, kind, payload, request=target.request, seen=seen)
+            return Envelope(1, kind, payload, request=target.request, seen=seen, fresh=fresh)
 
         timeout_s = seconds(self.settings.ask_timeout)
         return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)

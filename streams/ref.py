@@ -159,10 +159,10 @@ class Ref(Generic[S]):
         return EntityStatus(told.status, told.updated_at, told.version)
 
     async def state(self, *, version: int | None = None, time: datetime | None = None) -> S:
-        """The state now, at a version, or at a time: the fold of the log.
+        """The state now, at a version, or at a time: the fold of the events up to it.
 
-        Raises MalformedMessage for a version that is not, or not yet, the end of a commit, and
-        for a time without a time zone; or another ClusterError.
+        Raises MalformedMessage for a version that isn't there yet, for a time without a time
+        zone, and for both at once; or another ClusterError.
         """
         target = self._target()
         with self._caller.checking(target):

@@ -3,9 +3,9 @@
 Of each address the stream sequence of the last tell, which a later ask carries so that the owner
 lets the tell come first, and the last log sequence seen in an answer, which a later query carries
 so that the caller never reads a state older than one it has seen. Both are bounded, the address
-unused for longest goes first. After that an unknown address is no longer known to be untold, and
-the client takes the slow way that needs no memory: it asks by the stream, and reads from the
-leader.
+unused for longest goes first. After that an unknown address of its type is no longer known to be
+untold, and the client takes the slow way that needs no memory: it asks by the stream, and reads
+from the leader.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Told:
 
     def may_have_told(self, address: Address) -> bool:
         """Whether a tell to it may have been forgotten: an ask must go by the stream then."""
-        return self._told.forgot and self._told.get(address) is None
+        return self._told.lost(address)
 
     def may_have_seen(self, address: Address) -> bool:
         """Whether a sight of it may have been forgotten: a query must ask the leader then."""
-        return self._seen.forgot and self._seen.get(address) is None
+        return self._seen.lost(address)
 
 
 class _Newest:
@@ -76,21 +76,29 @@ class _Newest:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self.highest: OrderedDict[Address, int] = OrderedDict()
-        self.forgot = False
-        self._evicted = -1  # the highest number that was dropped
+        # The highest number that was dropped, by type: each has a stream that counts for itself.
+        self._dropped: dict[str, int] = {}
+
+    @property
+    def forgot(self) -> bool:
+        return bool(self._dropped)
 
     def put(self, address: Address, number: int) -> None:
-        if address not in self.highest and number <= self._evicted:
+        if address not in self.highest and number <= self._dropped.get(address.entity, -1):
             return  # a newer one of it may have been dropped: it stays unknown
         self.highest[address] = max(number, self.highest.get(address, 0))
         self.highest.move_to_end(address)
         if len(self.highest) > self._capacity:
-            _, dropped = self.highest.popitem(last=False)
-            self._evicted = max(self._evicted, dropped)
-            self.forgot = True
+            oldest, dropped = self.highest.popitem(last=False)
+            of = oldest.entity
+            self._dropped[of] = max(dropped, self._dropped.get(of, -1))
 
     def get(self, address: Address) -> int | None:
         number = self.highest.get(address)
         if number is not None:
             self.highest.move_to_end(address)
         return number
+
+    def lost(self, address: Address) -> bool:
+        """Whether it is unknown, and may have been dropped."""
+        return address.entity in self._dropped and self.get(address) is None

@@ -385,6 +385,24 @@ def test_once_a_sight_was_forgotten_unknown_addresses_are_read_fresh() -> None:
     run(main())
 
 
+def test_the_same_holds_for_status_and_state() -> None:
+    async def main() -> None:
+        said = {"ask": FIVE, "status": STATUS, "state": Account(7, 1)}
+        world = await World.hosted(
+            lambda n, asked: reply(said[asked.envelope.kind], n), Settings(told_addresses=1)
+        )
+        a1, a2 = (world.cluster.at(Account, id) for id in ("a-1", "a-2"))
+        await a1.query(GetBalance())
+        await a2.query(GetBalance())
+        await a1.status()
+        await a1.state()
+        await a2.state()
+        known = [(a.envelope.seen, a.envelope.fresh) for a in world.owner.asked[2:]]
+        assert known == [(None, True), (3, False), (None, True)]
+
+    run(main())
+
+
 def test_a_query_is_repeated_and_never_has_an_effect() -> None:
     async def main() -> None:
         world = await World.hosted(script(None, reply(FIVE)))

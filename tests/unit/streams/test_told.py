@@ -86,3 +86,19 @@ def test_a_late_answer_does_not_bring_back_an_older_number() -> None:
     told.tell(Address("account", "x"), 58)  # the late answer of an older tell
     assert told.after(Address("account", "x")) is None
     assert told.may_have_told(Address("account", "x"))
+
+
+def test_what_was_forgotten_of_a_busy_type_says_nothing_of_a_quiet_one() -> None:
+    """Each type's stream counts for itself."""
+    told = Told(2)
+    for number in (1000, 1001, 1002):
+        for remember in (told.tell, told.see):
+            remember(Address("order", str(number)), number)
+    quiet = Address("account", "1")
+    assert not told.may_have_told(quiet)
+    assert not told.may_have_seen(quiet)
+    told.tell(quiet, 7)
+    told.see(quiet, 8)
+    assert (told.after(quiet), told.seen(quiet)) == (7, 8)
+    assert told.may_have_told(Address("order", "1000"))
+    assert told.may_have_seen(Address("order", "1000"))
