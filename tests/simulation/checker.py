@@ -38,6 +38,8 @@ DEADLY = {
 
 
 DEFECTIVE = ("boom", "sour", "poison")
+"""Kinds whose handler fails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -50,13 +52,11 @@ class Limits:
 
 def violations(evidence: Evidence, limits: Limits) -> list[str]:
     """Everything that is wrong."""
-    histories = {
-        entity: read_log(entity, messages) for entity, messages in evidence.logs.items()
-    }
+    histories = {entity: read_log(entity, messages) for entity, messages in evidence.logs.items()}
     for entity in {call.entity for call in evidence.calls} | set(evidence.waiting):
         histories.setdefault(entity, read_log(entity, []))
     found: list[str] = []
-    for entity, history in sorted(histories.items()):
+    for _, history in sorted(histories.items()):
         found += history.problems
         found += _executed_twice(history)
         found += _dead_letters(history, evidence, limits)
@@ -104,9 +104,7 @@ def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Itera
                 yield f"no copy of a dead letter: {history.entity} {recorded.name}"
 
 
-def _deserved(
-    recorded: Recorded, history: History, evidence: Evidence, limits: Limits
-) -> bool:
+def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: Limits) -> bool:
     assert recorded.dead is not None
     reason = recorded.dead["reason"]
     if reason == "malformed":
@@ -244,17 +242,24 @@ def _refused(call: Call, history: History, evidence: Evidence, what: str) -> Ite
     alone = sum(c.uid == call.uid for c in evidence.calls) == 1
     if call.may is False and executed and alone and call.way not in ("query", "result"):
         yield f"dishonest error: {what}: {call.error} ({call.cause}), but it took effect"
-    if call.error == "MalformedMessage" and call.kind != "garbage":
-        if call.key is None or len({c.uid for c in _of_key(call, evidence)}) < 2:
-            yield f"unjust refusal: {what}: {call.error} ({call.cause})"
-    reused = call.way == "result" and len({c.uid for c in _of_key(call, evidence)}) > 1
-    if call.error == "SerializationError" and call.kind not in ("mute", "garbage") and not reused:
+    if not _may_hear(call, evidence):
         yield f"unjust refusal: {what}: {call.error} ({call.cause})"
-    connected = call.client not in evidence.cut_off
-    if call.error == "RpcClientError" and connected and call.kind not in DEFECTIVE:
-        yield f"unjust refusal: {what}: {call.error} ({call.cause})"
-    if call.error == "Suspended":
-        yield f"unjust refusal: {what}: {call.error} ({call.cause})"
+
+
+def _may_hear(call: Call, evidence: Evidence) -> bool:
+    """Whether a caller can have got this error for what it sent."""
+    reused = call.key is not None and len({c.uid for c in _of_key(call, evidence)}) > 1
+    match call.error:
+        case "MalformedMessage":
+            return call.kind == "garbage" or reused
+        case "SerializationError":
+            return call.kind in ("mute", "garbage") or (reused and call.way == "result")
+        case "RpcClientError":
+            return call.kind in DEFECTIVE or call.client in evidence.cut_off
+        case "Suspended":
+            return False
+        case _:
+            return True
 
 
 def _of_key(call: Call, evidence: Evidence) -> list[Call]:

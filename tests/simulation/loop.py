@@ -20,7 +20,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -105,26 +105,35 @@ class Process:
 
 
 PROCESS: ContextVar[Process | None] = ContextVar("PROCESS", default=None)
-"""The process that a callback belongs to; None for the world: servers, network, the test itself."""
+"""The process that a callback belongs to; None for the world: servers, network, the test."""
 
 
-class _Soon(asyncio.Handle):
-    def allowed(self) -> bool:
-        if self._cancelled:
-            return False
-        process = self._context.get(PROCESS)
-        return process is None or process.admit(self)
+class _Soon:
+    """A callback that waits for its turn: asyncio's Handle, as far as asyncio uses it."""
 
-    def run(self) -> None:
-        self._context.run(self._callback, *self._args)
+    __slots__ = ("args", "callback", "context", "gone")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[object, ...], context: Context | None
+    ) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = contextvars.copy_context() if context is None else context
+        self.gone = False
+
+    def cancel(self) -> None:
+        self.gone = True
+        self.args = ()
+
+    def cancelled(self) -> bool:
+        return self.gone
 
 
-class _Timer(_Soon):
-    """A plain handle is enough: cancelled ones are skipped when their time comes."""
+class SimulatedLoop:
+    """See the module. `uncaught` collects what no task and no callback caught.
 
-
-class SimulatedLoop(asyncio.AbstractEventLoop):
-    """See the module. `uncaught` collects what no task and no callback caught."""
+    It has what asyncio needs of a loop for tasks, futures and timers, and nothing for I/O.
+    """
 
     def __init__(self, step_limit: int = STEP_LIMIT) -> None:
         self.steps = 0
@@ -138,6 +147,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._sweep_at = 256
         self._closed = False
         self._running = False
+        self._asyncios = cast("asyncio.AbstractEventLoop", self)
 
     # -- what asyncio asks of a loop ----------------------------------------------------------
     def time(self) -> float:
@@ -146,56 +156,53 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def get_debug(self) -> bool:
         return False
 
-    def set_debug(self, enabled: bool) -> None:
-        raise RuntimeError("a simulated loop has no debug mode")
-
     def is_running(self) -> bool:
         return self._running
 
     def is_closed(self) -> bool:
         return self._closed
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(
         self, callback: Callable[..., object], *args: object, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = _Soon(callback, args, self, context)
+    ) -> _Soon:
+        handle = _Soon(callback, args, context)
         self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]
-
-    def call_later(  # type: ignore[override]
+    def call_later(
         self,
         delay: float,
         callback: Callable[..., object],
         *args: object,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        return self.call_at(self._now + max(delay, 0.0), callback, *args, context=context)
+    ) -> _Soon:
+        return self.call_at(
+            self._now + delay if delay > 0 else self._now, callback, *args, context=context
+        )
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self,
         when: float,
         callback: Callable[..., object],
         *args: object,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        handle = _Timer(callback, args, self, context)
+    ) -> _Soon:
+        handle = _Soon(callback, args, context)
         self._timer_number += 1
         heapq.heappush(self._timers, (when, self._timer_number, handle))
-        return handle  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+        return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self._asyncios)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, T],
         *,
         name: str | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
-        task = asyncio.Task(coro, loop=self, name=name or "task", context=context)
+        task = asyncio.Task(coro, loop=self._asyncios, name=name or "task", context=context)
         # Held here, so that no garbage collection decides about a task's life.
         self._tasks.append(task)
         if len(self._tasks) > self._sweep_at:
@@ -209,9 +216,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return
         self.uncaught.append(f"{context.get('message')}: {error!r}")
 
-    async def shutdown_asyncgens(self) -> None:
-        return None
-
     # -- running ------------------------------------------------------------------------------
     def resume(self, handles: list[_Soon]) -> None:
         """Make callbacks that a process kept back ready again."""
@@ -223,7 +227,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         self._running = True
         sys.set_asyncgen_hooks(finalizer=self._close_generator)
-        events._set_running_loop(self)  # pyright: ignore[reportPrivateUsage]  # a loop must
+        # A loop has to say that it runs, and asyncio has no public name for that.
+        events._set_running_loop(self._asyncios)  # pyright: ignore[reportPrivateUsage]
         try:
             while not task.done():
                 self._step(task)
@@ -253,11 +258,15 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle.allowed():
+            if handle.gone:
+                continue
+            context = handle.context
+            process = context.get(PROCESS)
+            if process is not None and not process.admit(handle):
                 continue
             self.steps += 1
             try:
-                handle.run()
+                context.run(handle.callback, *handle.args)
             except Killed:
                 continue
             except Exception as error:
@@ -275,8 +284,7 @@ def _abandon(task: asyncio.Task[Any]) -> None:
 
     Its `finally` blocks run now, at a known place, and reach nobody, since the loop is closed.
     """
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore
-    coroutine = task.get_coro()
+    setattr(task, "_log_destroy_pending", False)  # noqa: B010  # asyncio's own; else it complains
+    coroutine: Any = task.get_coro()
     with contextlib.suppress(Exception, Killed):
-        if coroutine is not None:
-            coroutine.close()  # type: ignore[union-attr]
+        coroutine.close()

@@ -155,9 +155,7 @@ class Nemesis:
             return
         second = world.start_runner()
         world.situations["second runner"] += 1
-        world.at(
-            self.random.uniform(2.0, 12.0), self._retire, self.random.choice([first, second])
-        )
+        world.at(self.random.uniform(2.0, 12.0), self._retire, self.random.choice([first, second]))
 
     def _retire(self, owner: Owner) -> None:
         world = self.world
@@ -250,7 +248,7 @@ class Nemesis:
             stored[subject] = bytes(data)
 
     def _damage(self) -> None:
-        """A bit of a stored commit flips: that entity is lost, and says so; its neighbours go on."""
+        """A bit of a stored commit flips: that entity is lost, its neighbours go on."""
         world = self.world
         if world.evidence.damaged or len(world.scenario.entities) == 1:
             return

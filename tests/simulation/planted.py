@@ -5,7 +5,7 @@ Each is one that somebody could write in good faith, most of them because it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}
@@ -13,7 +13,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}
 
 
 @contextmanager
-def planted(name: str | None) -> Iterator[None]:
+def planted(name: str | None) -> Generator[None]:
     """The real modules with one bug, or without."""
     if name is None:
         yield

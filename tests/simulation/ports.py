@@ -17,22 +17,29 @@ from perdure.entities.entropy import Entropy
 from perdure.streams.commit import Sealed, Stored
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import (
-    Appended,
     AppendAnswer,
+    Appended,
+    Asks,
+    Commands,
     Consumer,
     ConsumerInfo,
+    DeadLetters,
     Delivery,
     Entry,
     Inbox,
+    Log,
+    Members,
     Message,
     NoAck,
     PublishAnswer,
     Refused,
+    Snapshots,
     Subscription,
     Unreachable,
 )
 from perdure.streams.subjects import Sharding
 
+from .loop import Process
 from .wire import Wire
 
 EPOCH_NS = 1_790_000_000 * 10**9
@@ -66,24 +73,31 @@ class SeededEntropy:
         return self._random.uniform(low, high)
 
 
-class Outages(Protocol):
-    """What the nemesis can break at the broker, for everybody."""
+class Broker(Protocol):
+    """The world at the other end: what its nemesis breaks for everybody, and what it watches."""
 
     log_refuses: bool
     dead_letters_full: bool
     older_snapshots: dict[tuple[str, str | None], list[bytes]]
 
+    def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None: ...
+
+    def delivered(self, delivery: Delivery) -> None: ...
+
+    def sent(self, data: bytes) -> None: ...
+
 
 class SimulatedLog:
-    def __init__(self, inner: MemorySession, wire: Wire, outages: Outages) -> None:
-        self._inner, self._wire, self._outages = inner.log, wire, outages
+    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
+        self._inner, self._wire, self._world = inner.log, wire, world
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
         async def at_broker() -> AppendAnswer:
-            if self._outages.log_refuses:
+            if self._world.log_refuses:
                 self._wire.weather.note("log refused")
                 return Refused(10077, "insufficient storage")
             answer = await self._inner.append(address, commit, expected=expected)
+            self._world.appended(self._wire.process, answer, commit.data)
             if isinstance(answer, Appended):
                 self._wire.say("LOG", address.id, answer.sequence, expected, commit.data)
             return answer
@@ -134,8 +148,13 @@ class SimulatedConsumer:
     """A consumer whose deliveries are in order, but may miss some, or be late all together."""
 
     def __init__(
-        self, wire: Wire, on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]
+        self,
+        wire: Wire,
+        world: Broker,
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[str], None],
     ) -> None:
+        self._world = world
         self.inner: Consumer | None = None
         self.name = ""
         self._wire = wire
@@ -153,6 +172,8 @@ class SimulatedConsumer:
             assert self.inner is not None
             self._wire.at_broker(NOTICE_S, self.inner.grant, 1)
             return
+        self._wire.say(self._wire.process.name, "gets", delivery.handle)
+        self._world.delivered(delivery)
         now = self._wire.process.loop.time()
         self._arrival = max(self._arrival, now + weather.delay_s())
         self._wire.at_process(self._arrival - now, self._on_delivery, delivery)
@@ -173,6 +194,7 @@ class SimulatedConsumer:
 
     def ack(self, handle: str) -> None:
         inner, weather = self._there(), self._wire.weather
+        self._wire.say(self._wire.process.name, "acks", handle)
         if self._epoch != self._wire.epoch:
             # The port's rule is for the backend too: nothing of an earlier connection is sent.
             weather.note("ack of an earlier connection")
@@ -201,8 +223,8 @@ def _run(wire: Wire, inner: Consumer) -> None:
 
 
 class SimulatedCommands:
-    def __init__(self, inner: MemorySession, wire: Wire) -> None:
-        self._inner, self._wire = inner.commands, wire
+    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
+        self._inner, self._wire, self._world = inner.commands, wire, world
 
     async def publish(
         self, address: Address, data: bytes, headers: Mapping[str, str] | None = None
@@ -227,7 +249,7 @@ class SimulatedCommands:
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[str], None],
     ) -> Consumer:
-        consumer = SimulatedConsumer(self._wire, on_delivery, on_lost)
+        consumer = SimulatedConsumer(self._wire, self._world, on_delivery, on_lost)
 
         async def at_broker() -> SimulatedConsumer:
             consumer.inner = await self._inner.create(
@@ -288,8 +310,8 @@ class SimulatedSubscription:
 
 
 class SimulatedAsks:
-    def __init__(self, inner: MemorySession, wire: Wire) -> None:
-        self._inner, self._wire = inner.asks, wire
+    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
+        self._inner, self._wire, self._world = inner.asks, wire, world
 
     async def subscribe(self, subject: str, on_message: Callable[[Message], None]) -> Subscription:
         subscription = SimulatedSubscription(on_message, self._wire)
@@ -318,6 +340,7 @@ class SimulatedAsks:
 
         weather = self._wire.weather
         self._wire.say("send", subject, data)
+        self._world.sent(data)
         if not self._wire.up or weather.lost("core message"):
             return
         self._wire.at_broker(weather.delay_s(), at_broker)
@@ -358,19 +381,19 @@ class SimulatedAsks:
 class SimulatedSnapshots:
     """Any version that was ever stored may come back, or none."""
 
-    def __init__(self, inner: MemorySession, wire: Wire, random: Random, out: Outages) -> None:
-        self._inner, self._wire, self._random, self._out = inner.snapshots, wire, random, out
+    def __init__(self, inner: MemorySession, wire: Wire, random: Random, world: Broker) -> None:
+        self._inner, self._wire, self._random, self._world = inner.snapshots, wire, random, world
 
     async def get(self, address: Address, part: str | None = None) -> bytes | None:
         weather = self._wire.weather
-        older = self._out.older_snapshots.get((address.id, part), [])
+        older = self._world.older_snapshots.get((address.id, part), [])
         if weather.strikes(weather.climate.stale, "stale snapshot"):
             return self._random.choice([None, *older])
         return await self._wire.call("snapshot", lambda: self._inner.get(address, part))
 
     async def put(self, address: Address, data: bytes, part: str | None = None) -> bool:
         async def at_broker() -> bool:
-            self._out.older_snapshots.setdefault((address.id, part), []).append(data)
+            self._world.older_snapshots.setdefault((address.id, part), []).append(data)
             return await self._inner.put(address, data, part)
 
         try:
@@ -396,8 +419,8 @@ class SimulatedMembers:
 
 
 class SimulatedDeadLetters:
-    def __init__(self, inner: MemorySession, wire: Wire, outages: Outages) -> None:
-        self._inner, self._wire, self._outages = inner.dead, wire, outages
+    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
+        self._inner, self._wire, self._world = inner.dead, wire, world
 
     async def put(self, address: Address, data: bytes) -> bool:
         return await self._put(lambda: self._inner.put(address, data))
@@ -406,7 +429,7 @@ class SimulatedDeadLetters:
         return await self._put(lambda: self._inner.put_raw(entity, token, data))
 
     async def _put(self, operation: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
-        if self._outages.dead_letters_full:
+        if self._world.dead_letters_full:
             self._wire.weather.note("dead letters full")
             return False
         try:
@@ -425,7 +448,7 @@ class SimulatedSession:
         *,
         clock: Clock,
         entropy: Entropy,
-        outages: Outages,
+        world: Broker,
         random: Random,
     ) -> None:
         self.inner = inner
@@ -433,12 +456,12 @@ class SimulatedSession:
         self.clock = clock
         self.entropy = entropy
         self.subjects = inner.subjects
-        self.log = SimulatedLog(inner, wire, outages)
-        self.commands = SimulatedCommands(inner, wire)
-        self.asks = SimulatedAsks(inner, wire)
-        self.snapshots = SimulatedSnapshots(inner, wire, random, outages)
-        self.members = SimulatedMembers(inner, wire)
-        self.dead = SimulatedDeadLetters(inner, wire, outages)
+        self.log: Log = SimulatedLog(inner, wire, world)
+        self.commands: Commands = SimulatedCommands(inner, wire, world)
+        self.asks: Asks = SimulatedAsks(inner, wire, world)
+        self.snapshots: Snapshots = SimulatedSnapshots(inner, wire, random, world)
+        self.members: Members = SimulatedMembers(inner, wire)
+        self.dead: DeadLetters = SimulatedDeadLetters(inner, wire, world)
 
     @property
     def connected(self) -> bool:

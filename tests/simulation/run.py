@@ -104,7 +104,8 @@ def report(tally: Tally, seconds: float, name: str | None) -> Iterator[str]:
     for kind, seeds in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {replay_line(seeds[0], name)}"
     for situation in ALL:
-        yield f"  met: {situation}: {tally.situations[situation]} in {tally.met_in[situation]} seeds"
+        times, seeds_with = tally.situations[situation], tally.met_in[situation]
+        yield f"  met: {situation}: {times} in {seeds_with} seeds"
     if tally.poor:
         yield f"  too small (200 commands, 20 faults): seeds {tally.poor[:5]}"
 
@@ -116,8 +117,8 @@ def show(seed: int, name: str | None, *, trace: bool) -> int:
     for line in verdict.lines:
         print(line)
     print(
-        f"seed {seed}: {verdict.commands} commands, {verdict.faults} faults, {verdict.steps} steps,"
-        f" {verdict.seconds:.1f} s of its time, fingerprint {verdict.fingerprint}"
+        f"seed {seed}: {verdict.commands} commands, {verdict.faults} faults, "
+        f"{verdict.steps} steps, {verdict.seconds:.1f} s of its time, {verdict.fingerprint}"
     )
     for violation in verdict.violations:
         print("BROKEN", violation)

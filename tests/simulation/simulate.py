@@ -41,9 +41,7 @@ def simulate(seed: int, *, trace: bool = False) -> Verdict:
     gc.disable()  # when garbage is collected must not matter, so it isn't
     world = World(Scenario.draw(seed), trace=trace)
     try:
-        with listening(
-            world.situations, world.evidence.uncaught, world.say if trace else None
-        ):
+        with listening(world.situations, world.evidence.uncaught, world.say if trace else None):
             try:
                 world.loop.run(_life(world))
             except (Deadlock, Endless) as error:
@@ -76,16 +74,17 @@ async def _life(world: World) -> None:
     await nemesis.run()
     await nemesis.heal()
     await _quiet(world)
-    for caller in world.callers:
-        if caller.process.alive:
-            await caller.process.spawn(workload.farewell(caller))
+    alive = [caller for caller in world.callers if caller.process.alive]
+    for number, entity in enumerate(world.scenario.entities):
+        caller = alive[number % len(alive)]
+        await caller.process.spawn(workload.farewell(caller, entity))
     await _quiet(world)
 
 
 async def _quiet(world: World) -> None:
     """Wait until no tell waits any more: lost acks take an `ack_wait`."""
     end = world.loop.time() + QUIET_S
-    while world.loop.time() < end and not world.quiet():
+    while world.loop.time() < end and not world.quiet():  # noqa: ASYNC110 (virtual time)
         await asyncio.sleep(1.0)
 
 

@@ -1,3 +1,5 @@
+"""The event loop of the simulation: time that jumps, processes that freeze and crash."""
+
 import asyncio
 import contextlib
 
@@ -46,7 +48,7 @@ def test_a_deadlock_is_reported() -> None:
 
 def test_a_spinning_world_is_reported() -> None:
     async def main() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 (to spin is the point)
             await asyncio.sleep(0)
 
     loop = SimulatedLoop(step_limit=1000)

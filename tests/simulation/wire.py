@@ -70,9 +70,7 @@ class Wire:
 
     def at_broker(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
         """Something arrives at the broker, unless the connection is cut before."""
-        self._loop.call_later(
-            delay_s, self._if_same, self.epoch, action, args, context=self.world
-        )
+        self._loop.call_later(delay_s, self._if_same, self.epoch, action, args, context=self.world)
 
     def at_process(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
         """Something arrives at the process, unless the connection is cut before."""
@@ -101,16 +99,28 @@ class Wire:
         answer: asyncio.Future[T],
         fate: Fate,
     ) -> None:
-        task = self._loop.create_task(operation(), context=self.world)
-        task.add_done_callback(lambda done: self._served(done, answer, fate), context=self.world)
+        self._step(operation(), answer, fate)
 
-    def _served(self, task: asyncio.Task[T], answer: asyncio.Future[T], fate: Fate) -> None:
-        error = task.exception()
+    def _step(self, work: Coroutine[Any, Any, T], answer: asyncio.Future[T], fate: Fate) -> None:
+        """Run the broker's work until it waits: what a task does, in fewer turns of the loop."""
+        try:
+            awaited: asyncio.Future[Any] = work.send(None)
+        except StopIteration as done:
+            self._answer(answer, fate, None, done.value)
+        except Exception as error:
+            self._answer(answer, fate, error, None)
+        else:
+            awaited._asyncio_future_blocking = False  # pyright: ignore[reportPrivateUsage]
+            awaited.add_done_callback(lambda _: self._step(work, answer, fate), context=self.world)
+
+    def _answer(
+        self, answer: asyncio.Future[T], fate: Fate, error: Exception | None, value: T | None
+    ) -> None:
         if not fate.answer_lost:
-            self.at_process(fate.back_s, _settle, answer, error, None if error else task.result())
+            self.at_process(fate.back_s, _settle, answer, error, value)
 
 
-def _settle(answer: asyncio.Future[T], error: BaseException | None, value: T) -> None:
+def _settle(answer: asyncio.Future[T], error: Exception | None, value: T) -> None:
     if answer.done():
         return
     if error is not None:

@@ -304,16 +304,15 @@ class Workload:
         await self.send(caller, way, entity, Poison(self.world.uid()), None)
 
     # -- the end ----------------------------------------------------------------------------------
-    async def farewell(self, caller: Caller) -> None:
-        """When all is healthy again: every entity must answer."""
-        for entity in self.world.scenario.entities:
-            call = await self.send(caller, "ask", entity, Add(self.world.uid(), 1), None)
-            call.calm = True
-            look = Look(self.world.uid())
-            query = self._begin(caller, "query", entity, look, None)
-            query.fresh = query.calm = True
-            ref: Any = caller.cluster.at(Till, entity)
-            await self._finish(query, lambda ref=ref, look=look: ref.query(look, fresh=True))
+    async def farewell(self, caller: Caller, entity: str) -> None:
+        """When all is healthy again, an entity must answer."""
+        call = await self.send(caller, "ask", entity, Add(self.world.uid(), 1), None)
+        call.calm = True
+        question = Look(self.world.uid())
+        query = self._begin(caller, "query", entity, question, None)
+        query.fresh = query.calm = True
+        ref: Any = caller.cluster.at(Till, entity)
+        await self._finish(query, lambda: ref.query(question, fresh=True))
 
     # -- evidence ---------------------------------------------------------------------------------
     def _begin(

@@ -7,10 +7,11 @@ and writes down what the checker needs; it judges nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -19,7 +20,14 @@ from perdure.streams.client import Cluster
 from perdure.streams.commit import Stored
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.queue import Queue
-from perdure.streams.port import Appended, PublishAnswer, Unreachable
+from perdure.streams.port import (
+    AppendAnswer,
+    Appended,
+    Delivery,
+    PublishAnswer,
+    Unreachable,
+    WrongLast,
+)
 from perdure.streams.subjects import unescape
 
 from .evidence import Accepted, Evidence, Logged
@@ -34,6 +42,15 @@ RESTART_S = (0.1, 1.5)
 """How long a dead runner's machine takes to start another."""
 
 NAME = till.name
+
+PLACES = re.compile(rb'"at":\[\d+,(\d+),(\d+)\]')
+"""The places of tells in the bytes of a commit: sequence and time."""
+
+TOLD = {
+    b'"AlreadyProcessingMessage"': "ask attached to one in progress",
+    b'"MailboxFull"': "ask refused: mailbox full",
+}
+"""What an answer tells about a situation."""
 
 Headers: TypeAlias = Mapping[str, str] | None
 
@@ -81,6 +98,7 @@ class World:
         self.tracing = trace
         self.owners: list[Owner] = []
         self.callers: list[Caller] = []
+        self.recorded: set[tuple[int, int]] = set()  # time and sequence of tells in the log
         self.log_refuses = False
         self.dead_letters_full = False
         self.older_snapshots: dict[tuple[str, str | None], list[bytes]] = {}
@@ -115,6 +133,26 @@ class World:
         """Let something happen later, in no process."""
         self.loop.call_later(delay_s, action, *args, context=self._context)
 
+    # -- what passes the ports, for the situations ------------------------------------------------
+    def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None:
+        """A commit was stored, or refused."""
+        if isinstance(answer, Appended):
+            self.recorded.update((int(t), int(s)) for s, t in PLACES.findall(data))
+        elif isinstance(answer, WrongLast) and process is not self.owners[-1].process:
+            self.situations["zombie's append refused"] += 1
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The broker gave a tell to a consumer."""
+        if (delivery.time_ns, delivery.sequence) in self.recorded:
+            self.situations["redelivery after append, before ack"] += 1
+
+    def sent(self, data: bytes) -> None:
+        """A core message leaves a process."""
+        if data[:10] == b'{"error":{':
+            for tag, situation in TOLD.items():
+                if tag in data:
+                    self.situations[situation] += 1
+
     # -- processes ------------------------------------------------------------------------------
     def _member(self, kind: str) -> tuple[Process, SimulatedSession, SimulatedClock]:
         self._names += 1
@@ -131,7 +169,7 @@ class World:
         wire = Wire(process, self.weather, say)
         inner = self.broker.session(name, clock=clock, entropy=entropy)
         session = SimulatedSession(
-            inner, wire, clock=clock, entropy=entropy, outages=self, random=self.random
+            inner, wire, clock=clock, entropy=entropy, world=self, random=self.random
         )
         return process, session, clock
 
@@ -239,7 +277,7 @@ class World:
                 self.situations["tell refused: full"] += 1
             return answer
 
-        queue.publish = publish  # type: ignore[method-assign]
+        setattr(queue, "publish", publish)  # noqa: B010 (a method is assigned: only watched)
 
     def _accepted(self, token: str, sequence: int, data: bytes, headers: Headers) -> None:
         uid, key = described(data, headers)
@@ -324,12 +362,12 @@ def entity_of(token: str) -> str:
 
 def described(data: bytes, headers: Headers) -> tuple[int | None, str | None]:
     """The uid and the key in a tell of either form; None where there is none."""
-    try:
-        body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None, None
     key = (headers or {}).get("Idempotency-Key")
-    if isinstance(body, list) and len(body) > 3:
-        body, key = body[2], body[3]
-    uid = body.get("uid") if isinstance(body, dict) else None
+    try:
+        body: Any = msgspec.json.decode(data)
+        if data[:1] == b"[":
+            body, key = body[2], body[3]
+        uid = body["uid"]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        return None, key
     return (uid if isinstance(uid, int) else None), key
