@@ -39,7 +39,7 @@ from .reading import Reading
 from .reads import Read
 from .recovery import recover
 
-logger = logging.getLogger("perdure.activation")
+logger: logging.Logger = logging.getLogger("perdure.activation")
 
 PAUSE_S = 0.1
 PAUSE_MAX_S = 2.0
@@ -85,13 +85,16 @@ class Activation:
     """One entity in memory. Made, fed and dropped by its shard."""
 
     def __init__(self, host: Host, shard: ShardPort, answers: Answers, address: Address) -> None:
-        self.host, self.shard, self.answers, self.address = host, shard, answers, address
+        self.host: Host = host
+        self.shard: ShardPort = shard
+        self.answers: Answers = answers
+        self.address: Address = address
         self.phase: Phase = Cold()
-        self.mailbox = Mailbox(host.settings.mailbox_capacity, host.settings.askers)
-        self.reading = Reading(self)
-        self.execution = Execution(self)
-        self.live = True
-        self.used = 0.0  # loop time of the last message, seconds
+        self.mailbox: Mailbox = Mailbox(host.settings.mailbox_capacity, host.settings.askers)
+        self.reading: Reading = Reading(self)
+        self.execution: Execution = Execution(self)
+        self.live: bool = True
+        self.used: float = 0.0  # loop time of the last message, seconds
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend

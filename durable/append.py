@@ -20,7 +20,7 @@ from ..entities.entropy import Entropy
 from ..streams.commit import Damaged, Sealed, Stored, unseal
 from ..streams.port import AppendAnswer, Appended, Log, NoAck, Refused, Unreachable, WrongLast
 
-logger = logging.getLogger("perdure.append")
+logger: logging.Logger = logging.getLogger("perdure.append")
 
 RETRY_BASE_S = 0.05
 RETRY_MAX_S = 2.0

@@ -40,7 +40,7 @@ from .recorded import find_recorded
 if TYPE_CHECKING:
     from .activation import Activation
 
-logger = logging.getLogger("perdure.activation")
+logger: logging.Logger = logging.getLogger("perdure.activation")
 
 BODIES = 8
 """Tells whose bodies one entity keeps in memory; the others are read again before their turn, so

@@ -27,7 +27,7 @@ from .host import Host
 from .item import Asker, Item
 from .reads import Read
 
-logger = logging.getLogger("perdure.intake")
+logger: logging.Logger = logging.getLogger("perdure.intake")
 
 REQUEST_CHARS = 128
 """The longest request id that is kept; a longer one is cut, since it only serves logs."""

@@ -57,7 +57,7 @@ class Ledger:
         self._given: dict[bytes, Seen] = {}
         self._made: dict[bytes, Seen] = {}
         self._forgotten_birth = -1
-        self.evicted_early = 0  # given names dropped before their time, for lack of room
+        self.evicted_early: int = 0  # given names dropped before their time, for lack of room
 
     def __len__(self) -> int:
         return len(self._given) + len(self._made)

@@ -40,7 +40,7 @@ from .recorded import find_recorded
 if TYPE_CHECKING:
     from .activation import Activation
 
-logger = logging.getLogger("perdure.reading")
+logger: logging.Logger = logging.getLogger("perdure.reading")
 
 READS = 256
 """Questions that may wait at one entity."""

@@ -29,7 +29,7 @@ from .phase import Quarantined
 from .reads import Read
 from .term import Term, holders, is_gone, take
 
-logger = logging.getLogger("perdure.shard")
+logger: logging.Logger = logging.getLogger("perdure.shard")
 
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 2.0
@@ -52,12 +52,15 @@ class Shard:
     """One shard of one type."""
 
     def __init__(self, host: Host, sharding: Sharding, number: int, answers: Answers) -> None:
-        self.host, self.sharding, self.number, self.answers = host, sharding, number, answers
+        self.host: Host = host
+        self.sharding: Sharding = sharding
+        self.number: int = number
+        self.answers: Answers = answers
         self.activations: dict[str, Activation] = {}
         self.term: Term | None = None
-        self.owned = False
-        self.running = True
-        self.ready = asyncio.Event()  # the first term began
+        self.owned: bool = False
+        self.running: bool = True
+        self.ready: asyncio.Event = asyncio.Event()  # the first term began
         self._asks: Subscription | None = None
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
         self._aside: asyncio.Task[None] | None = None

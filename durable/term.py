@@ -18,7 +18,7 @@ from ..streams.commands import TermName, parse_term
 from ..streams.port import Consumer, ConsumerInfo, Delivery, Session, Unreachable
 from ..streams.subjects import Sharding
 
-logger = logging.getLogger("perdure.term")
+logger: logging.Logger = logging.getLogger("perdure.term")
 
 NONCE_BYTES = 4
 """Of a term's name: two claimants of one number differ by it."""
@@ -36,10 +36,10 @@ class Term:
     def __init__(
         self, name: TermName, suspects: int, on_tell: Callable[[Delivery, bool], None]
     ) -> None:
-        self.name = str(name)
-        self.generation = name.generation
+        self.name: str = str(name)
+        self.generation: int = name.generation
         self.suspects = suspects  # deliveries up to this sequence may have killed a process
-        self.delivered = 0  # the highest stream sequence that arrived
+        self.delivered: int = 0  # the highest stream sequence that arrived
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.consumer: Consumer | None = None
         self._next = 1
