@@ -153,6 +153,7 @@ class Shard:
 
     def _step_down(self) -> None:
         """Another runner has the shard."""
+        self.ready.set()
         if not self.owned:
             return
         logger.warning("%s: taken by another runner", self, extra={"action": "shard.lost"})
