@@ -19,6 +19,7 @@ from ..entities.errors import (
     ClusterError,
     MalformedMessage,
     RpcClientError,
+    SendTimeout,
     SerializationError,
     with_details,
 )
@@ -165,7 +166,8 @@ class Call:
         """Where to send; None if that isn't known, and it was decided when to try again."""
         entity = self._target.address.entity
         known = self._routes.known(entity)
-        if known is not None and not self._refresh:
+        if known is not None and not (self._refresh or self._routes.doubted(entity)):
+            self._routes.freshen(entity)
             return known
         left_s = self._deadline - self._loop.time()
         timeout_s = left_s if known is None else min(left_s, AGAIN_TIMEOUT_S)
@@ -221,6 +223,8 @@ class Call:
             answer, error = Answer(), SerializationError(cause=str(undecodable))
         except SerializationError as undecodable:
             answer, error = Answer(), undecodable
+        if isinstance(error, MalformedMessage | SendTimeout):  # for a birth or a deadline?
+            self._routes.doubt(self._target.address.entity)
         if answer.seq is not None:  # a recorded verdict: an outcome, from whichever attempt
             raise self._failed(error)
         self._apply(refused(self._state, self._policy, number, error, self._jitter()))

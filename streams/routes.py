@@ -1,8 +1,9 @@
 """Routes: how each entity type is cut into shards, and how far its runners' clock is from ours.
 
-Asked of the type's runners by `info`, once a type, and again when an answer says that it changed.
-Many calls may need the same route at once: one question serves them all. What was learnt once is
-kept when nobody answers any more, since a type that had runners will have them again.
+Asked of the type's runners by `info`, once a type, again when an answer says that it changed, and
+now and then beside a call, since clocks are set while programs run. Many calls may need the same
+route at once: one question serves them all. What was learnt once is kept when nobody answers any
+more, since a type that had runners will have them again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ INFO_TIMEOUT_S = 2.0
 """How long one `info` may take: a thousand times its usual time, and short beside any call's."""
 AGAIN_TIMEOUT_S = 0.25
 """How long to wait for a newer route where an older one is known: that one may still be right."""
+REFRESH_S = 300.0
+"""When a route is asked for again though nothing is wrong. Clocks drift apart by 30 ms meanwhile;
+one that was set makes keys look older or younger than they are, at worst for so long."""
+DOUBT_S = 1.0
+"""How often a refusal that a wrong clock may explain makes calls ask again: most are the caller's
+own mistake, and a loop of those must not become a loop of questions."""
 
 
 class NobodyThere(Exception):
@@ -36,12 +43,22 @@ class Route:
     offset_ms: int  # the runners' clock minus ours
 
 
+@dataclass(slots=True)
+class _Known:
+    """What was learnt of one type; times are the loop's, in seconds."""
+
+    route: Route
+    asked_at: float
+    doubted: bool = False
+    doubted_at: float = float("-inf")
+
+
 class Routes:
     """The routes that one client knows."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._known: dict[str, Route] = {}
+        self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Task[Route]] = {}
 
     def __repr__(self) -> str:
@@ -49,18 +66,32 @@ class Routes:
 
     def known(self, entity: str) -> Route | None:
         """What was learnt last."""
-        return self._known.get(entity)
+        known = self._known.get(entity)
+        return None if known is None else known.route
+
+    def doubt(self, entity: str) -> None:
+        """A runner refused what a wrong clock may explain: ask anew before the next call."""
+        known, now = self._known.get(entity), asyncio.get_running_loop().time()
+        if known is not None and now >= known.doubted_at + DOUBT_S:
+            known.doubted, known.doubted_at = True, now
+
+    def doubted(self, entity: str) -> bool:
+        """Whether to ask anew before a call."""
+        known = self._known.get(entity)
+        return known is not None and known.doubted
+
+    def freshen(self, entity: str) -> None:
+        """Ask anew in the background, if that was long ago."""
+        known, now = self._known.get(entity), asyncio.get_running_loop().time()
+        if known is not None and now >= known.asked_at + REFRESH_S:
+            self._question(entity)
 
     async def ask(self, entity: str, *, timeout_s: float) -> Route:
         """Ask anew, together with all who ask at the same time.
 
         Raises NobodyThere; Unreachable if there was no answer in time; Undecodable.
         """
-        task = self._asking.get(entity)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._fetch(entity))
-            self._asking[entity] = task
-            task.add_done_callback(lambda done: self._asked(entity, done))
+        task = self._question(entity)
         done, _ = await asyncio.wait((task,), timeout=timeout_s)
         if not done or task.cancelled():
             raise Unreachable("no answer to info")
@@ -70,6 +101,18 @@ class Routes:
         """Ask no more."""
         for task in self._asking.values():
             task.cancel()
+
+    def _question(self, entity: str) -> asyncio.Task[Route]:
+        """The question under way, or a new one."""
+        task = self._asking.get(entity)
+        if task is None:
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._fetch(entity))
+            self._asking[entity] = task
+            task.add_done_callback(lambda done: self._asked(entity, done))
+            if (known := self._known.get(entity)) is not None:
+                known.asked_at = loop.time()
+        return task
 
     async def _fetch(self, entity: str) -> Route:
         session = self._session
@@ -83,7 +126,9 @@ class Routes:
         if info.entity != entity or info.shards < 1:
             raise Undecodable(f"info: {info.shards} shards of {info.entity[:60]!r}")
         route = Route(Sharding(info.generation, info.shards), info.time - middle_ms)
-        self._known[entity] = route
+        now = asyncio.get_running_loop().time()
+        known = self._known.setdefault(entity, _Known(route, now))
+        known.route, known.asked_at = route, now
         logger.debug(
             "learnt how %s is cut: generation %d, %d shards, clock %+d ms",
             entity,
@@ -96,5 +141,7 @@ class Routes:
 
     def _asked(self, entity: str, done: asyncio.Task[Route]) -> None:
         self._asking.pop(entity, None)
+        if (known := self._known.get(entity)) is not None:
+            known.doubted = False  # there is nobody better to ask
         if not done.cancelled():
             done.exception()  # whoever waited has it; if nobody did, asyncio would complain

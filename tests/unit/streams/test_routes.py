@@ -6,15 +6,29 @@ import asyncio
 
 import pytest
 
-from perdure import ClusterError, RpcClientError, RunnerUnavailable, SendTimeout
+from perdure import (
+    ClusterError,
+    MalformedMessage,
+    RpcClientError,
+    RunnerUnavailable,
+    SendTimeout,
+)
 from perdure.streams.asks import TypeInfo, encode_info
 from perdure.streams.codec import Undecodable
 from perdure.streams.port import Message, Unreachable
-from perdure.streams.routes import INFO_TIMEOUT_S, NobodyThere, Route, Routes
+from perdure.streams.routes import (
+    AGAIN_TIMEOUT_S,
+    DOUBT_S,
+    INFO_TIMEOUT_S,
+    REFRESH_S,
+    NobodyThere,
+    Route,
+    Routes,
+)
 from perdure.streams.subjects import Sharding
 from tests.bank import Account, Balance, Deposit
-from tests.unit.streams.owner import SHARDING, World, reply, script
-from tests.unit.streams.virtual import run
+from tests.unit.streams.owner import SHARDING, Asked, World, error, reply, script
+from tests.unit.streams.virtual import VirtualClock, run
 
 
 def now() -> float:
@@ -135,6 +149,136 @@ def test_closing_ends_the_question() -> None:
     run(main())
 
 
+def step(world: World, milliseconds: int) -> None:
+    """Somebody sets the caller's clock."""
+    clock = world.session.clock
+    assert isinstance(clock, VirtualClock)
+    clock.offset_ms += milliseconds
+
+
+def test_what_is_known_long_is_asked_again_beside_a_call() -> None:
+    async def main() -> None:
+        world = await World.hosted(reply(Balance(5)))
+        a1 = world.cluster.at(Account, "a-1")
+        await a1.ask(Deposit(5))
+        await asyncio.sleep(REFRESH_S - 1)
+        await a1.ask(Deposit(5))
+        assert world.owner.infos == 1
+        step(world, 60_000)
+        await asyncio.sleep(1)
+        for _ in range(9):
+            await asyncio.gather(*(a1.ask(Deposit(5)) for _ in range(9)))
+        assert world.owner.infos == 2
+        births = [asked.envelope.birth or 0 for asked in world.owner.asked]
+        first, last = births[2], births[-1]
+        assert first - last == 60_000  # the call that learns it doesn't wait for it
+
+    run(main())
+
+
+def test_asking_again_delays_no_call_and_is_not_tried_at_each() -> None:
+    async def main() -> None:
+        world = await World.hosted(reply(Balance(5)))
+        a1 = world.cluster.at(Account, "a-1")
+        await a1.ask(Deposit(5))
+        await world.owner.stop()
+        await world.owner.start_asks()
+        heard = await silent(world)
+        await asyncio.sleep(REFRESH_S)
+        began = now()
+        await a1.ask(Deposit(5))
+        assert now() == began
+        await asyncio.sleep(INFO_TIMEOUT_S + 1)
+        await a1.ask(Deposit(5))
+        assert len(heard) == 1
+        await asyncio.sleep(REFRESH_S)
+        await a1.ask(Deposit(5))
+        await asyncio.sleep(1)
+        assert len(heard) == 2
+
+    run(main())
+
+
+REFUSALS: list[ClusterError] = [
+    MalformedMessage(cause="the key's birth isn't a time that can be"),
+    SendTimeout(cause="a copy too old to tell whether it took effect"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["malformed", "too old"])
+@pytest.mark.parametrize("seq", [None, 3])
+@pytest.mark.parametrize("stepped_ms", [3_600_000, -3_600_000])
+def test_a_clock_that_was_set_is_found_out_by_the_first_refusal(
+    refusal: ClusterError, seq: int | None, stepped_ms: int
+) -> None:
+    async def main() -> None:
+        world = await World.hosted()
+
+        def says(n: int, asked: Asked) -> bytes:
+            now_ms = world.owner.session.clock.now_ns() // 1_000_000
+            right = abs((asked.envelope.birth or 0) - now_ms) < 1000
+            return reply(Balance(5)) if right else error(refusal, seq)
+
+        world.owner.says = says
+        a1 = world.cluster.at(Account, "a-1")
+        await a1.ask(Deposit(5))
+        step(world, stepped_ms)
+        assert type(await ask_fails(world, 5)) is type(refusal)
+        assert await a1.ask(Deposit(5)) == Balance(5)
+        assert world.owner.infos == 2
+
+    run(main())
+
+
+def test_a_caller_of_bad_messages_asks_no_question_with_each() -> None:
+    async def main() -> None:
+        world = await World.hosted(error(REFUSALS[0]))
+        for _ in range(50):
+            await ask_fails(world, 5)
+        assert world.owner.infos == 2
+        await asyncio.sleep(DOUBT_S)
+        for _ in range(50):
+            await ask_fails(world, 5)
+        assert world.owner.infos == 3
+
+    run(main())
+
+
+def test_doubt_delays_a_call_by_little_and_then_what_is_known_is_used() -> None:
+    async def main() -> None:
+        world = await World.hosted(
+            script(reply(Balance(5)), error(REFUSALS[1]), reply(Balance(5)))
+        )
+        a1 = world.cluster.at(Account, "a-1")
+        await a1.ask(Deposit(5))
+        await world.owner.stop()
+        await world.owner.start_asks()
+        await silent(world)
+        await ask_fails(world, 5)
+        began = now()
+        await a1.ask(Deposit(5))
+        assert now() - began == AGAIN_TIMEOUT_S
+        await asyncio.sleep(INFO_TIMEOUT_S)
+        began = now()
+        await a1.ask(Deposit(5))
+        assert now() == began
+
+    run(main())
+
+
+def test_there_is_no_doubt_of_what_was_never_known() -> None:
+    async def main() -> None:
+        world = await World.hosted()
+        routes = Routes(world.session)
+        routes.doubt("account")
+        assert not routes.doubted("account")
+        routes.freshen("account")
+        await asyncio.sleep(1)
+        assert world.owner.infos == 0
+
+    run(main())
+
+
 # -- as calls see it --------------------------------------------------------------------------
 async def ask_fails(world: World, timeout: float) -> ClusterError:  # noqa: ASYNC109
     with pytest.raises(ClusterError) as caught:
@@ -210,8 +354,7 @@ def test_a_clock_that_jumps_changes_no_timeout() -> None:
         world = await World.hosted()
         asking = asyncio.create_task(ask_fails(world, 5))
         await asyncio.sleep(1)
-        clock = world.session.clock
-        clock.offset_ms = 10**9  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        step(world, 10**9)
         assert isinstance(await asking, SendTimeout)
         assert now() == pytest.approx(5)
 
