@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, Raw
 
@@ -305,7 +305,7 @@ def as_decision(decision: Any) -> Decision[Any]:
     """What `decide` returned, if it is a decision. Raises Unencodable."""
     if not isinstance(decision, Decision):
         raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
-    return cast("Decision[Any]", decision)
+    return decision  # pyright: ignore[reportUnknownVariableType] (of unknown events)
 
 
 def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome, list[Any]]:

@@ -51,7 +51,6 @@ SLEEPS = {
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
     "durable/marks.py": "backs off while the members bucket can't be reached",
-    "durable/reading.py": "backs off while the backend can't be reached",
     "durable/runner.py": "sweeps and progress reports come at intervals",
     "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
     "durable/testing.py": "waits until all is quiet, which nothing announces",
