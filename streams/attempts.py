@@ -213,9 +213,13 @@ def cut(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
     return state, Repeat(_spread(min(ELSEWHERE_S, policy.repeat_after_s), jitter))
 
 
-def unheard(state: Attempts, policy: Policy, jitter: float) -> Step:
-    """Nobody answered in time how the type is cut: its runner is frozen, or starts."""
-    state = msgspec.structs.replace(state, standing=Standing.UNHEARD, error=None)
+def unheard(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
+    """Nobody answered in time how the type is cut: its runner is frozen, or starts.
+
+    Or the server lets this caller ask nobody: `why` says so.
+    """
+    error = RunnerUnavailable(cause=f"nobody told how the type is cut: {why}")
+    state = msgspec.structs.replace(state, standing=Standing.UNHEARD, error=error)
     return state, Repeat(_spread(policy.repeat_after_s, jitter), refresh=True)
 
 
@@ -223,13 +227,12 @@ def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> Clu
     """The error of a call whose time is up; `after_s` is that time."""
     unsure = may(state, policy)
     match state.standing:
-        case Standing.SUSPENDED | Standing.ELSEWHERE | Standing.CUT if state.error is not None:
+        case Standing.SUSPENDED | Standing.ELSEWHERE | Standing.CUT | Standing.UNHEARD if (
+            state.error is not None
+        ):
             return with_details(state.error, may_have_taken_effect=unsure)
         case Standing.NOBODY:
             why = "nobody listens for the entity's shard"
-            return RunnerUnavailable(cause=why, may_have_taken_effect=unsure)
-        case Standing.UNHEARD:
-            why = "no answer from the type's runners"
             return RunnerUnavailable(cause=why, may_have_taken_effect=unsure)
         case Standing.UNKNOWN_TYPE:
             return RunnerNotRegistered(entity=entity, may_have_taken_effect=unsure)

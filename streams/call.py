@@ -178,7 +178,7 @@ class Call:
             step = unknown_type(self._state, self._policy, entity, self._jitter())
         except Unreachable as error:
             if self._session.connected:
-                step = unheard(self._state, self._policy, self._jitter())
+                step = unheard(self._state, self._policy, str(error), self._jitter())
             else:
                 step = cut(self._state, self._policy, str(error), self._jitter())
         except Undecodable as error:

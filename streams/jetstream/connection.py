@@ -425,8 +425,9 @@ class Connection:
         if found is None:
             logger.warning("%s: %s", self._name, str(error) or repr(error))
             return
-        logger.error("%s: %s", self._name, error)
-        if len(self.violations) < VIOLATIONS:
+        new = found[0] not in self.violations and len(self.violations) < VIOLATIONS
+        logger.log(logging.ERROR if new else logging.DEBUG, "%s: %s", self._name, error)
+        if new:  # a caller may try the same again and again
             self.violations[found[0]] = None
         if found[1] == "publish":
             self.replies.deny(found[2], found[0])

@@ -243,6 +243,23 @@ async def test_no_permission_for_the_api_is_told_at_once(
         assert "$js.api.stream.info" in session.violations[0]
 
 
+async def test_a_lacking_permission_is_logged_once(
+    own_server: Start, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = (
+        "authorization { users: [{ user: a, password: p, permissions: "
+        '{ publish: { deny: ["*.info.>"] } } }] }'
+    )
+    server = await own_server(extra=users)
+    async with nats_session(server, namespace, user="a", password="p") as session:
+        for entity in ("account", "account", "order", "account"):
+            with pytest.raises(Unreachable, match="permissions violation for publish"):
+                await session.asks.request(session.subjects.info(entity), b"", timeout_s=2)
+        assert len(session.violations) == 2
+    logged = [r for r in caplog.records if "permissions violation" in r.getMessage()]
+    assert len([r for r in logged if r.levelname == "ERROR"]) == 2
+
+
 async def test_a_stream_without_a_leader_is_not_missing(
     session: JetStreamSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

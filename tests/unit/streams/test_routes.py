@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -296,6 +297,25 @@ def test_a_call_to_a_frozen_runner_ends_in_its_time() -> None:
         assert not told.may_have_taken_effect
         assert now() == 5
         assert len(heard) == 3  # one after another
+
+    run(main())
+
+
+def test_a_call_that_may_not_ask_for_the_route_says_why() -> None:
+    async def main() -> None:
+        world = await World.hosted()
+        asks: Any = world.session.asks
+        why = 'permissions violation for publish to "perdure.info.account"'
+
+        async def refuse(subject: str, data: bytes, *, timeout_s: float) -> Message:
+            raise Unreachable(why)
+
+        asks.request = refuse
+        told = await ask_fails(world, 5)
+        assert isinstance(told, RunnerUnavailable)
+        assert why in (told.cause or "")
+        assert not told.may_have_taken_effect
+        assert now() == 5
 
     run(main())
 
