@@ -109,6 +109,15 @@ class Entity(Generic[S, Ev]):
         self.log = decoder_of(self.events, f"{self._label}: events")
         self.state_decoder = decoder_of([self._state], f"{self._label}: state")
         self.fingerprint = _fingerprint(self.name, revision, [self._state, *self.events])
+        self._first = self._encode_first()
+
+    def fresh(self) -> S:
+        """The state at version 0, made anew each time.
+
+        It shares no list or dict with `initial` or another entity's state, so that a handler that
+        changes one in place by mistake spoils no neighbour.
+        """
+        return self.state_decoder.decode(self._first)
 
     def decide(self, state: S, message: Any, context: Context | None = None) -> Decision[Ev]:
         """What the user's `decide` says, with the context where it asks for one.
@@ -119,6 +128,15 @@ class Entity(Generic[S, Ev]):
         if not self._with_context:
             return cast("Decision[Ev]", self._decide(state, message))
         return cast("Decision[Ev]", self._decide(state, message, context or self._no_context()))
+
+    def _encode_first(self) -> bytes:
+        label = f"{self._label}: the first state"
+        try:
+            data = msgspec.json.encode(self.initial)
+            self.state_decoder.decode(data)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"{label} can't be stored: {' '.join(str(error).split())}") from None
+        return data
 
     def _no_context(self) -> Context:
         return Context(Address(self.name, "test"), 0, to_datetime(0), None)

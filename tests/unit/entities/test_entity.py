@@ -194,6 +194,45 @@ def test_decide_may_ask_for_its_context() -> None:
     given(entity).when(Deposit(5)).accepts(Balance(0), Deposited(5))
 
 
+# -- the first state -----------------------------------------------------------------------------
+class Bag(State):
+    items: dict[str, list[int]] = msgspec.field(default_factory=dict[str, list[int]])
+
+
+class Put(Command[Bag, None]):
+    pass
+
+
+class WasPut(Event):
+    pass
+
+
+def put(state: Bag, command: Put) -> Decision[WasPut]:
+    return command.accept(None, WasPut())
+
+
+def was_put(state: Bag, event: WasPut) -> Bag:
+    return Bag({**state.items, "b": [1]})
+
+
+def test_each_first_state_is_its_own() -> None:
+    bag = Entity(Bag({"a": [1]}), put, was_put)
+    spoiled = bag.fresh()
+    spoiled.items["a"].append(2)
+    bag.initial.items.clear()
+    assert bag.fresh() == Bag({"a": [1]})
+
+
+def test_a_first_state_that_can_not_be_stored() -> None:
+    wrong: Any = {"a": ["one"]}
+    with pytest.raises(TypeError) as caught:
+        Entity(Bag(wrong), put, was_put)
+    assert str(caught.value) == (
+        "Entity 'bag': the first state can't be stored: "
+        "Expected `int`, got `str` - at `$.items[...][0]`"
+    )
+
+
 # -- fingerprint ---------------------------------------------------------------------------------
 class First(Event, tag="it"):
     """Something."""
