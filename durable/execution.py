@@ -23,6 +23,7 @@ from ..entities.errors import (
     PersistenceError,
     RpcClientError,
     SerializationError,
+    with_details,
 )
 from ..entities.retry import delay_s
 from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal
@@ -240,6 +241,9 @@ class Execution:
             else:
                 self._activation.log_item("command.dead", item, level=logging.ERROR)
                 self._answer(item, data, outcome.name)
+                if outcome.dead.key is not None:
+                    refused = outcome.dead.key
+                    self._activation.reading.settled(refused, item.payload_hash, data)
                 dead.append((item, outcome))
         for item, outcome in dead:
             buried = await self._copy_dead(outcome)
@@ -300,6 +304,7 @@ class Execution:
             error = RpcClientError(
                 cause=f"poison: it ended its process {count - 1} times",
                 may_have_taken_effect=False,
+                advice="fix",
             )
             await self._bury(folded, item, "poison", error)
         else:
@@ -337,6 +342,7 @@ class Execution:
     async def _bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
         """A dead letter: a conditional commit like any other."""
         most = self._host.plan_limits.max_bytes
+        error = with_details(error, address=str(self._address))
         outcome = dead_letter(item, reason, error, named=True, max_bytes=most)
         plan = Plan(taken=[item], outcomes=[outcome], state=folded.state)
         await self._commit(folded, plan)

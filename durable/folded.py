@@ -22,6 +22,10 @@ NO_TELL = At(0, 0, 0)
 """The watermark of an entity that no tell reached: below any real one."""
 
 
+REFUSED = "!"
+"""Before a key: a tell with it was refused, and the key is still free. No name begins with it."""
+
+
 def milliseconds(time: datetime) -> int:
     """Unix time in milliseconds."""
     return int(time.timestamp() * 1000)
@@ -56,7 +60,10 @@ class Folded:
         for outcome in commit.outcomes:
             if outcome.at is not None:
                 self.watermark = newest(self.watermark, outcome.at)
-            self.ledger.add(outcome.name, seen(outcome, sequence, now_ms))
+            entry = seen(outcome, sequence, now_ms)
+            self.ledger.add(outcome.name, entry)
+            if outcome.dead is not None and outcome.dead.key is not None:
+                self.ledger.add(REFUSED + outcome.dead.key, entry)
         self.ledger.prune(log_time_ms=now_ms, watermark_ms=self.watermark.time_ns // 1_000_000)
 
 

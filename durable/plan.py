@@ -27,6 +27,7 @@ from ..entities.errors import (
     RpcClientError,
     SendTimeout,
     SerializationError,
+    with_details,
 )
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
@@ -174,7 +175,7 @@ def _take(
     if refusal is not None:
         reason, error = refusal
         named = reason == "expired"
-        return _refuse(plan, item, reason, error, limits, named=named, room=room)
+        return _refuse(plan, address, item, reason, error, limits, named=named, room=room)
     now_ns = item.at.time_ns if item.at is not None else now_ns
     now = datetime.fromtimestamp(now_ns / 1e9, UTC)
     context = Context(address, folded.version + plan.events, now, item.key)
@@ -187,6 +188,7 @@ def _take(
             return False
         return _refuse(
             plan,
+            address,
             item,
             "unencodable",
             SerializationError(cause=str(error)[:1000], may_have_taken_effect=False),
@@ -204,6 +206,7 @@ def _take(
             return False
         return _refuse(
             plan,
+            address,
             item,
             "too_large",
             SerializationError(
@@ -243,6 +246,7 @@ def refuse(item: Item, verdict: Standing, *, now_ms: int) -> tuple[str, ClusterE
 
 def _refuse(
     plan: Plan,
+    address: Address,
     item: Item,
     reason: str,
     error: ClusterError,
@@ -257,6 +261,7 @@ def _refuse(
             return False
         plan.refused.append((item, error))
         return True
+    error = with_details(error, address=str(address))
     outcome = dead_letter(item, reason, error, named=named, max_bytes=limits.max_bytes)
     if plan.outcomes and _size(outcome) > room:
         return False
@@ -282,7 +287,7 @@ def dead_letter(
         command=UNSET if undecodable else item.raw,
         dead=Dead(
             reason,
-            raw(to_wire(error)),
+            raw(to_wire(with_details(error, key=item.key, request_id=item.request))),
             key=None if named else item.key,
             raw=kept(bytes(item.raw), room) if undecodable else None,
         ),
@@ -298,7 +303,9 @@ def kept(payload: bytes, room: int) -> bytes:
 
 def defect_error(error: BaseException) -> RpcClientError:
     """What a caller hears of a defect in user code, after its retries."""
-    return RpcClientError(cause=f"defect: {described(error)}", may_have_taken_effect=False)
+    return RpcClientError(
+        cause=f"defect: {described(error)}", may_have_taken_effect=False, advice="fix"
+    )
 
 
 def as_decision(decision: Any) -> Decision[Any]:

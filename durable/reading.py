@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,11 @@ from ..entities.errors import (
     SerializationError,
 )
 from ..streams.codec import Undecodable
-from ..streams.commit import Damaged
+from ..streams.commit import Damaged, Outcome
 from ..streams.port import Unreachable
 from .answers import error_answer, outcome_answer
 from .defect import described
-from .folded import Folded
+from .folded import REFUSED, Folded
 from .ledger import Seen
 from .reads import (
     Past,
@@ -47,6 +48,9 @@ READS = 256
 
 PAST_READS = 4
 """Folds of the past that one entity computes at a time."""
+
+SLACK_S = 0.005
+"""A timer of the loop and the wall clock don't agree to the millisecond."""
 
 RESULT_S = 60.0
 """How long a question for a result waits at most, in seconds. Who wants to wait longer repeats it,
@@ -195,23 +199,41 @@ class Reading:
         key = read.envelope.key or ""
         seen = folded.ledger.find(key)
         if seen is not None:
-            await self._recorded(read, key, seen)
+            await self._recorded(read, key, seen, lambda outcome: outcome.name == key)
             return
         waiting = activation.mailbox.find(key)
         if waiting is not None and read.payload in (None, waiting.payload_hash):
             self._leave(read)
             activation.mailbox.attach(read.asker, waiting)
         elif await activation.fresh(folded):
-            read.checked = True
+            refused = folded.ledger.find(REFUSED + key)
+            if refused is not None:
+                await self._recorded(read, key, refused, lambda outcome: _refused(outcome, key))
+            else:
+                self._await_outcome(read)
 
-    async def _recorded(self, read: Read, key: str, seen: Seen) -> None:
+    def _await_outcome(self, read: Read) -> None:
+        """Nothing is known of the key: wait until something is, or its time is over."""
+        read.checked = True
+        host = self._activation.host
+        left_s = RESULT_S
+        if read.envelope.deadline is not None:
+            left_s = min(left_s, (read.envelope.deadline - host.now_ms()) / 1000)
+        loop = asyncio.get_running_loop()
+        loop.call_later(
+            max(0.0, left_s) + SLACK_S, lambda: self.expire(loop.time(), host.now_ms())
+        )
+
+    async def _recorded(
+        self, read: Read, key: str, seen: Seen, wanted: Callable[[Outcome], bool]
+    ) -> None:
         activation = self._activation
         try:
             found = await find_recorded(
                 activation.host.session.log,
                 activation.address,
                 seen.sequence,
-                lambda outcome: outcome.name == key,
+                wanted,
             )
         except Unreachable:
             await activation.pause()  # the worker comes again
@@ -273,3 +295,8 @@ class Reading:
         else:
             key = read.envelope.key
             activation.answers.error([read.asker], answer, activation.address, key)
+
+
+def _refused(outcome: Outcome, key: str) -> bool:
+    """Whether an outcome is the verdict on a refused tell with this key."""
+    return outcome.dead is not None and outcome.dead.key == key

@@ -113,7 +113,7 @@ async def fold_past(
     upto: int,
 ) -> bytes | ClusterError:
     """The state at a version or a time: the fold of the events up to it. Raises Unreachable."""
-    folded = Folded(entity.initial, Ledger(limits))
+    folded = Folded(entity.fresh(), Ledger(limits))
     try:
         async for stored in session.log.read(address, after=0, upto=upto):
             commit = unseal(stored)

@@ -47,12 +47,12 @@ async def recover(
     if last is None:
         if kept is not None:
             _ignored(address, "newer than the log, which is empty")
-        return Folded(entity.initial, Ledger(limits))
+        return Folded(entity.fresh(), Ledger(limits))
     if kept is not None:
         folded = await _from_snapshot(session, entity, address, kept, last)
         if folded is not None:
             return folded
-    folded = Folded(entity.initial, Ledger(limits))
+    folded = Folded(entity.fresh(), Ledger(limits))
     await _fold_tail(session, entity, address, folded, last)
     return folded
 

@@ -13,6 +13,7 @@ from perdure.durable.execution import Execution
 from perdure.durable.folded import Folded
 from perdure.durable.phase import Quarantined
 from perdure.entities.address import Address
+from perdure.entities.clock import SystemClock
 from perdure.streams.memory.logs import LogStore
 from perdure.streams.port import Appended, Full
 
@@ -96,6 +97,30 @@ def evolve(state: Counter, event: Added) -> Counter:
 
 
 counter = Entity(Counter(), decide, evolve)
+
+
+class Listing(State):
+    kept: list[str] = []  # noqa: RUF012 (msgspec copies it)
+
+
+class Keep(Command[Listing, int]):
+    what: str
+
+
+class Kept(Event):
+    what: str
+
+
+def decide_listing(state: Listing, command: Keep) -> Decision[Kept]:
+    return command.accept(len(state.kept), Kept(command.what))
+
+
+def evolve_listing(state: Listing, event: Kept) -> Listing:
+    state.kept.append(event.what)  # in place: nobody else may see it
+    return state
+
+
+listing = Entity(Listing(), decide_listing, evolve_listing)
 
 
 def add(n: int = 1) -> dict[str, Any]:
@@ -438,3 +463,35 @@ async def test_drain_does_not_wait_for_whoever_waits_for_a_result() -> None:
         await w.until(lambda: w.runners[0][0].busy)
         await asyncio.wait_for(w.runners.pop()[0].drain(), 5)
         assert (await waiting)["error"]["type"] == "EntityNotAssignedToRunner"
+
+
+async def test_the_result_of_a_refused_tell_is_its_verdict_and_its_key_stays_free() -> None:
+    async with world(counter, snapshot_min_commits=1, snapshot_max_commits=1) as w:
+        early = asyncio.create_task(w.ask("c", [1, "result", None, "k"]))
+        await asyncio.sleep(0)
+        await w.tell("c", b'{"type":"nope"}', key="k")
+        await w.quiet()
+        for error in (
+            (await early)["error"],
+            (await w.ask("c", [1, "result", None, "k"]))["error"],
+        ):
+            assert (error["type"], error["address"]) == ("MalformedMessage", "counter/c")
+            assert error["key"] == "k"
+        assert (await w.ask("c", add(4), key="k"))["reply"] == 4
+        assert (await w.ask("c", [1, "result", None, "k"]))["reply"] == 4
+
+
+async def test_a_question_for_a_result_ends_at_its_deadline() -> None:
+    async with world(counter) as w:
+        began = asyncio.get_running_loop().time()
+        deadline = SystemClock().now_ns() // 1_000_000 + 200
+        body = [1, "result", None, "never", None, None, None, deadline]
+        error = (await w.ask("c", body))["error"]
+        assert error["type"] == "SendTimeout"
+        assert 0.15 < asyncio.get_running_loop().time() - began < 3
+
+
+async def test_entities_share_no_state() -> None:
+    async with world(listing) as w:
+        await w.ask("a", {"type": "keep", "what": "x"})
+        assert (await w.ask("b", [1, "state", None]))["reply"]["kept"] == []
