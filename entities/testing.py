@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from .annotations import tag_of
 from .context import Context
+from .contract import Contract
 from .decision import Decision
 from .entity import Entity
 from .event import Event
@@ -66,26 +67,21 @@ class Given(Generic[S, Ev]):
     def when(self, command: Command[S, R, E], context: Context | None = None) -> When[R, Ev, E]:
         """Decide the command. The context is for a `decide` that asks for one.
 
-        AssertionError for a command that `decide` doesn't handle, or that can't travel.
+        AssertionError for a command that `decide` doesn't handle, or that can't travel, and for
+        a decision that a runner would refuse or couldn't fold.
         """
         __tracebackhide__ = True
         return When(self._decide(command, context), f"given {self.state!r}\n    when: {command!r}")
 
     def query(self, query: Query[S, R], context: Context | None = None) -> R:
-        """The answer to a query."""
+        """The answer to a query; AssertionError for a `decide` that does more than answer it."""
         __tracebackhide__ = True
         return cast("R", self._decide(query, context).reply)
 
     def _decide(self, message: msgspec.Struct, context: Context | None) -> Decision[Ev]:
         __tracebackhide__ = True
-        entity, tag = self.entity, tag_of(type(message))
-        contract = entity.contracts.get(tag)
-        if contract is None or contract.message is not type(message):
-            raise AssertionError(f"{entity!r} doesn't take {type(message).__name__}")
-        if tag in entity.flow_of:
-            raise AssertionError(
-                f"{tag} is handled by a flow, not by decide: test it with memory()"
-            )
+        entity = self.entity
+        contract = self._contract(message)
         try:
             travelled = entity.messages.decode(msgspec.json.encode(message))
         except (TypeError, msgspec.DecodeError) as error:
@@ -94,9 +90,22 @@ class Given(Generic[S, Ev]):
         if not isinstance(decision, Decision):
             raise AssertionError(f"decide returned {decision!r} for {message!r}, not a Decision")
         made = cast("Decision[Ev]", decision)
+        _check_promised(made, contract)
         self._check_travels(made, contract.reply_decoder)
         _fold(entity, self.state, made.events)
         return made
+
+    def _contract(self, message: msgspec.Struct) -> Contract:
+        __tracebackhide__ = True
+        tag = tag_of(type(message))
+        contract = self.entity.contracts.get(tag)
+        if contract is None or contract.message is not type(message):
+            raise AssertionError(f"{self.entity!r} doesn't take {type(message).__name__}")
+        if tag in self.entity.flow_of:
+            raise AssertionError(
+                f"{tag} is handled by a flow, not by decide: test it with memory()"
+            )
+        return contract
 
     def _check_travels(self, decision: Decision[Ev], reply: msgspec.json.Decoder[Any]) -> None:
         """What a runner would refuse to store: a bad reply, event or failure."""
@@ -113,13 +122,38 @@ class Given(Generic[S, Ev]):
 
 
 def given(entity: Entity[S, Ev], *events: Ev) -> Given[S, Ev]:
-    """The entity after these events, from its first state on."""
-    return Given(entity, _fold(entity, entity.initial, events))
+    """The entity after these events, from its first state on.
+
+    AssertionError for an `evolve` that doesn't return a state which can be stored.
+    """
+    __tracebackhide__ = True
+    return Given(entity, _fold(entity, entity.fresh(), events))
+
+
+def _check_promised(decision: Decision[Any], contract: Contract) -> None:
+    """What the type checkers hold `accept`, `reject` and `answer` to, but no constructor does."""
+    __tracebackhide__ = True
+    name = contract.message.__name__
+    if not contract.writes and (decision.events or decision.failure is not None):
+        raise AssertionError(
+            f"decide {_words(decision)} for {name}, a Query: it only answers, "
+            "with query.answer(...)"
+        )
+    if decision.failure is not None and type(decision.failure) not in contract.failures:
+        declared = ", ".join(f.__name__ for f in contract.failures) or "none"
+        raise AssertionError(
+            f"decide {_words(decision)}, which {name} doesn't declare (declared: {declared})"
+        )
 
 
 def _fold(entity: Entity[S, Ev], state: S, events: tuple[Ev, ...]) -> S:
+    __tracebackhide__ = True
     for event in events:
-        state = entity.evolve(state, event)
+        evolved: Any = entity.evolve(state, event)
+        if type(evolved) is not type(entity.initial):
+            wanted = type(entity.initial).__name__
+            raise AssertionError(f"evolve returned {evolved!r} for {event!r}, not {wanted}")
+        state = evolved
     return state
 
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from perdure import Command, Decision, Entity, Event, IdempotencyKey, State, given
+from perdure import (
+    Command,
+    Decision,
+    Entity,
+    Event,
+    Failure,
+    IdempotencyKey,
+    Query,
+    State,
+    given,
+)
 from tests.bank import (
     Account,
     Balance,
@@ -60,12 +70,24 @@ class Other(State):
     pass
 
 
-class Do(Command[Thing, int]):
+class Nope(Failure):
+    n: int
+
+
+class Yep(Failure):
+    pass
+
+
+class Do(Command[Thing, int, Yep]):
     how: str
 
 
 class Elsewhere(Command[Other, int]):
     pass
+
+
+class Look(Query[Thing, int]):
+    how: str
 
 
 class Done(Event):
@@ -76,8 +98,12 @@ class Stranger(Event):
     pass
 
 
-def decide(state: Thing, command: Do) -> Decision[Done]:
+def decide(state: Thing, command: Do | Look) -> Decision[Done]:
+    if isinstance(command, Look):
+        return _looked(command)
     match command.how:
+        case "undeclared":
+            return command.reject(_any(Nope(1)))
         case "none":
             nothing: Decision[Done] = _any(None)
             return nothing
@@ -88,11 +114,29 @@ def decide(state: Thing, command: Do) -> Decision[Done]:
         case "key":
             return command.accept(_any(IdempotencyKey("k")), Done(1))
         case _:
-            return command.accept(1, Done(0))
+            return command.accept(1, Done({"zero": 0, "nothing": 7, "other": 8}[command.how]))
+
+
+def _looked(query: Look) -> Decision[Done]:
+    match query.how:
+        case "event":
+            return Decision((Done(1),), 5)
+        case "failure":
+            return Decision((), None, Yep())
+        case _:
+            return query.answer(5)
 
 
 def evolve(state: Thing, event: Done) -> Thing:
-    return Thing(1 // event.n)
+    match event.n:
+        case 7:
+            nothing: Thing = _any(None)
+            return nothing
+        case 8:
+            other: Thing = _any(Other())
+            return other
+        case _:
+            return Thing(1 // event.n)
 
 
 thing = Entity(Thing(), decide, evolve)
@@ -104,6 +148,12 @@ thing = Entity(Thing(), decide, evolve)
         ("none", "decide returned None for Do"),
         ("event", "with Stranger.* can't be stored: Invalid value 'stranger'"),
         ("reply", "accepts 'text' .* can't be stored: Expected `int`, got `str`"),
+        (
+            "undeclared",
+            r"rejects Nope\(n=1\), which Do doesn't declare \(declared: Yep\)",
+        ),
+        ("nothing", r"evolve returned None for Done\(n=7\), not Thing"),
+        ("other", r"evolve returned Other\(\) for Done\(n=8\), not Thing"),
         ("key", "can't be stored: Encoding objects of type IdempotencyKey"),
     ],
 )
@@ -112,13 +162,33 @@ def test_what_a_runner_would_refuse_fails_here(how: str, says: str) -> None:
         given(thing).when(Do(how))
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("event", r"accepts 5 with Done\(n=1\) for Look, a Query: it only answers"),
+        ("failure", r"rejects Yep\(\) for Look, a Query: it only answers"),
+    ],
+)
+def test_a_query_only_answers(how: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        given(thing).query(Look(how))
+    assert given(thing).query(Look("")) == 5
+
+
+def test_the_events_given_are_folded_with_the_same_care() -> None:
+    with pytest.raises(AssertionError, match=r"evolve returned None for Done\(n=7\), not Thing"):
+        given(thing, Done(7))
+
+
 def test_an_evolve_that_fails_is_found() -> None:
     with pytest.raises(ZeroDivisionError):
         given(thing).when(Do("zero"))
 
 
 def test_a_command_that_decide_does_not_take() -> None:
-    with pytest.raises(AssertionError, match=r"Entity\('thing': do\) doesn't take Elsewhere"):
+    with pytest.raises(
+        AssertionError, match=r"Entity\('thing': do, look\) doesn't take Elsewhere"
+    ):
         given(thing).when(_any(Elsewhere()))
     with pytest.raises(AssertionError, match="withdraw_large is handled by a flow"):
         given(account).when(WithdrawLarge(5))
