@@ -4,7 +4,8 @@
 
 Typed like the real calls: a reply of another type, another entity's event or an undeclared failure
 is a type error in the test, too. What is given to `when` is encoded and decoded as it would be on
-its way, and what comes out is folded, so that an `evolve` that fails is found here.
+its way, and what comes out is folded, so that an `evolve` that fails is found here. So is a state
+that was changed in place, which no runner looks for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
 R = TypeVar("R")
 E = TypeVar("E", bound=Failure, default=Never)
+
+_IN_PLACE = "changed the state that it was given, in place,"
+"""Wrong even though the class is frozen: a list or dict inside it is not."""
 
 
 class When(Generic[R, Ev, E]):
@@ -86,7 +90,10 @@ class Given(Generic[S, Ev]):
             travelled = entity.messages.decode(msgspec.json.encode(message))
         except (TypeError, msgspec.DecodeError) as error:
             raise AssertionError(f"{message!r} can't be sent: {error}") from error
+        before = _stored(entity, self.state)
         decision: Any = entity.decide(self.state, travelled, context)
+        if _stored(entity, self.state) != before:
+            raise AssertionError(f"decide {_IN_PLACE} for {message!r}: emit an event instead")
         if not isinstance(decision, Decision):
             raise AssertionError(f"decide returned {decision!r} for {message!r}, not a Decision")
         made = cast("Decision[Ev]", decision)
@@ -124,7 +131,8 @@ class Given(Generic[S, Ev]):
 def given(entity: Entity[S, Ev], *events: Ev) -> Given[S, Ev]:
     """The entity after these events, from its first state on.
 
-    AssertionError for an `evolve` that doesn't return a state which can be stored.
+    AssertionError for an `evolve` that changes the state it was given in place, or returns none
+    that can be stored.
     """
     __tracebackhide__ = True
     return Given(entity, _fold(entity, entity.fresh(), events))
@@ -149,12 +157,27 @@ def _check_promised(decision: Decision[Any], contract: Contract) -> None:
 def _fold(entity: Entity[S, Ev], state: S, events: tuple[Ev, ...]) -> S:
     __tracebackhide__ = True
     for event in events:
+        before = _stored(entity, state)
         evolved: Any = entity.evolve(state, event)
         if type(evolved) is not type(entity.initial):
             wanted = type(entity.initial).__name__
             raise AssertionError(f"evolve returned {evolved!r} for {event!r}, not {wanted}")
+        if _stored(entity, state) != before:
+            raise AssertionError(f"evolve {_IN_PLACE} for {event!r}: return state.replace(...)")
         state = evolved
+        _stored(entity, state)
     return state
+
+
+def _stored(entity: Entity[S, Ev], state: S) -> bytes:
+    """The state as a snapshot would have it."""
+    __tracebackhide__ = True
+    try:
+        data = msgspec.json.encode(state)
+        entity.state_decoder.decode(data)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise AssertionError(f"the state {state!r} can't be stored: {error}") from error
+    return data
 
 
 def _words(decision: Decision[Any]) -> str:

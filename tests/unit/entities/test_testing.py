@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure import (
@@ -197,3 +198,51 @@ def test_a_command_that_decide_does_not_take() -> None:
 def test_a_command_that_can_not_travel() -> None:
     with pytest.raises(AssertionError, match="can't be sent: Expected `int`, got `str`"):
         given(account).when(Deposit(_any("5")))
+
+
+class Cart(State):
+    items: list[str] = msgspec.field(default_factory=list[str])
+
+
+class Add(Command[Cart, None]):
+    item: str
+    at: str = ""
+
+
+class Added(Event):
+    item: str
+    at: str = ""
+
+
+def add(state: Cart, command: Add) -> Decision[Added]:
+    if command.at == "decide":
+        state.items.append(command.item)
+    return command.accept(None, Added(command.item, command.at))
+
+
+def added(state: Cart, event: Added) -> Cart:
+    if event.at == "evolve":
+        state.items.append(event.item)
+        return state
+    if event.at == "wrong":
+        return state.replace(items=[1])
+    return state.replace(items=[*state.items, event.item])
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        ("decide", r"decide changed the state .* in place, for Add\(.*: emit an event instead"),
+        ("evolve", r"evolve changed the state .* in place, for Added\(.*: return state\.replace"),
+        ("wrong", r"the state Cart\(items=\[1\]\) can't be stored: Expected `str`, got `int`"),
+    ],
+)
+def test_a_state_that_is_changed_in_place_is_told(at: str, says: str) -> None:
+    cart = Entity(Cart(), add, added)
+    with pytest.raises(AssertionError, match=says):
+        given(cart).when(Add("tea", at))
+    if at != "decide":
+        with pytest.raises(AssertionError, match=says):
+            given(cart, Added("tea", at))
+    assert cart.initial == Cart()
+    given(cart, Added("tea")).when(Add("milk")).accepts(None, Added("milk"))
