@@ -2,8 +2,8 @@
 
 Each reason is an exception class with typed fields, named by what went wrong, told apart by what
 the caller should do next. The list is closed: `handle_error` and a `match` on `reason` can be
-checked for holes, so a twelfth class is a breaking change. What a class says by default is its
-docstring's first line.
+checked for holes, so a twelfth class is a breaking change. What an error says is its cause; only
+one without a cause says its docstring's first line, which names all that the class stands for.
 
 `advice` and `may_have_taken_effect` are fields and not constants: whoever builds an error knows
 more than the class does (an ask without a key gets the advice "check"), and both travel.
@@ -60,9 +60,10 @@ class ClusterError(Tagged, kw_only=True):
         shown = ", ".join(
             f"{n}={v!r}"
             for n, v in values_of(self).items()
-            if n not in ("may_have_taken_effect", "advice") and v not in (None, ())
+            if n not in ("cause", "may_have_taken_effect", "advice") and v not in (None, ())
         )
-        what = (type(self).__doc__ or self.tag).partition("\n")[0].rstrip(".")
+        usual = (type(self).__doc__ or self.tag).partition("\n")[0]
+        what = (self.cause or usual).rstrip(".")
         effect = "may have taken effect" if self.may_have_taken_effect else "has had no effect"
         return f"{what}{f' ({shown})' if shown else ''}; it {effect}; advice: {self.advice}"
 

@@ -129,6 +129,17 @@ def test_the_text_says_what_happened_to_whom_and_what_to_do() -> None:
     )
 
 
+def test_the_cause_comes_first_and_in_place_of_all_that_the_class_stands_for() -> None:
+    error = p.RpcClientError(
+        address="account/a-1", key="k", cause="can't connect to nats://localhost:4222"
+    )
+    assert str(error) == (
+        "can't connect to nats://localhost:4222 (address='account/a-1', key='k'); "
+        "it may have taken effect; advice: retry with the same key"
+    )
+    assert str(p.MalformedMessage(cause="no.")) == "no; it has had no effect; advice: fix"
+
+
 def test_with_details_copies_and_keeps_the_origin() -> None:
     with pytest.raises(p.SendTimeout) as caught:
         raise p.SendTimeout(key="k") from OSError("cable")
