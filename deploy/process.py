@@ -1,8 +1,10 @@
 """The process of a runner: its event loop, and how it ends.
 
-SIGTERM and SIGINT cancel what runs, once: leaving `async with connect(…)` then drains. A second
-signal means it: the process ends at once, and what was in hand is given to the next owner, as
-after a crash. uvloop is used where it is installed, by a loop factory and never by `install()`,
+SIGTERM, SIGINT and SIGHUP cancel what runs, once: leaving `async with connect(…)` then drains. A
+second signal means it: the process ends at once, and what was in hand is given to the next owner,
+as after a crash. Only SIGHUP doesn't count as a second one: a terminal that is closed sends it
+once itself and once by its shell. Where it is ignored from the start (`nohup`), it stays so.
+uvloop is used where it is installed, by a loop factory and never by `install()`,
 which would change loops that aren't ours.
 """
 
@@ -20,8 +22,8 @@ from .logs import flush
 
 _log = logging.getLogger("perdure.process")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""Kubernetes and systemd send the first, a terminal the second."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Kubernetes and systemd send the first, Ctrl-C the second, a closed terminal the third."""
 
 HARD_EXIT = 1
 """The exit code after a second signal: it wasn't drained."""
@@ -49,7 +51,8 @@ async def _until_signalled(main: Coroutine[Any, Any, int]) -> int:
     loop = asyncio.get_running_loop()
     task = loop.create_task(main)
     stopping = Stopping(task)
-    for number in SIGNALS:
+    heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    for number in heard:
         loop.add_signal_handler(number, stopping.on_signal, number)
     try:
         return await task
@@ -58,7 +61,7 @@ async def _until_signalled(main: Coroutine[Any, Any, int]) -> int:
             raise
         return 0
     finally:
-        for number in SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)
 
 
@@ -72,6 +75,8 @@ class Stopping:
     def on_signal(self, number: int) -> None:
         """The first signal cancels the task, which drains; a second one ends the process."""
         name = signal.Signals(number).name
+        if self.asked and number == signal.SIGHUP:
+            return
         if self.asked:
             _log.warning("%s again: ending without draining", name, extra={"action": "hard_exit"})
             flush()

@@ -42,7 +42,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_ends_with_0(number: signal.Signals) -> None:
     with start() as process:
         assert read_line(process) == "ready\n"
@@ -61,6 +61,28 @@ def test_a_second_signal_ends_it_at_once() -> None:
         out, _ = process.communicate(timeout=20)
     assert out == ""
     assert process.returncode == HARD_EXIT
+
+
+def test_a_closed_terminal_may_say_so_twice() -> None:
+    with start() as process:
+        assert read_line(process) == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        assert read_line(process) == "draining\n"
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("drained\n", 0)
+
+
+def test_nohup_is_respected() -> None:
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring + PROGRAM], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert read_line(process) == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)  # SIGHUP first would be a first signal, this a second
+        out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("draining\ndrained\n", 0)
 
 
 def test_without_a_signal_its_result_is_the_exit_code() -> None:
