@@ -16,10 +16,12 @@ from ..server import EmbeddedServer
 from .app import AnyEntity, load_app
 from .hosting import announce, hosting
 from .options import Common
-from .trouble import Failed
+from .trouble import Failed, UsageError
 
 DEFAULT_PORT = 4222
 """nats-server's own, so that the other commands find it without an option."""
+
+LAST_PORT = 65_535
 
 
 @Parameter(name="*")
@@ -64,6 +66,8 @@ def dev(app: str, /, *, options: DevOptions | None = None) -> int:
         A module (`bank`), one entity of it (`bank:account`) or a file (`bank.py`).
     """
     options = options or DevOptions()
+    if not 0 <= options.port <= LAST_PORT:
+        raise UsageError(f"no port {options.port}", f"give one from 1 to {LAST_PORT}, or 0")
     configure(options.log_level, json=options.log_json)
     entities = load_app(app)
     return run_until_signalled(_dev(app, entities, options))

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError
 
 from ...entities.errors import ClusterError
 from ...streams.port import Incompatible, Unreachable
-from ..server import ServerFailed, ServerMissing
+from ..server import FolderUnusable, ServerFailed, ServerMissing, StoreInUse
 from .advice import next_step
 from .call import ask, result, tell
 from .check import check
@@ -89,8 +89,19 @@ def trouble_of(error: BaseException) -> Trouble | None:
             return Failed(str(error), "perdure check")
         case Incompatible():
             return Failed(str(error), "perdure check tells all that doesn't fit")
-        case ServerMissing() | ServerFailed():
-            return Failed(str(error), "mend that, or take another --port or --store")
+        case StoreInUse():
+            stop = f"kill {error.owner}" if error.owner is not None else "stop that nats-server"
+            return Failed(
+                str(error), f"end its perdure dev, or if that is gone: {stop}; or another --store"
+            )
+        case FolderUnusable():
+            return UsageError(str(error), "give a folder that can be written as --store")
+        case ServerMissing():
+            return Failed(str(error), "do one of that")
+        case ServerFailed():
+            return Failed(
+                str(error), "mend that, or take another --port or --store (--port 0: a free one)"
+            )
         case KeyboardInterrupt():
             return Failed("interrupted", "run it again, with the same --key if it had one")
         case _:

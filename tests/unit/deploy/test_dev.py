@@ -230,6 +230,8 @@ def test_a_store_or_port_in_use(tmp_path: Path, shell: Shell) -> None:
     assert ran.code == 1
     assert ran.err.count("\n") == 1
     assert "is in use by another nats-server" in ran.err
+    owner = (shell.folder / ".perdure" / "lock").read_text()
+    assert f"if that is gone: kill {owner}; or another --store" in ran.err
     port = shell.env["PERDURE_URL"].rpartition(":")[2]
     ran = Shell(tmp_path).run("dev", "app.py", "--port", port, "--json")
     assert ran.code == 1

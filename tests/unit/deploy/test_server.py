@@ -30,6 +30,12 @@ def refuses(server: EmbeddedServer) -> bool:
         return connection.connect_ex((server.host, server.port)) != 0
 
 
+def written(folder: Path) -> dict[str, str]:
+    """What a start writes: the configuration, and where the server listens."""
+    files = (folder / "server.conf", *(folder / "run").glob("*.ports"))
+    return {file.name: file.read_text() for file in files}
+
+
 async def test_starts_ready_and_stops_without_a_trace(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     assert server.port == 0
@@ -70,14 +76,13 @@ async def test_fsync_and_extra_reach_the_configuration(tmp_path: Path) -> None:
 
 async def test_a_store_in_use_is_refused(tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path) as server:
-        kept = {file: file.read_bytes() for file in tmp_path.rglob("run/*")}
-        kept[tmp_path / "server.conf"] = (tmp_path / "server.conf").read_bytes()
+        kept = written(tmp_path)
         assert len(kept) == 2
         in_use = f"in use by another nats-server .*{server.pid}"
         with pytest.raises(StoreInUse, match=in_use) as refused:
             await EmbeddedServer(tmp_path, extra="max_payload: 8MB").start()
         assert refused.value.owner == server.pid
-        assert all(file.read_bytes() == was for file, was in kept.items())
+        assert written(tmp_path) == kept
         with pytest.raises(ServerFailed, match="runs already"):
             await server.start()
         assert greeting(server).startswith(b"INFO ")

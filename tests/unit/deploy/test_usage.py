@@ -40,6 +40,9 @@ def shell(tmp_path: Path) -> Shell:
         (["check", "--role", "king"], "king"),
         (["check", "--url", "memory:"], "memory: has no server"),
         (["check", "app", "--type", "counter"], "APP and --type together"),
+        (["dev", "app", "--port", "99999"], "no port 99999"),
+        (["dev", "app", "--port", "0", "--store", "app.py"], "app.py can't be the server's"),
+        (["dev", "app", "--store", "/proc/foo"], "/proc/foo can't be the server's folder"),
         (["dev"], "APP requires an argument"),
     ],
 )
