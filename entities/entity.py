@@ -34,6 +34,7 @@ from .event import Event
 from .flow import Flow
 from .message import Command, Query
 from .state import State
+from .tagged import Failure
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
@@ -122,12 +123,21 @@ class Entity(Generic[S, Ev]):
     def decide(self, state: S, message: Any, context: Context | None = None) -> Decision[Ev]:
         """What the user's `decide` says, with the context where it asks for one.
 
-        Without a context such a `decide` gets one of version 0 in 1970, for tests. Raises what the
-        user's code raises.
+        A failure that the message declares may be raised as well as returned. Without a context a
+        `decide` that asks for one gets one of version 0 in 1970, for tests. Raises TypeError for
+        an undeclared failure, and else what the user's code raises.
         """
-        if not self._with_context:
-            return cast("Decision[Ev]", self._decide(state, message))
-        return cast("Decision[Ev]", self._decide(state, message, context or self._no_context()))
+        try:
+            if not self._with_context:
+                return cast("Decision[Ev]", self._decide(state, message))
+            made = self._decide(state, message, context or self._no_context())
+            return cast("Decision[Ev]", made)
+        except Failure as failure:
+            contract = self.contracts[tag_of(type(message))]
+            if type(failure) in contract.failures:
+                # Without its traceback, which would keep the state and the command alive.
+                return Decision((), None, failure.with_traceback(None))
+            raise TypeError(_undeclared(failure, contract)) from failure
 
     def _encode_first(self) -> bytes:
         label = f"{self._label}: the first state"
@@ -220,6 +230,14 @@ def _name_of_state(state: Any) -> str:
         wanted = "1-32 of a-z, 0-9, _ and -, a letter first"
         raise TypeError(f"{name_of(state)}: its tag {name!r} isn't {wanted}")
     return name
+
+
+def _undeclared(failure: Failure, contract: Contract) -> str:
+    name, raised = name_of(contract.message), f"decide raised {failure!r}"
+    if not contract.writes:
+        return f"{raised}: {name} is a Query, which has no failures"
+    hint = f"declare {type(failure).__name__} there, and return command.reject(...)"
+    return f"{raised}, which {name} doesn't declare: {hint}"
 
 
 def _fingerprint(name: str, revision: int, classes: Sequence[Any]) -> str:

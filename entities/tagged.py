@@ -66,11 +66,12 @@ class Tagged(Exception):
 
 
 class Failure(Tagged):
-    """A declared refusal of the domain: raise it, match it, send it. Fields as in a dataclass.
+    """A declared refusal of the domain: return, raise, match or send it. Fields as in a dataclass.
 
     A command names the failures that it may end with (`Command[Account, int, InsufficientFunds]`),
-    and the type checkers hold `reject` and every `match` on an outcome to that list. A failure is
-    an outcome like any other: recorded once, and the same for every repetition of the key.
+    and the type checkers hold `reject` and every `match` on an outcome to that list. `decide` may
+    also raise it, which they can't check. A failure is an outcome like any other: recorded once,
+    and the same for every repetition of the key.
     """
 
 

@@ -194,6 +194,32 @@ def test_decide_may_ask_for_its_context() -> None:
     given(entity).when(Deposit(5)).accepts(Balance(0), Deposited(5))
 
 
+def raising(state: Account, command: Withdraw | Deposit | GetBalance) -> Decision[Deposited]:
+    raise InsufficientFunds(state.balance, 5)
+
+
+def test_a_declared_failure_may_be_raised() -> None:
+    entity = Entity(Account(), raising, evolve)
+    decision = entity.decide(Account(), Withdraw(5))
+    assert decision == Withdraw(5).reject(InsufficientFunds(0, 5))
+    assert decision.failure is not None
+    assert decision.failure.__traceback__ is None
+    given(entity).when(Withdraw(5)).rejects(InsufficientFunds(0, 5))
+
+
+def test_an_undeclared_failure_is_a_defect_with_a_hint() -> None:
+    entity = Entity(Account(), raising, evolve)
+    with pytest.raises(TypeError) as caught:
+        entity.decide(Account(), Deposit(5))
+    assert str(caught.value) == (
+        "decide raised InsufficientFunds(balance=0, wanted=5), which Deposit doesn't declare: "
+        "declare InsufficientFunds there, and return command.reject(...)"
+    )
+    assert caught.value.__cause__ == InsufficientFunds(0, 5)
+    with pytest.raises(TypeError, match="GetBalance is a Query, which has no failures"):
+        given(entity).query(GetBalance())
+
+
 # -- the first state -----------------------------------------------------------------------------
 class Bag(State):
     items: dict[str, list[int]] = msgspec.field(default_factory=dict[str, list[int]])
