@@ -73,8 +73,11 @@ def next_commands(entity: AnyEntity, options: str = "") -> list[str]:
 
 
 def options(settings: Settings) -> str:
-    """What a command needs to reach the same place, if that isn't the default."""
-    usual = Settings()
-    url = "" if settings.url == usual.url else f" --url {shown(settings.url)}"
+    """What a command typed here needs to reach the same place, if it wouldn't by itself.
+
+    By itself it goes where the variables, the NATS context and `perdure.toml` say.
+    """
+    usual = Settings.load()
+    url = "" if settings.url == usual.url else f" --url {quoted(shown(settings.url))}"
     other = settings.namespace != usual.namespace
     return url + (f" --namespace {settings.namespace}" if other else "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from datetime import UTC, date, datetime
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -125,6 +127,32 @@ def test_an_example_that_would_not_decode_is_not_offered() -> None:
     assert example(contract_of(Awkward, Counter, "test")) is None
 
 
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An empty folder and environment: nothing is set anywhere."""
+    for name in os.environ:
+        if name.startswith(("PERDURE_", "NATS_", "XDG_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def test_the_next_commands_name_the_server_unless_they_find_it(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = Settings()
+    for name in ("PERDURE_URL", "NATS_URL"):
+        bare.setenv(name, "nats://other:1")
+        assert options(here) == f" --url {here.url}"
+        assert options(Settings(url="nats://other:1")) == ""
+        bare.delenv(name)
+    (tmp_path / "perdure.toml").write_text('url = "nats://other:1"\nnamespace = "shop"\n')
+    assert options(here) == f" --url {here.url} --namespace perdure"
+    assert options(Settings(url="nats://other:1", namespace="shop")) == ""
+
+
+@pytest.mark.usefixtures("bare")
 def test_the_next_commands_name_another_server() -> None:
     settings = Settings(url="nats://other:1", namespace="shop")
     assert options(Settings()) == ""
