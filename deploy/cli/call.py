@@ -15,7 +15,15 @@ from ...streams.outgoing import lasting_key
 from ..logs import silence
 from ..process import loop_factory
 from .advice import next_step, quoted
-from .calling import address_of, calling, key_of, payload_of, show_answer
+from .calling import (
+    address_of,
+    calling,
+    interruptible,
+    key_of,
+    new_key,
+    payload_of,
+    show_answer,
+)
 from .hint import takes
 from .options import NO_OPTIONS, Common
 from .trouble import FAILED, SUCCESS
@@ -59,16 +67,19 @@ def ask(
     durable
         Store the command before it runs, so that it happens whoever dies. Not for queries.
     """
-    address, payload, key = address_of(type, id), payload_of(command, fields), key_of(key)
+    address, payload, given = address_of(type, id), payload_of(command, fields), key_of(key)
     settings = common.settings(timeout=timeout)
     # Not the setting's way: nothing here tells a query, which can't be stored, from a command.
     settings = replace(settings, ask_via="stream" if durable else "core")
 
     async def main() -> int:
         async with calling(settings) as caller:
-            way = Way(key, caller.timeout_s(timeout))
+            timeout_s = caller.timeout_s(timeout)
+            key = given or await new_key(caller, type, durable=durable)
             try:
-                answer = await caller.ask(caller.target(address, key), payload, way)
+                with interruptible(address, key):
+                    target = caller.target(address, key)
+                    answer = await caller.ask(target, payload, Way(key, timeout_s))
             except MalformedMessage as error:
                 undecodable = (error.cause or "").startswith(f"{type}: ")
                 step = await takes(caller, type) if undecodable else None
@@ -120,7 +131,8 @@ def tell(
     async def main() -> int:
         async with calling(settings) as caller:
             key = given or lasting_key(caller.session.entropy)
-            await caller.tell(caller.target(address, key), payload)
+            with interruptible(address, key):
+                await caller.tell(caller.target(address, key), payload)
         at = f"{type} {quoted(id)} {key}"
         common.output().result({"key": key}, f"stored; what came of it: perdure result {at}")
         return SUCCESS

@@ -6,9 +6,10 @@ rules of a call (keys, repeats, what an error may claim) are the client's (`stre
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -18,11 +19,17 @@ from ...entities.key import is_key
 from ...entities.settings import Settings
 from ...streams.asks import Answer
 from ...streams.caller import Caller
+from ...streams.codec import Undecodable
 from ...streams.connect import open_session
+from ...streams.outgoing import lasting_key, made_key
+from ...streams.port import Unreachable
+from ...streams.routes import NobodyThere
 from ...streams.subjects import escape
+from .advice import quoted
 from .chronicle import tagged
+from .hint import INFO_S
 from .output import Output
-from .trouble import FAILED, SUCCESS, UsageError
+from .trouble import FAILED, SUCCESS, Failed, UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
@@ -40,6 +47,32 @@ async def calling(settings: Settings) -> AsyncGenerator[Caller]:
     finally:
         caller.close()
         await session.close()
+
+
+@contextmanager
+def interruptible(address: Address, key: str | None) -> Generator[None]:
+    """Ctrl-C within is told with how to look what came of it: it may have been sent."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        at = f"{address.entity} {quoted(address.id)}"
+        step = f"perdure history {at}" if key is None else f"perdure result {at} {key}"
+        raise Failed("interrupted; a command may have taken effect", step) from None
+
+
+async def new_key(caller: Caller, entity: str, *, durable: bool) -> str | None:
+    """The key that the client would make for an ask; known beforehand, to be told if need be.
+
+    None where the runners' clock isn't known: the ask makes its own, or tells what is wrong.
+    """
+    entropy, clock = caller.session.entropy, caller.session.clock
+    if durable:
+        return lasting_key(entropy)
+    try:
+        route = await caller.routes.ask(entity, timeout_s=INFO_S)
+    except (NobodyThere, Unreachable, Undecodable):
+        return None
+    return made_key(entropy, clock.now_ns() // 1_000_000 + route.offset_ms)
 
 
 def address_of(entity: str, id: str) -> Address:

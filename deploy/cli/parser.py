@@ -103,7 +103,7 @@ def trouble_of(error: BaseException) -> Trouble | None:
                 str(error), "mend that, or take another --port or --store (--port 0: a free one)"
             )
         case KeyboardInterrupt():
-            return Failed("interrupted", "run it again, with the same --key if it had one")
+            return Failed("interrupted", "run it again")
         case _:
             return None
 

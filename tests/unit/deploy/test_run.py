@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perdure.deploy.server import EmbeddedServer
+from perdure.entities.clock import SystemClock
+from perdure.streams.asks import TypeInfo, encode_info
+from perdure.streams.subjects import Subjects
 
-from .commands import Shell
+from .commands import Shell, plain_client
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -48,6 +53,36 @@ async def test_it_serves_until_sigterm_and_hands_over(
         logged = [json.loads(line) for line in ended.err.splitlines()]
         assert {"runner.start", "drain", "runner.stop"} <= {line["action"] for line in logged}
         assert all("error" not in line["level"] for line in logged)
+
+
+@pytest.mark.parametrize("key", [(), ("--key", "k-1"), ("--durable",)])
+async def test_ctrl_c_on_an_ask_tells_how_to_look_what_came_of_it(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path, key: tuple[str, ...]
+) -> None:
+    asked = asyncio.Event()
+
+    async def tell_info(message: Any) -> None:
+        now_ms = SystemClock().now_ns() // 1_000_000
+        await message.respond(encode_info(TypeInfo("counter", 1, 4, "silent", now_ms)))
+
+    async def hear(_message: Any) -> None:
+        asked.set()
+
+    client, subjects = await plain_client(nats_server.url), Subjects(namespace)
+    await client.subscribe(subjects.info("counter"), cb=tell_info)
+    await client.subscribe(f"{subjects.ask('counter', '*')}.*.*", cb=hear)
+    await client.subscribe(subjects.to("counter", "*"), cb=hear)
+    await client.flush()
+    shell = Shell(tmp_path, PERDURE_URL=nats_server.url, PERDURE_NAMESPACE=namespace)
+    with shell.running("ask", "counter", "a 1", "add", '{"n": 1}', *key) as process:
+        await asyncio.wait_for(asked.wait(), 20)
+        process.interrupt()
+        ended = await asyncio.to_thread(process.end)
+    await client.close()
+    made = "k-1" if "--key" in key else r"[mt]-\S{20,}"
+    told = "interrupted; a command may have taken effect; next: perdure result counter 'a 1' "
+    assert ended.code == 1
+    assert re.fullmatch(f"error: {told}{made}\n", ended.err)
 
 
 def test_without_a_server(tmp_path: Path) -> None:
