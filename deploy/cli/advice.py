@@ -7,11 +7,14 @@ looked up, and never simply sent again.
 
 from __future__ import annotations
 
-from ...entities.errors import ClusterError
+from ...entities.errors import ClusterError, MalformedMessage
 from ...entities.handle import handle_error
 
 START = "start a server (perdure dev APP), or correct --url"
 """Where nothing answers."""
+
+REUSED = "this key was used before"
+"""In the cause of a refused key: the owner's words, as the error has no field for it."""
 
 
 def next_step(error: ClusterError) -> str:
@@ -22,7 +25,7 @@ def next_step(error: ClusterError) -> str:
         on_already_processing_message=lambda _: _look_up(error),
         on_entity_not_assigned_to_runner=lambda _: again,
         on_mailbox_full=lambda _: f"wait a moment, then {again}",
-        on_malformed_message=lambda _: "correct it",
+        on_malformed_message=_correct,
         on_persistence_error=lambda _: f"{again}; if it stays so: perdure check",
         on_runner_not_registered=lambda _: "start a runner: perdure run APP",
         on_runner_unavailable=lambda _: again,
@@ -31,6 +34,12 @@ def next_step(error: ClusterError) -> str:
         on_rpc_client_error=lambda _: f"perdure check, then {again}" if error.address else START,
         on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
     )
+
+
+def _correct(error: MalformedMessage) -> str:
+    if error.key is not None and REUSED in (error.cause or ""):
+        return "use another --key, or the same fields as before"
+    return "correct it"
 
 
 def _again(error: ClusterError) -> str:

@@ -121,10 +121,11 @@ def payload_of(command: str, fields: str | None) -> Raw:
 
 def show_answer(output: Output, answer: Answer) -> int:
     """Print an answer's reply or failure; the exit code."""
+    commit = {"version": answer.version, "seq": answer.seq}
+    known = {name: number for name, number in commit.items() if number is not None}
     if answer.failure is not UNSET:
-        output.refusal(answer.failure, tagged(answer.failure))
+        output.refusal({"failure": answer.failure, **known}, tagged(answer.failure))
         return FAILED
     reply = Raw(b"null") if answer.reply is UNSET else answer.reply
-    value = {"reply": reply, "version": answer.version, "seq": answer.seq}
-    output.result({name: v for name, v in value.items() if v is not None}, bytes(reply).decode())
+    output.result({"reply": reply, **known}, bytes(reply).decode())
     return SUCCESS

@@ -69,10 +69,10 @@ class Output:
         else:
             self._complain(told(error), next_step)
 
-    def refusal(self, failure: Any, text: str) -> None:
+    def refusal(self, value: object, text: str) -> None:
         """A declared failure: the entity's own refusal, which is a result and not a trouble."""
         if self.json:
-            _write(compact({"failure": failure}))
+            _write(compact(value))
         else:
             self._err.print(Text.assemble(("refused: ", "bold yellow"), text), soft_wrap=True)
 
