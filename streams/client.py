@@ -12,8 +12,9 @@ from typing import Any
 from typing_extensions import TypeVar
 
 from ..entities.address import Address
-from ..entities.annotations import tag_of
+from ..entities.annotations import name_of, tag_of
 from ..entities.entity import Entity
+from ..entities.errors import MalformedMessage
 from ..entities.event import Event
 from ..entities.settings import Settings
 from ..entities.snowflake import Snowflake
@@ -46,7 +47,10 @@ class Cluster:
 
         Gotcha: an id that can't be one (1-255 bytes of text) is told by the first call, as a
         MalformedMessage. Each id exists: an entity without a log is in its first state.
+
+        Raises MalformedMessage for anything but the class of a state.
         """
+        _check_state(of)
         return Ref(self._caller, of, _address(tag_of(of), id), self.runner_id)
 
     def history(
@@ -56,11 +60,13 @@ class Cluster:
 
         Needs the entity, which knows the events, and the right to read the log. Each link of the
         log's hash chain is verified on the way. Raises SerializationError for a log that is
-        damaged or has unknown events, RpcClientError if it can't be reached.
+        damaged or has unknown events, RpcClientError if it can't be reached, MalformedMessage for
+        anything but an entity, an id and a version.
 
         Gotcha: a command without events leaves the version as it is, so refusals right after the
         version `after` are left out.
         """
+        _check_reading("history", entity, after)
         target = self._caller.target(_address(entity.name, id))
         return history(self._caller, target, entity, after)
 
@@ -68,6 +74,7 @@ class Cluster:
         self, entity: Entity[Any, Ev], id: str | Snowflake, *, after: int = 0
     ) -> AsyncIterator[Commit[Ev]]:
         """`history`, then live, without a gap, for ever. Raises what `history` raises."""
+        _check_reading("watch", entity, after)
         target = self._caller.target(_address(entity.name, id))
         return watch(self._caller, target, entity, after)
 
@@ -79,3 +86,19 @@ class Cluster:
 
 def _address(entity: str, id: Any) -> Address:
     return Address(entity, str(id) if isinstance(id, Snowflake) else id)
+
+
+def _check_state(of: Any) -> None:
+    first: object = getattr(of, "initial", of)  # of an entity, which is often given instead
+    if isinstance(first, State):
+        raise MalformedMessage(cause=f"at takes the state's class: {type(first).__name__}")
+    if not (isinstance(of, type) and issubclass(of, State)):
+        raise MalformedMessage(cause=f"at takes the state's class, not {repr(first)[:60]}")
+
+
+def _check_reading(way: str, entity: Any, after: Any) -> None:
+    if not isinstance(entity, Entity):
+        shown = name_of(entity)[:60]
+        raise MalformedMessage(cause=f"{way} takes the entity that Entity(...) made, not {shown}")
+    if type(after) is not int or after < 0:
+        raise MalformedMessage(cause=f"{way}: after={after!r} isn't a version, 0 or more"[:100])

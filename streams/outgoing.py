@@ -82,9 +82,12 @@ def payload_of(
 
 def token_of(address: Address) -> str:
     """The subject token of an address's id."""
+    id: Any = address.id
+    if not isinstance(id, str):
+        raise MalformedMessage(cause=f"not an id: {repr(id)[:60]} (a str or a Snowflake)")
     try:
-        return escape(address.id)
-    except (ValueError, TypeError, AttributeError) as error:
+        return escape(id)
+    except ValueError as error:
         raise MalformedMessage(cause=str(error)) from None
 
 

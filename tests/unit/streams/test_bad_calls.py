@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from perdure import MalformedMessage, Settings, State
-from tests.bank import Account, Balance, Deposit, GetBalance
+from tests.bank import Account, Balance, Deposit, GetBalance, account
 from tests.unit.streams.owner import World, reply
 from tests.unit.streams.virtual import run
 
@@ -102,7 +102,7 @@ def test_a_command_of_another_entity_is_refused() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "soon"])
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "soon", "5"])
 def test_a_timeout_that_cant_be_one(timeout: Any) -> None:
     async def main() -> None:
         world = await World.hosted(reply(FIVE))
@@ -115,6 +115,51 @@ def test_a_timeout_that_cant_be_one(timeout: Any) -> None:
             with pytest.raises(MalformedMessage, match="timeout"):
                 await call
         assert world.owner.asked == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("id", [5, None, b"x"])
+def test_an_id_that_is_no_text_is_shown(id: Any) -> None:
+    async def main() -> None:
+        world = await World.hosted(reply(FIVE))
+        with pytest.raises(MalformedMessage) as caught:
+            await world.cluster.at(Account, id).ask(Deposit(5))
+        assert caught.value.cause == f"not an id: {id!r} (a str or a Snowflake)"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (account, ": Account"),
+        (Account(), ": Account"),
+        ("account", ", not 'account'"),
+        (int, ", not <class 'int'>"),
+    ],
+)
+def test_at_takes_the_states_class(of: Any, says: str) -> None:
+    async def main() -> None:
+        world = await World.hosted(reply(FIVE))
+        with pytest.raises(MalformedMessage, match=f"^at takes the state's class{says}"):
+            world.cluster.at(of, "a-1")
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["history", "watch"])
+def test_history_takes_the_entity_and_a_version(way: str) -> None:
+    async def main() -> None:
+        world = await World.hosted(reply(FIVE))
+        read: Any = getattr(world.cluster, way)
+        for of, shown in ((Account, "Account"), ("account", "account"), (None, "None")):
+            says = rf"^{way} takes the entity that Entity\(...\) made, not {shown}"
+            with pytest.raises(MalformedMessage, match=says):
+                read(of, "a-1")
+        for after in (-5, "5", None, 1.0):
+            with pytest.raises(MalformedMessage, match=f"{way}: after={after!r} isn't a version"):
+                read(account, "a-1", after=after)
 
     run(main())
 
