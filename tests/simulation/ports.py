@@ -183,6 +183,8 @@ class SimulatedConsumer:
         if self.forgotten:
             return
         late = reason == "deleted" and wire.weather.strikes(0.3, "late notice")
+        if late:
+            wire.overdue.append(self._on_lost)
         # Not through the connection: the backend finds out by itself.
         wire.process.later(NOTICE_S if late else 0.001, self._on_lost, reason)
 

@@ -45,6 +45,7 @@ class Wire:
         self.world = world_context()
         self._loop: SimulatedLoop = process.loop
         self._waiting: dict[asyncio.Future[Any], str] = {}
+        self.overdue: list[Callable[[str], None]] = []  # consumers that are lost, and not told yet
 
     async def call(
         self,
@@ -84,8 +85,11 @@ class Wire:
             _fail(answer, f"{what}: the connection broke")
 
     def restore(self) -> None:
-        """Make it anew."""
+        """Make it anew: whatever lived on the old one is found lost by then, at the latest."""
         self.up = True
+        overdue, self.overdue = self.overdue, []
+        for on_lost in overdue:
+            self.process.later(0.001, on_lost, "reconnected")
 
     def _if_same(
         self, epoch: int, action: Callable[..., object], args: tuple[object, ...]
