@@ -56,6 +56,9 @@ class Checks:
             entities = [] if isinstance(found, Finding) else found
             if isinstance(found, Finding):
                 yield found
+            elif not found:
+                what = f"no entity type in the namespace {self._settings.namespace!r}"
+                yield bad("types", what, f"{RUN}; or choose another --namespace")
         for entity in entities:
             async for finding in self.entity(entity):
                 yield finding
@@ -76,13 +79,16 @@ class Checks:
         return good("jetstream", "on in this account")
 
     async def types(self) -> list[str] | Finding:
-        """The entity types that have a log here."""
+        """The entity types that have a log here; a finding if the server doesn't tell."""
         head = self._subjects.log_stream("")
         query = {"subject": self._subjects.log("*", "*"), "offset": 0}
         names: list[str] = []
         try:
             while True:
                 answer = await self._probe.api("STREAM.NAMES", {**query, "offset": len(names)})
+                problem = _problem(answer)
+                if problem is not None:
+                    raise Silent(problem)
                 page: list[str] = answer.get("streams") or []
                 names += page
                 if not page or len(names) >= int(answer.get("total", 0)):
@@ -90,11 +96,7 @@ class Checks:
         except (Nobody, Silent) as error:
             what = f"can't list the streams: {error}"
             return bad("types", what, "name them: perdure check APP, or --type account")
-        found = [name.removeprefix(head) for name in names if name.startswith(head)]
-        if not found:
-            what = f"no entity type in the namespace {self._settings.namespace!r}"
-            return bad("types", what, f"{RUN}; or choose another --namespace")
-        return found
+        return [name.removeprefix(head) for name in names if name.startswith(head)]
 
     async def entity(self, entity: str) -> AsyncIterator[Finding]:
         """Streams, permissions and runners of one type."""

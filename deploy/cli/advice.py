@@ -13,6 +13,9 @@ from ...entities.handle import handle_error
 START = "start a server (perdure dev APP), or correct --url"
 """Where nothing answers."""
 
+HOST = "perdure run APP"
+"""What hosts a type that isn't."""
+
 REUSED = "this key was used before"
 """In the cause of a refused key: the owner's words, as the error has no field for it."""
 
@@ -27,7 +30,7 @@ def next_step(error: ClusterError) -> str:
         on_mailbox_full=lambda _: f"wait a moment, then {again}",
         on_malformed_message=_correct,
         on_persistence_error=lambda _: f"{again}; if it stays so: perdure check",
-        on_runner_not_registered=lambda _: "start a runner: perdure run APP",
+        on_runner_not_registered=lambda _: f"start a runner: {HOST}",
         on_runner_unavailable=lambda _: again,
         on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
         on_suspended=lambda _: _look_up(error),

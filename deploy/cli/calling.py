@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from ...entities.address import Address
+from ...entities.errors import RunnerNotRegistered
 from ...entities.key import is_key
 from ...entities.settings import Settings
 from ...streams.asks import Answer
@@ -25,18 +26,21 @@ from ...streams.outgoing import lasting_key, made_key
 from ...streams.port import Unreachable
 from ...streams.routes import NobodyThere
 from ...streams.subjects import escape
-from .advice import quoted
+from .advice import HOST, quoted
 from .chronicle import tagged
-from .hint import INFO_S
+from .hint import INFO_S, no_such_type
 from .output import Output
-from .trouble import FAILED, SUCCESS, Failed, UsageError
+from .trouble import FAILED, SUCCESS, Advised, Failed, UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 @asynccontextmanager
 async def calling(settings: Settings) -> AsyncGenerator[Caller]:
-    """A connection for calls. Raises what `open_session` raises."""
+    """A connection for calls. Raises what `open_session` raises, and UsageError for a bad URL.
+
+    Where nobody hosts a type, and there is no such type at all, that becomes the next step.
+    """
     try:
         session = await open_session(settings, name="perdure-cli")
     except ValueError as error:  # a URL that it doesn't know
@@ -44,6 +48,11 @@ async def calling(settings: Settings) -> AsyncGenerator[Caller]:
     caller = Caller(session, settings)
     try:
         yield caller
+    except RunnerNotRegistered as error:
+        missing = await no_such_type(settings, (error.address or "").partition("/")[0])
+        if missing is None:
+            raise
+        raise Advised(error, f"{missing}: correct it, or host it: {HOST}") from None
     finally:
         caller.close()
         await session.close()

@@ -1,6 +1,7 @@
-"""Hint: what an entity type takes, for whoever mistyped a command.
+"""Hints: what an entity type takes, and which types there are, for whoever mistyped one.
 
-Its runners tell by `info`, in JSON Schemas; only the tags and the names of fields are read here.
+A type's runners tell by `info`, in JSON Schemas; only the tags and the names of fields are read
+here. The types are those that have a log, as `perdure check` finds them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from ...entities.settings import Settings
 from ...streams.asks import decode_info
 from ...streams.caller import Caller
 from ...streams.codec import Undecodable
-from ...streams.port import Unreachable
+from ...streams.connect import MEMORY
+from ...streams.port import Incompatible, Unreachable
+from ..checks import Checks
+from ..finding import Finding
+from ..probe import Probe
 
 INFO_S = 1.0
 """How long a hint may take, in seconds: it is only a kindness."""
@@ -34,6 +40,25 @@ class _Schema(msgspec.Struct, frozen=True):
 class _Schemas(msgspec.Struct, frozen=True):
     commands: _Commands = _Commands()
     defs: dict[str, _Schema] = msgspec.field(name="$defs", default_factory=dict[str, _Schema])
+
+
+async def no_such_type(settings: Settings, entity: str) -> str | None:
+    """That there is no such type, and which there are; None if there is, or nobody tells."""
+    if settings.url.startswith(MEMORY):
+        return None
+    try:
+        probe = Probe(settings)
+        await probe.open()
+    except (Unreachable, Incompatible):
+        return None
+    try:
+        found = await Checks(probe, settings, "reader").types()
+    finally:
+        await probe.close()
+    if isinstance(found, Finding) or entity in found:
+        return None
+    there = f"only {', '.join(sorted(found))}" if found else "nor any other"
+    return f"there is no entity type {entity!r} in namespace {settings.namespace!r}, {there}"
 
 
 async def takes(caller: Caller, entity: str) -> str | None:

@@ -8,9 +8,11 @@ from ...entities.address import Address
 from ...streams.asks import NULL, raw
 from ...streams.caller import Caller
 from ...streams.commit import Damaged
+from .advice import HOST
 from .call import run
 from .calling import address_of, calling
 from .chronicle import Chronicle, tagged, told
+from .hint import no_such_type
 from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import SUCCESS, Failed
@@ -47,7 +49,10 @@ async def _history(caller: Caller, address: Address, output: Output) -> int:
     log = caller.session.log
     last = await log.last(address)
     if last is None:
-        output.line(f"{address} has no history")
+        missing = await no_such_type(caller.settings, address.entity)
+        if missing is not None:
+            raise Failed(missing, f"correct it, or host it: {HOST}")
+        output.note(f"{address} has no history")
         return SUCCESS
     chronicle = Chronicle()
     async for stored in log.read(address, after=0, upto=last.sequence):

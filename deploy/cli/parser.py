@@ -24,7 +24,7 @@ from .dev import dev
 from .look import history, state
 from .output import Output
 from .run import run as run_command
-from .trouble import FAILED, SUCCESS, Failed, Trouble, UsageError
+from .trouble import FAILED, SUCCESS, Advised, Failed, Trouble, UsageError
 
 HELP = """
 Durable, sharded, event-sourced entities on NATS JetStream.
@@ -68,6 +68,9 @@ def _run(tokens: Sequence[str]) -> int:
         code = app(tokens, exit_on_error=False, print_error=False, verbose=False)
     except ClusterError as error:
         output.cluster_error(error, next_step(error))
+        return FAILED
+    except Advised as advised:
+        output.cluster_error(advised.error, advised.next_step)
         return FAILED
     except (Exception, KeyboardInterrupt) as error:
         trouble = trouble_of(error)

@@ -7,6 +7,8 @@ a bug in the user's own code carries that traceback in `trace`: there it is the 
 
 from __future__ import annotations
 
+from ...entities.errors import ClusterError
+
 SUCCESS = 0
 FAILED = 1
 """Refused or failed: the command was understood."""
@@ -37,6 +39,15 @@ class UsageError(Trouble):
 
 class Failed(Trouble):
     """It was understood, and could not be done."""
+
+
+class Advised(Exception):
+    """A cluster error with a better next step than its kind tells."""
+
+    def __init__(self, error: ClusterError, next_step: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.next_step: str = one_line(next_step)
 
 
 def one_line(text: object) -> str:

@@ -100,7 +100,10 @@ def test_a_cluster_error_in_json(shell: Shell) -> None:
     (line,) = ran.lines
     assert line["error"]["type"] == "RunnerNotRegistered"
     assert line["error"]["may_have_taken_effect"] is False
-    assert line["error"]["next"] == "start a runner: perdure run APP"
+    namespace = "in namespace 'perdure', only counter"
+    assert line["error"]["next"] == (
+        f"there is no entity type 'nobody' {namespace}: correct it, or host it: perdure run APP"
+    )
 
 
 def test_tell_then_result(shell: Shell) -> None:
@@ -155,8 +158,21 @@ def test_history_and_state(shell: Shell) -> None:
 
 def test_an_entity_without_history(shell: Shell) -> None:
     ran = shell.type("history", "counter", "none-1")
-    assert (ran.code, ran.out) == (0, "counter/none-1 has no history\n")
-    assert shell.type("history", "counter", "none-1", "--json").out == ""
+    assert (ran.code, ran.out, ran.err) == (0, "", "counter/none-1 has no history\n")
+    ran = shell.type("history", "counter", "none-1", "--json")
+    assert (ran.code, ran.out, ran.err) == (0, "", "counter/none-1 has no history\n")
+
+
+def test_the_history_of_a_type_that_is_not_there(shell: Shell) -> None:
+    ran = shell.type("history", "conter", "a-1")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "error: there is no entity type 'conter' in namespace 'perdure', only counter; "
+        "next: correct it, or host it: perdure run APP\n"
+    )
+    ran = shell.type("history", "conter", "a-1", "--json", "--namespace", "empty")
+    assert ran.code == 1
+    assert "in namespace 'empty', nor any other" in ran.lines[0]["error"]["message"]
 
 
 def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
