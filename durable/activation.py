@@ -333,10 +333,13 @@ class Activation:
         extra = {"action": action, "address": str(self.address)}
         logger.log(level, "%s: %s %s", action, self.address, why, extra=extra)
 
-    def log_item(self, action: str, item: Item, *, level: int = logging.DEBUG) -> None:
+    def log_item(
+        self, action: str, item: Item, *, level: int = logging.DEBUG, why: str = ""
+    ) -> None:
         """One line about one command, under a stable `action`."""
         extra = {"action": action, "address": str(self.address), "request": item.request}
-        logger.log(level, "%s: %s %s", action, self.address, item.name, extra=extra)
+        named = f"{item.name}: {why}" if why else item.name
+        logger.log(level, "%s: %s %s", action, self.address, named, extra=extra)
 
 
 def loop_time() -> float:

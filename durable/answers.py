@@ -40,7 +40,8 @@ class Answers:
                 self._asks.send(asker.reply, data)
             elif asker.reply:  # else nobody waits for it
                 logger.warning(
-                    "no answer to a reply subject outside the allowed prefixes",
+                    "no answer was sent: %s",
+                    forbidden(asker.reply, self._prefixes),
                     extra={"action": "reply.forbidden"},
                 )
 
@@ -56,6 +57,12 @@ class Answers:
         may = error.may_have_taken_effect or item.published
         told = with_details(error, may_have_taken_effect=may)
         self.error(item.askers, told, address, item.key)
+
+
+def forbidden(reply: str, prefixes: tuple[str, ...]) -> str:
+    """Why nothing may be answered there, and what would allow it."""
+    allowed = ", ".join(f"{prefix}.…" for prefix in prefixes)
+    return f"the reply subject {reply[:100]!r} isn't below {allowed} (setting: reply_prefixes)"
 
 
 def error_answer(

@@ -10,7 +10,7 @@ import logging
 
 import msgspec
 
-from ..entities.errors import MalformedMessage
+from ..entities.errors import ClusterError, MalformedMessage
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.codec import raw_hash
@@ -21,6 +21,12 @@ from .host import Host
 from .plan import DEAD_BYTES, kept
 
 logger: logging.Logger = logging.getLogger("perdure.deadletter")
+
+
+def told(dead: Dead) -> str:
+    """A verdict in words: its reason, and the error that the caller gets."""
+    error = ClusterError.decode(bytes(dead.error))
+    return f"dead letter: {dead.reason}: {error.tag}: {error.cause}"
 
 
 async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> bool:

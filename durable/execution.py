@@ -31,6 +31,8 @@ from ..streams.port import Unreachable
 from . import snapshot
 from .answers import outcome_answer, versions
 from .append import InLog, Overtaken, Rejected, append
+from .deadletter import told
+from .defect import described
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, has_mark, remove_mark
@@ -82,9 +84,12 @@ class Execution:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():
             await self._activation.reading.serve(folded)
-        still = self._activation.folded is folded and self._activation.live
-        if not (still and self._activation.mailbox.queue and await self._load_bodies()):
+        if not (self._ready(folded) and await self._load_bodies()):
             return
+        await self._host.load.turns.take()
+        if not self._ready(folded):
+            return
+        began = loop_time()
         plan = make_plan(
             self._host.entity,
             self._address,
@@ -93,13 +98,19 @@ class Execution:
             limits=self._limits(),
             now_ns=self._host.session.clock.now_ns(),
         )
+        self._host.load.turns.took(loop_time() - began, len(plan.outcomes))
         await self._carry_out(folded, plan)
+
+    def _ready(self, folded: Folded) -> bool:
+        """Whether there is something to decide on that fold, still."""
+        activation = self._activation
+        return activation.live and activation.folded is folded and bool(activation.mailbox.queue)
 
     def _limits(self) -> Limits:
         limits = self._host.plan_limits
-        if self._outcomes is None:
-            return limits
-        return Limits(self._outcomes, limits.bytes, limits.max_bytes)
+        most = limits.outcomes if self._outcomes is None else self._outcomes
+        most = self._host.load.turns.outcomes(most)
+        return Limits(most, limits.bytes, limits.max_bytes)
 
     async def _carry_out(self, folded: Folded, plan: Plan) -> None:
         for item in plan.rewound:
@@ -239,7 +250,8 @@ class Execution:
                 self._remember(outcome, data)
                 self._finish(item, data, outcome.name)
             else:
-                self._activation.log_item("command.dead", item, level=logging.ERROR)
+                why = told(outcome.dead)
+                self._activation.log_item("command.dead", item, level=logging.ERROR, why=why)
                 self._answer(item, data, outcome.name)
                 if outcome.dead.key is not None:
                     refused = outcome.dead.key
@@ -323,12 +335,13 @@ class Execution:
         policy = self._host.settings.defect_retry
         item.attempts += 1
         logger.error(
-            "%s: a defect in the handler of %s (attempt %d of %d)",
+            "%s: a defect in the handler of %s (attempt %d of %d): %s",
             self._address,
             type(item.command).__name__,
             item.attempts,
             policy.attempts,
-            exc_info=error,
+            described(error),
+            exc_info=error if item.attempts == 1 else None,  # one traceback a command
             extra={"action": "handler.defect", "address": str(self._address)},
         )
         if item.attempts < policy.attempts:

@@ -26,6 +26,7 @@ from ..streams.subjects import Sharding
 from .activation import loop_time
 from .answers import Answers
 from .host import Host, Load
+from .notices import Notices
 from .shard import Shard
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
@@ -56,8 +57,9 @@ class Hosted:
         self.host: Host = host
         self.sharding: Sharding = sharding
         answers = Answers(host.session.asks, host.settings.reply_prefixes)
+        notices = Notices(host.entity.name, host.runner, sharding.shards)
         self.shards: list[Shard] = [
-            Shard(host, sharding, n, answers) for n in range(sharding.shards)
+            Shard(host, sharding, n, answers, notices) for n in range(sharding.shards)
         ]
         self._schemas = schemas_of(host.entity)
         self._subscriptions: list[Subscription] = []
@@ -160,7 +162,13 @@ class Runner:
         _, late = await asyncio.wait(waits, timeout=READY_S)
         for task in late:
             task.cancel()
-        logger.info("%r starts", self, extra={"action": "runner.start", "runner": self.id})
+        hosted_types = ", ".join(entity.name for entity in self._entities)
+        logger.info(
+            "runner %s hosts %s",
+            self.id,
+            hosted_types,
+            extra={"action": "runner.start", "runner": self.id},
+        )
 
     async def drain(self) -> None:
         """Take nothing more, finish what is in hand within `drain_timeout`, and leave."""
@@ -170,7 +178,10 @@ class Runner:
                 await asyncio.gather(*(hosted.drain() for hosted in self._hosted))
         except TimeoutError:
             logger.warning(
-                "%r didn't finish within %s s", self, limit, extra={"action": "runner.drain_late"}
+                "runner %s didn't finish within %g s: what is left goes to the next owner",
+                self.id,
+                limit,
+                extra={"action": "runner.drain_late"},
             )
         for timer in self._timers:
             timer.cancel()

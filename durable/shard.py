@@ -20,11 +20,12 @@ from ..streams.commit import At
 from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
-from .answers import Answers
+from .answers import Answers, forbidden
 from .deadletter import bury_unaddressed
 from .host import Host
 from .intake import Refusal, bad_id, elsewhere, take_ask, take_tell
 from .item import Asker, Item
+from .notices import Notices
 from .phase import Quarantined
 from .reads import Read
 from .term import Term, holders, is_gone, take
@@ -51,11 +52,14 @@ ASIDE_S = 0.05
 class Shard:
     """One shard of one type."""
 
-    def __init__(self, host: Host, sharding: Sharding, number: int, answers: Answers) -> None:
+    def __init__(
+        self, host: Host, sharding: Sharding, number: int, answers: Answers, notices: Notices
+    ) -> None:
         self.host: Host = host
         self.sharding: Sharding = sharding
         self.number: int = number
         self.answers: Answers = answers
+        self.notices: Notices = notices
         self.activations: dict[str, Activation] = {}
         self.term: Term | None = None
         self.owned: bool = False
@@ -75,6 +79,11 @@ class Shard:
             f"Shard({self.host.entity.name}/{self.number}, owned={self.owned}, {self.term}, "
             f"{len(self.activations)} activations)"
         )
+
+    @property
+    def name(self) -> str:
+        """How logs name it."""
+        return f"shard {self.number} of {self.host.entity.name}"
 
     # -- life -----------------------------------------------------------------------------------
     def start(self) -> None:
@@ -99,12 +108,14 @@ class Shard:
                     lasted = loop_time() - began > LASTING_S
                     tries = STANDBY_TRIES if lasted else max(tries, STANDBY_TRIES)
             except (Taken, Unreachable) as error:
-                logger.info("%s: no term yet: %r", self, error, extra={"action": "term.refused"})
+                logger.debug(
+                    "no term of %s yet: %s", self.name, error, extra={"action": "term.refused"}
+                )
                 if isinstance(error, Taken):
                     self._step_down()
                 tries += 1
             except Exception:
-                logger.exception("%s failed", self, extra={"action": "shard.failed"})
+                logger.exception("%s failed", self.name, extra={"action": "shard.failed"})
                 self.drop("an internal error")
                 tries += 1
 
@@ -135,7 +146,9 @@ class Shard:
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
         self.ready.set()
+        self.notices.taken(self.number)
         reason = await term.ended
+        self.notices.ended(self.number)
         if self.term is term:
             self.term = None
         if term.consumer is not None:
@@ -156,7 +169,7 @@ class Shard:
         self.ready.set()
         if not self.owned:
             return
-        logger.warning("%s: taken by another runner", self, extra={"action": "shard.lost"})
+        self.notices.lost(self.number)
         self.owned = False
         self.drop("another runner took the shard")
         if self._asks is not None:
@@ -197,7 +210,9 @@ class Shard:
             try:
                 await self.host.session.commands.delete(self.host.entity.name, term.name)
             except Unreachable as error:
-                logger.warning("%s: not released: %r", term, error, extra={"action": "term.kept"})
+                logger.warning(
+                    "%s was not given back: %s", self.name, error, extra={"action": "term.kept"}
+                )
         await asyncio.gather(*self._burials, return_exceptions=True)
 
     async def abandon(self) -> None:
@@ -236,7 +251,7 @@ class Shard:
             case Read():
                 self._activation(token, address).read(taken)
             case Item():
-                if not self._answerable(taken):
+                if not self._answerable(taken, address):
                     return
                 self._activation(token, address).ask(taken)
                 if taken.after is not None:
@@ -248,11 +263,16 @@ class Shard:
         address = Address(self.host.entity.name, token)
         self.answers.error([Asker(message.reply, plain=True)], error, address, None)
 
-    def _answerable(self, item: Item) -> bool:
+    def _answerable(self, item: Item, address: Address) -> bool:
         """A bare ask whose answer may go nowhere is not executed: its name would be a weapon."""
         if item.key is not None or self.answers.allowed(item.name):
             return True
-        logger.warning("an ask with a forbidden reply", extra={"action": "reply.forbidden"})
+        logger.warning(
+            "an ask of %s was not executed: %s",
+            address,
+            forbidden(item.name, self.host.settings.reply_prefixes),
+            extra={"action": "reply.forbidden", "address": str(address)},
+        )
         return False
 
     def _tell(self, delivery: Delivery, suspect: bool) -> None:
@@ -370,7 +390,9 @@ class Shard:
                     if term is not None and await term.caught_up() and self.term is term:
                         self._caught_up_at = asked
                 except Unreachable:
-                    logger.debug("%s: can't ask for its term", self, extra={"action": "term.info"})
+                    logger.debug(
+                        "%s: can't ask for its term", self.name, extra={"action": "term.info"}
+                    )
                 for activation in self._all():
                     activation.promote()
                 await asyncio.sleep(ASIDE_S)

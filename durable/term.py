@@ -63,7 +63,7 @@ class Term:
     def end(self, reason: str) -> None:
         """Nothing more is taken or acknowledged under this name."""
         if not self.ended.done():
-            logger.info("term %s ends: %s", self.name, reason, extra={"action": f"term.{reason}"})
+            logger.debug("term %s ends: %s", self.name, reason, extra={"action": f"term.{reason}"})
             self.ended.set_result(reason)
 
     def ack(self, handle: str) -> None:
@@ -156,7 +156,7 @@ async def take(
     term.consumer = await session.commands.create(
         entity, shard, term.name, owner=runner, on_delivery=term.deliver, on_lost=term.end
     )
-    logger.info("term %s begins", term.name, extra={"action": "term.begin", "entity": entity})
+    logger.debug("term %s begins", term.name, extra={"action": "term.begin", "entity": entity})
     return term
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import msgspec
@@ -202,6 +203,51 @@ async def test_a_defect_is_retried_then_refused_or_buried_and_the_next_goes_on()
         assert (await w.ask("c", {"type": "total"}))["reply"] == 3
         again = await w.ask("c", {"type": "break", "how": "evolve"}, key="bad")
         assert again["error"]["type"] == "RpcClientError"  # the recorded verdict
+
+
+async def test_a_defect_is_logged_once_in_full_and_its_dead_letter_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world(counter, defect_retry=QUICK) as w:
+        await w.tell("a", {"type": "break", "how": "raise"}, key="k-1")
+        await w.quiet()
+    defects = [r for r in caplog.records if getattr(r, "action", "") == "handler.defect"]
+    assert [r.exc_info is not None for r in defects] == [True, False, False]
+    (dead,) = (r for r in caplog.records if getattr(r, "action", "") == "command.dead")
+    assert "counter/a k-1: dead letter: defect: RpcClientError: defect: " in dead.getMessage()
+    assert defects[-1].getMessage().endswith(dead.getMessage().rpartition("defect: ")[2])
+
+
+async def test_shards_are_told_by_type_and_a_loss_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "perdure"):
+        async with world(counter, runners=2, shards=4) as w:
+            first, second = (runner.id for runner, _ in w.runners)
+            await w.until(lambda: "standing by" in caplog.text)
+    told = [
+        r.getMessage()
+        for r in caplog.records
+        if getattr(r, "action", "") in ("runner.start", "shards.taken", "shard.lost")
+    ]
+    assert told.count(f"runner {first} took 4 of 4 shards of counter") == 1
+    assert told.count(f"runner {second} took 4 of 4 shards of counter") == 1
+    lost = [text for text in told if "another runner took the shards of counter" in text]
+    assert len(lost) == 1
+    assert "(" not in "".join(text for text in told if text not in lost)  # no reprs
+
+
+async def test_an_ask_that_may_not_be_answered_says_what_would_allow_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world(counter) as w:
+        subject = w.caller.subjects.ask("counter", "a")
+        w.caller.asks.send(subject, b'{"type": "add", "n": 1}', reply="elsewhere.1")
+        await w.until(lambda: "reply subject" in caplog.text)
+        assert await w.commits("a") == []
+    (record,) = (r for r in caplog.records if getattr(r, "action", "") == "reply.forbidden")
+    assert record.getMessage() == (
+        "an ask of counter/a was not executed: the reply subject 'elsewhere.1' isn't below "
+        "_INBOX.…, _R_.…, perdure.reply.… (setting: reply_prefixes)"
+    )
 
 
 async def test_a_defect_that_passes_is_no_error() -> None:
