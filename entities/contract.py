@@ -127,12 +127,28 @@ def _failure_decoder(declared: Sequence[Any], label: str) -> msgspec.json.Decode
 
 
 def require_struct(cls: Any) -> None:
-    """TypeError unless the class is frozen and hides no method of its base."""
+    """TypeError unless the class is frozen, hides no method, and all its data are fields."""
     if not cls.__struct_config__.frozen:
         raise TypeError(f"{cls.__name__} isn't frozen: remove frozen=False")
     for name in cls.__struct_fields__:
         if name in _RESERVED:
             raise TypeError(f"{cls.__name__}: a field can't be called {name!r}")
+    for part in cls.__mro__:
+        if issubclass(part, msgspec.Struct):
+            _require_annotations(part)
+
+
+def _require_annotations(cls: type) -> None:
+    """TypeError for `cents = 5`, which would silently be no field. Constants may be so: `MAX = 5`.
+
+    Methods, properties and classes are no data; private names are the class's own business.
+    """
+    annotated = inspect.get_annotations(cls)
+    for name, value in vars(cls).items():
+        plain = not (callable(value) or hasattr(value, "__get__"))
+        if plain and not (name.startswith("_") or name.isupper() or name in annotated):
+            how = f"write {name}: {type(value).__name__} = ..., or ClassVar"
+            raise TypeError(f"{cls.__name__}: {name} has no type, so it is no field: {how}")
 
 
 def require_unique(tagged: Sequence[tuple[str, Any]], label: str) -> None:

@@ -94,7 +94,7 @@ class Entity(Generic[S, Ev]):
         self.initial, self.flows, self.revision = initial, tuple(flows), revision
         self._decide: Any = decide
         self.evolve = evolve
-        self._state: Any = type(initial)
+        self._state: Any = _class_of(initial)
         self.name = _name_of_state(self._state)
         self._label = f"Entity {self.name!r}"
         self._with_context = len(inspect.signature(decide).parameters) == 3
@@ -219,6 +219,13 @@ class Entity(Generic[S, Ev]):
 
     def __repr__(self) -> str:
         return f"Entity({self.name!r}: {', '.join(self.contracts)})"
+
+
+def _class_of(initial: Any) -> Any:
+    if isinstance(initial, type):
+        name = name_of(cast("Any", initial))
+        raise TypeError(f"Entity: the first state is a class: write {name}(), not {name}")
+    return cast("Any", type(initial))
 
 
 def _name_of_state(state: Any) -> str:

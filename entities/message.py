@@ -14,11 +14,12 @@ not half obeyed: deploy runners before callers.
 
 from __future__ import annotations
 
-from typing import Generic, Never
+from typing import TYPE_CHECKING, Generic, Never
 
 import msgspec
 from typing_extensions import TypeVar, dataclass_transform
 
+from .annotations import name_of
 from .decision import Decision
 from .event import Event as Event
 from .naming import snake as snake
@@ -31,6 +32,12 @@ R_co = TypeVar("R_co", covariant=True)
 E_co = TypeVar("E_co", bound=Failure, default=Never, covariant=True)
 
 
+def _require_reply(base: bool, name: str, arguments: object) -> None:
+    if base and not isinstance(arguments, tuple):
+        of = name_of(arguments)
+        raise TypeError(f"{name}[{of}]: the reply's type is missing: {name}[{of}, None] for none")
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(
     msgspec.Struct, Generic[S, R_co, E_co], frozen=True, tag=snake, forbid_unknown_fields=True
@@ -40,6 +47,13 @@ class Command(
     `class Withdraw(Command[Account, int, InsufficientFunds])`; several failures are a union, none
     is left out.
     """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, arguments):
+            """Python's own refusal of `Command[Account]` names neither of the two."""
+            _require_reply(cls is Command, "Command", arguments)
+            return super().__class_getitem__(arguments)
 
     # Covariant parameters on purpose: see the module's docstring.
     def accept(
@@ -61,6 +75,13 @@ class Command(
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Query(msgspec.Struct, Generic[S, R_co], frozen=True, tag=snake, forbid_unknown_fields=True):
     """Asks an entity with state `S` something; answered by `R`. It writes nothing."""
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, arguments):
+            """Python's own refusal of `Query[Account]` names neither of the two."""
+            _require_reply(cls is Query, "Query", arguments)
+            return super().__class_getitem__(arguments)
 
     def answer(
         self,

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import pytest
@@ -194,71 +194,6 @@ def test_decide_may_ask_for_its_context() -> None:
     given(entity).when(Deposit(5)).accepts(Balance(0), Deposited(5))
 
 
-def raising(state: Account, command: Withdraw | Deposit | GetBalance) -> Decision[Deposited]:
-    raise InsufficientFunds(state.balance, 5)
-
-
-def test_a_declared_failure_may_be_raised() -> None:
-    entity = Entity(Account(), raising, evolve)
-    decision = entity.decide(Account(), Withdraw(5))
-    assert decision == Withdraw(5).reject(InsufficientFunds(0, 5))
-    assert decision.failure is not None
-    assert decision.failure.__traceback__ is None
-    given(entity).when(Withdraw(5)).rejects(InsufficientFunds(0, 5))
-
-
-def test_an_undeclared_failure_is_a_defect_with_a_hint() -> None:
-    entity = Entity(Account(), raising, evolve)
-    with pytest.raises(TypeError) as caught:
-        entity.decide(Account(), Deposit(5))
-    assert str(caught.value) == (
-        "decide raised InsufficientFunds(balance=0, wanted=5), which Deposit doesn't declare: "
-        "declare InsufficientFunds there, and return command.reject(...)"
-    )
-    assert caught.value.__cause__ == InsufficientFunds(0, 5)
-    with pytest.raises(TypeError, match="GetBalance is a Query, which has no failures"):
-        given(entity).query(GetBalance())
-
-
-# -- the first state -----------------------------------------------------------------------------
-class Bag(State):
-    items: dict[str, list[int]] = msgspec.field(default_factory=dict[str, list[int]])
-
-
-class Put(Command[Bag, None]):
-    pass
-
-
-class WasPut(Event):
-    pass
-
-
-def put(state: Bag, command: Put) -> Decision[WasPut]:
-    return command.accept(None, WasPut())
-
-
-def was_put(state: Bag, event: WasPut) -> Bag:
-    return Bag({**state.items, "b": [1]})
-
-
-def test_each_first_state_is_its_own() -> None:
-    bag = Entity(Bag({"a": [1]}), put, was_put)
-    spoiled = bag.fresh()
-    spoiled.items["a"].append(2)
-    bag.initial.items.clear()
-    assert bag.fresh() == Bag({"a": [1]})
-
-
-def test_a_first_state_that_can_not_be_stored() -> None:
-    wrong: Any = {"a": ["one"]}
-    with pytest.raises(TypeError) as caught:
-        Entity(Bag(wrong), put, was_put)
-    assert str(caught.value) == (
-        "Entity 'bag': the first state can't be stored: "
-        "Expected `int`, got `str` - at `$.items[...][0]`"
-    )
-
-
 # -- fingerprint ---------------------------------------------------------------------------------
 class First(Event, tag="it"):
     """Something."""
@@ -331,6 +266,24 @@ class Order(State):
 
 class Shouting(State, tag="Bank Account"):
     pass
+
+
+class Untyped(State):
+    cents = 5
+
+
+class UntypedDeposit(Command[Account, int]):
+    items = msgspec.field(default_factory=list[int])  # pyright: ignore[reportGeneralTypeIssues]
+
+
+class Constant(Command[Account, int]):
+    MAX = 5
+    _made = 5
+    kinds: ClassVar[int] = 3
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.MAX
 
 
 class Place(Command[Order, int]):
@@ -496,6 +449,9 @@ def _odd_state() -> Any:
 MISTAKES: list[tuple[Any, str]] = [
     (_make(s=Shouting()), "Shouting: its tag 'Bank Account' isn't 1-32 of a-z"),
     (_make(s=Balance(1)), "the first state is Balance, which isn't a State"),
+    (_make(s=Account), "the first state is a class: write Account(), not Account"),
+    (_make(s=Untyped()), "Untyped: cents has no type, so it is no field: write cents: int = "),
+    (_make(d=of(UntypedDeposit)), "UntypedDeposit: items has no type, so it is no field"),
     (_make(s=Order()), "decide takes Account, but the first state is Order"),
     (_make(d=lambda s, c: None), "decide: annotate both parameters and the result"),  # pyright: ignore
     (_make(d=lambda s, c, x: None), "decide: annotate all three parameters"),  # pyright: ignore
@@ -552,6 +508,20 @@ def test_mistakes_at_import(make: Any, says: str) -> None:
         make()
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_constant_is_no_field() -> None:
+    assert list(Entity(Account(), of(Constant), evolve).contracts) == ["constant"]
+
+
+@pytest.mark.parametrize("base", [Command, Query])
+def test_a_message_without_a_reply(base: Any) -> None:
+    name = base.__name__
+    with pytest.raises(TypeError) as caught:
+        base[Account]
+    assert str(caught.value) == (
+        f"{name}[Account]: the reply's type is missing: {name}[Account, None] for none"
+    )
 
 
 class OddQuery(Query[Account, int]):
