@@ -7,8 +7,8 @@ may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
-API request has a body that isn't JSON, so it is refused as well, whatever it asks for; a
-subscription ends as soon as it begins. That the list is complete is held by a test, which runs
+API request that could do something contradicts itself in its body, so it is refused as well; a
+subscription ends as soon as it begins. All are well-formed: the server logs nothing about them. That the list is complete is held by a test, which runs
 perdure with just these permissions.
 """
 
@@ -29,8 +29,17 @@ PROBE = "perdure-check"
 PROBE_HEADERS = {"Nats-Expected-Stream": PROBE}
 """What makes a stream refuse a probe."""
 
-PROBE_BODY = b"!"
-"""Not JSON. An empty body would be a valid request, and purge a bucket."""
+PROBE_BODY = b"{}"
+"""For requests that do nothing, or refuse any body. An empty one would purge a bucket."""
+
+CONTRADICTIONS = {
+    "STREAM.CREATE.": b'{"name":"%b"}' % PROBE.encode(),  # not the name in the subject
+    "STREAM.UPDATE.": b'{"name":"%b"}' % PROBE.encode(),
+    "STREAM.PURGE.": b'{"filter":"%b","seq":1,"keep":1}' % PROBE.encode(),  # up to, and all but
+    "CONSUMER.CREATE.": b'{"stream_name":"%b","config":{}}' % PROBE.encode(),
+}
+"""Bodies that the server refuses, by the beginning of the API request. They are known to it: an
+unknown field would be logged."""
 
 INBOX = "_INBOX"
 """Where answers to perdure's own connections go."""
@@ -46,6 +55,15 @@ class Need:
     why: str
     probe: str
     """What is tried: the subject, or one below it."""
+
+    @property
+    def body(self) -> bytes:
+        """What is sent there."""
+        request = self.probe.removeprefix("$JS.API.")
+        if request == self.probe:
+            return PROBE_BODY
+        found = (body for head, body in CONTRADICTIONS.items() if request.startswith(head))
+        return next(found, PROBE_BODY)
 
     def __str__(self) -> str:
         return f"{self.verb} {self.subject} ({self.why})"

@@ -18,7 +18,7 @@ from nats.errors import NoRespondersError
 from ..entities.settings import Settings
 from ..streams.jetstream.link import Link, dial
 from ..streams.jetstream.login import options, servers
-from .permissions import INBOX, PROBE, PROBE_BODY, PROBE_HEADERS, Need
+from .permissions import INBOX, PROBE, PROBE_HEADERS, Need
 
 ANSWER_S = 2.0
 """How long one answer may take, in seconds."""
@@ -92,7 +92,7 @@ class Probe:
             for need in needs:
                 if need.verb == "publish":
                     headers = dict(PROBE_HEADERS)
-                    await self._client.publish(need.probe, PROBE_BODY, NOBODY, headers)
+                    await self._client.publish(need.probe, need.body, NOBODY, headers)
                 else:
                     subscription = await self._client.subscribe(need.probe)
                     await subscription.unsubscribe()

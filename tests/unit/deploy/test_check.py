@@ -14,7 +14,8 @@ import pytest
 
 from perdure.deploy.checks import check, runner_found, streams_found
 from perdure.deploy.finding import Finding
-from perdure.deploy.permissions import Role
+from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
+from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 from perdure.entities.entity import Entity
@@ -74,6 +75,36 @@ async def test_all_is_well_and_nothing_changes(
         assert await everything(client, namespace) == before
         assert before["streams"]
         await client.close()
+
+
+async def test_the_server_has_nothing_to_say_about_a_check(own_server: OwnServer) -> None:
+    server = await own_server()
+    async with hosted(server.url) as settings:
+        probe = Probe(settings)
+        await probe.open()
+        client = await plain_client(server.url)
+        before = await everything(client, "perdure")
+        streams = list(before["streams"])
+        assert len(streams) == 5
+        wanted = [*creating(streams, "CREATE"), *creating(streams, "UPDATE")]
+        wanted += [
+            *needs("runner", Subjects(), "counter"),
+            *needs("reader", Subjects(), "counter"),
+        ]
+        assert await probe.denied(wanted) == []
+        answers = [await refusal(probe, need) for need in wanted if need.body != PROBE_BODY]
+        assert all(answers)
+        assert await everything(client, "perdure") == before
+        await probe.close()
+        await client.close()
+    log = server.log_file.read_text()
+    assert "[WRN] Invalid JetStream request" not in log
+
+
+async def refusal(probe: Probe, need: Need) -> int:
+    """The code of the error that the server answers a probe with."""
+    answer = json.loads(await probe.request(need.probe, need.body))
+    return int(answer["error"]["code"])
 
 
 async def everything(client: Any, namespace: str) -> dict[str, Any]:
