@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from ..entities.address import Address
-from ..entities.errors import ClusterError, with_details
+from ..entities.errors import ClusterError
 from ..entities.tagged import to_wire
 from ..streams.asks import Answer, encode_answer, raw, reply_allowed
 from ..streams.commit import Commit, Outcome
@@ -55,8 +56,8 @@ class Answers:
     def error_of(self, item: Item, error: ClusterError, address: Address) -> None:
         """An error of one command, to all who asked for it."""
         may = error.may_have_taken_effect or item.published
-        told = with_details(error, may_have_taken_effect=may)
-        self.error(item.askers, told, address, item.key)
+        for asker in item.askers:
+            self.send([asker], error_answer(error, address, item.key, asker, may=may))
 
 
 def forbidden(reply: str, prefixes: tuple[str, ...]) -> str:
@@ -71,15 +72,26 @@ def error_answer(
     key: str | None,
     asker: Asker,
     sequence: int | None = None,
+    *,
+    may: bool | None = None,
 ) -> bytes:
     """An error as bytes. A bare client can't repeat with the same key, so it gets to check.
 
-    `sequence` is that of the commit which the verdict was read from, if there is one.
+    `sequence` is that of the commit which the verdict was read from, if there is one; `may` says
+    better than the error whether it may have taken effect. Under overload most answers are made
+    here, so the error is not copied, which would cost three times as much.
     """
-    told = with_details(error, address=str(address), key=key, request_id=asker.request)
-    if asker.plain and key is None and told.may_have_taken_effect:
-        told = with_details(told, advice="check")
-    return encode_answer(Answer(error=raw(to_wire(told)), seq=sequence))
+    may = error.may_have_taken_effect if may is None else may
+    check = asker.plain and key is None and may
+    told: Any = structs.replace(
+        to_wire(error),
+        address=str(address),
+        key=key,
+        request_id=asker.request,
+        may_have_taken_effect=may,
+        advice="check" if check else error.advice,
+    )
+    return encode_answer(Answer(error=raw(told), seq=sequence))
 
 
 def outcome_answer(outcome: Outcome, sequence: int, version: int) -> bytes:

@@ -89,7 +89,8 @@ class Execution:
         await self._host.load.turns.take()
         if not self._ready(folded):
             return
-        began = loop_time()
+        clock = asyncio.get_running_loop().time
+        began = clock()
         plan = make_plan(
             self._host.entity,
             self._address,
@@ -98,7 +99,7 @@ class Execution:
             limits=self._limits(),
             now_ns=self._host.session.clock.now_ns(),
         )
-        self._host.load.turns.took(loop_time() - began, len(plan.outcomes))
+        self._host.load.turns.took(clock() - began, len(plan.outcomes))
         await self._carry_out(folded, plan)
 
     def _ready(self, folded: Folded) -> bool:

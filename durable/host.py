@@ -12,6 +12,7 @@ from ..entities.settings import Settings
 from ..streams.port import Session
 from .ledger import LedgerLimits
 from .plan import Limits
+from .turns import Turns
 
 HEADER_BYTES = 1024
 """What the headers of an append may take of the server's limit of one message."""
@@ -28,6 +29,7 @@ class Load:
         self.capacity = capacity
         self.asks: int = 0
         self.bytes: int = 0
+        self.turns: Turns = Turns()
         # held by the one marked suspect that runs (durable/marks.py)
         self.alone: asyncio.Lock = asyncio.Lock()
 

@@ -1,0 +1,76 @@
+"""Turns: who decides next, so that the event loop never stays away for long.
+
+User code runs on the event loop. Hundreds of entities with work would otherwise all decide between
+two looks at the network: meanwhile no ask is refused and no ping answered, and the connection is
+taken for dead. So workers wait in line; between two turns the loop looks at everything else. How
+many go at once, and how many commands each decides, follows from how long that took lately.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+SLICE_S = 0.005
+"""How long the loop may be busy with decisions between two looks at the network, in seconds: far
+below the 0.1 s within which a refusal must be on its way, since all else takes its time, too."""
+
+AT_ONCE = 64
+"""Workers between two looks at most: beyond, nothing is gained."""
+
+SHARE = 0.1
+"""How much a new measurement counts beside the ones before."""
+
+
+class Turns:
+    """A line of workers. Uncontended, a turn costs next to nothing."""
+
+    def __init__(self) -> None:
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._running: bool = False
+        self._plan_s: float = SLICE_S  # what a decision took lately; the first are careful
+        self._outcome_s: float = 0.0  # the same for one command of it
+
+    def __repr__(self) -> str:
+        return f"Turns({len(self._line)} wait, {self.at_once} at once)"
+
+    @property
+    def at_once(self) -> int:
+        """How many may go between two looks at the network."""
+        return max(1, min(AT_ONCE, int(SLICE_S / max(self._plan_s, 1e-6))))
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        if self._running:
+            turn: asyncio.Future[None] = loop.create_future()
+            self._line.append(turn)
+            await turn
+        else:
+            self._running = True
+            loop.call_soon(self._next, loop)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Once in each round of the loop: let some go on."""
+        free = most = self.at_once
+        while self._line and free:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                free -= 1
+        if free == most:
+            self._running = False
+        else:
+            loop.call_soon(self._next, loop)
+
+    def took(self, seconds: float, outcomes: int) -> None:
+        """A decision about that many commands took that long."""
+        self._plan_s += SHARE * (seconds - self._plan_s)
+        if outcomes:
+            self._outcome_s += SHARE * (seconds / outcomes - self._outcome_s)
+
+    def outcomes(self, most: int) -> int:
+        """How many commands one decision may be about, of at most so many, to end in time."""
+        if self._outcome_s * most <= SLICE_S:
+            return most
+        return max(1, int(SLICE_S / self._outcome_s))

@@ -1,0 +1,83 @@
+"""Turns: between two looks at the network only so much is decided."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from perdure.durable.turns import AT_ONCE, SLICE_S, Turns
+
+
+async def rounds(turns: Turns, workers: int) -> list[int]:
+    """How many workers got a turn in each round of the loop that had any."""
+    went = 0
+
+    async def worker() -> None:
+        nonlocal went
+        await turns.take()
+        went += 1
+
+    tasks = [asyncio.create_task(worker()) for _ in range(workers)]
+    found: list[int] = []
+    while not all(task.done() for task in tasks):
+        before = went
+        await asyncio.sleep(0)
+        if went > before:
+            found.append(went - before)
+    return found
+
+
+async def test_alone_nobody_waits() -> None:
+    turns = Turns()
+    for _ in range(3):
+        with pytest.raises(StopIteration):  # it ends without waiting for anything
+            turns.take().send(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def test_slow_decisions_go_one_by_one() -> None:
+    turns = Turns()
+    for _ in range(200):
+        turns.took(SLICE_S * 3, 1)
+    assert turns.at_once == 1
+    assert await rounds(turns, 10) == [1] * 10
+    assert "0 wait, 1 at once" in repr(turns)
+
+
+async def test_quick_ones_go_together() -> None:
+    turns = Turns()
+    for _ in range(200):
+        turns.took(SLICE_S / 1000, 1)
+    assert turns.at_once == AT_ONCE
+    assert max(await rounds(turns, 200)) == AT_ONCE
+
+
+async def test_who_gave_up_takes_nobodys_turn() -> None:
+    turns = Turns()
+    turns.took(SLICE_S * 100, 1)
+    await turns.take()
+    waiting = [asyncio.create_task(turns.take()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in waiting[:4]:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert waiting[4].done()
+    assert not waiting[4].cancelled()
+    assert await rounds(turns, 3) == [1, 1, 1]
+
+
+def test_a_decision_is_about_as_many_as_end_in_time() -> None:
+    turns = Turns()
+    assert turns.outcomes(64) == 64, "nothing is known yet"
+    for _ in range(200):
+        turns.took(0.001 * 4, 4)
+    assert turns.outcomes(64) == int(SLICE_S / 0.001)
+    for _ in range(200):
+        turns.took(1.0, 1)
+    assert turns.outcomes(64) == 1
+    for _ in range(400):
+        turns.took(0.0, 1)
+        turns.took(0.0, 0)
+    assert turns.outcomes(64) == 64
