@@ -18,7 +18,7 @@ from ..entities.duration import seconds
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import IdempotencyKey
 from ..streams.asks import NULL, Envelope, open_body
-from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
+from ..streams.codec import TEXT_CHARS, Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At
 from ..streams.port import Delivery, Message
@@ -38,6 +38,19 @@ TRACE_CHARS = 256
 EARLY_PART = 0.5
 """How far in the future a made key may be born, in parts of `made_window`: callers correct their
 clocks by the runners', whose own may differ by a third of it."""
+
+
+TAG_CHARS = 60
+"""How much of an unknown command's name is told back."""
+
+
+class _Named(msgspec.Struct):
+    """The part of a payload that says which command it is."""
+
+    type: str
+
+
+_named = msgspec.json.Decoder(_Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +191,25 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
 
 
 def _command(host: Host, envelope: Envelope) -> Any:
-    limit = host.settings.max_payload_bytes
-    return decode(
-        host.entity.messages, bytes(envelope.payload), limit=limit, what=host.entity.name
-    )
+    """The command or query of a payload. Raises Undecodable, which says what there is instead."""
+    limit, entity, data = host.settings.max_payload_bytes, host.entity, bytes(envelope.payload)
+    try:
+        return decode(entity.messages, data, limit=limit, what=entity.name)
+    except Undecodable:
+        tag = _tag(data, limit)
+        if tag is None or tag in entity.contracts:
+            raise
+    takes = f"{entity.name} takes: {', '.join(entity.contracts)}"
+    raise Undecodable(f"no command {tag[:TAG_CHARS]!r}; {takes}"[:TEXT_CHARS])
+
+
+def _tag(data: bytes, limit: int) -> str | None:
+    """What a payload says that it is; None if it says nothing."""
+    try:
+        named: _Named = decode(_named, data, limit=limit, what="tag")
+    except Undecodable:
+        return None
+    return named.type
 
 
 def _payload(host: Host, envelope: Envelope) -> str | None:
