@@ -8,12 +8,14 @@ do that of `permissions.py`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ..entities.settings import Settings
 from ..streams.asks import TypeInfo, decode_info
 from ..streams.codec import Undecodable
+from ..streams.jetstream.consumer import OWNER
 from ..streams.jetstream.errors import ENABLE, NO_STREAM
 from ..streams.jetstream.login import shown
 from ..streams.port import Incompatible, Unreachable
@@ -27,13 +29,14 @@ from ..streams.topology import (
     shared_streams,
     type_streams,
 )
-from .finding import Finding, bad, good
+from .finding import Finding, bad, good, odd
 from .permissions import Need, Role, creating, needs
 from .probe import Nobody, Probe, Silent
 
 FIRST_GENERATION = 1
 """Of a type that was never resized."""
 RUN = "start a runner, which creates what is missing: perdure run APP"
+RESTART = "restart the runner {}, which creates what is missing when it starts"
 ALLOW = "allow it in the server's configuration for this login"
 
 
@@ -107,7 +110,11 @@ class Checks:
             sharding = _sharding(self._subjects, entity, configs)
             wanted = self._wanted(entity, sharding)
             missing = [s.name for s in wanted if configs.get(s.name, "") is None]
-            for finding in streams_found(entity, wanted, configs):
+            runner = await self._info(entity)
+            create = RUN if isinstance(runner, Finding) else RESTART.format(runner.runner)
+            for finding in streams_found(entity, wanted, configs, create):
+                yield finding
+            for finding in settings_found(entity, self._settings, wanted, configs, sharding):
                 yield finding
         async for finding in self._permissions(entity, missing):
             yield finding
@@ -147,22 +154,48 @@ class Checks:
             yield finding
 
     async def _runner(self, entity: str, sharding: Sharding | None) -> Finding:
+        info = await self._info(entity)
+        if isinstance(info, Finding):
+            return info
+        owners = await self.owners(entity) if self._role == "runner" else {}
+        return runner_found(info, sharding, owners)
+
+    async def owners(self, entity: str) -> dict[str, int]:
+        """How many shards each runner holds, by its id; empty if that can't be known."""
+        path = f"CONSUMER.LIST.{self._subjects.command_stream(entity)}"
+        held: Counter[str] = Counter()
+        seen = 0
         try:
-            info = decode_info(await self._probe.request(self._subjects.info(entity)))
+            while True:
+                answer = await self._probe.api(path, {"offset": seen})
+                page: list[dict[str, Any]] = answer.get("consumers") or []
+                held.update(str(c["config"].get("metadata", {}).get(OWNER, "?")) for c in page)
+                seen += len(page)
+                if not page or seen >= int(answer.get("total", 0)):
+                    return dict(held)
+        except (Nobody, Silent):
+            return {}
+
+    async def _info(self, entity: str) -> TypeInfo | Finding:
+        """What a runner says of the type, or what is wrong with that."""
+        try:
+            return decode_info(await self._probe.request(self._subjects.info(entity)))
         except Nobody:
             return bad("runner", f"no runner hosts {entity}", RUN)
         except Silent as error:
             return bad("runner", f"{entity}: {error}", "look at its runners' logs, or permissions")
         except Undecodable as error:
             return bad("runner", f"{entity}: {error}", "somebody else answers there: who?")
-        return runner_found(info, sharding)
 
 
 # -- pure -------------------------------------------------------------------------------------
 def streams_found(
-    entity: str, wanted: Sequence[Stream], configs: dict[str, Config | None]
+    entity: str, wanted: Sequence[Stream], configs: dict[str, Config | None], create: str = RUN
 ) -> list[Finding]:
-    """What the streams' configurations say; a left-out stream couldn't be read."""
+    """What the streams' configurations say; a left-out stream couldn't be read.
+
+    `create` is how a missing one comes to be.
+    """
     findings: list[Finding] = []
     changes: list[Difference] = []
     for stream in wanted:
@@ -171,7 +204,7 @@ def streams_found(
             continue
         config = configs[stream.name]
         if config is None:
-            findings.append(bad("streams", f"{stream.name} doesn't exist", RUN))
+            findings.append(bad("streams", f"{stream.name} doesn't exist", create))
             continue
         found = differences(stream, config)
         refused = [str(d) for d in found if d.treatment == "refuse"]
@@ -183,6 +216,29 @@ def streams_found(
         return findings
     text = "".join(f"; a runner with these settings would change {d}" for d in changes)
     return [good("streams", f"{entity}: {len(wanted)} streams are as they must be{text}")]
+
+
+def settings_found(
+    entity: str,
+    settings: Settings,
+    wanted: Sequence[Stream],
+    configs: dict[str, Config | None],
+    sharding: Sharding | None,
+) -> list[Finding]:
+    """Settings that count only when a type is first hosted, and now differ from what is there."""
+    findings: list[Finding] = []
+    if sharding is not None and sharding.shards != settings.shards:
+        what = f"{entity} has {sharding.shards} shards, the settings say {settings.shards}"
+        step = f"nothing, it keeps them; to have no doubt: shards = {sharding.shards}"
+        findings.append(odd("settings", what, step))
+    replicas = settings.replicas
+    found = {s.name: (configs.get(s.name) or {}).get("num_replicas", replicas) for s in wanted}
+    for name, number in found.items():
+        if number != replicas:
+            what = f"{name} has {number} replicas, the settings say {replicas}"
+            step = f"nats stream edit {name} --replicas {replicas}, or replicas = {number}"
+            findings.append(odd("settings", what, step))
+    return findings
 
 
 def permissions_found(
@@ -197,8 +253,13 @@ def permissions_found(
     ]
 
 
-def runner_found(info: TypeInfo, sharding: Sharding | None) -> Finding:
-    """What a runner's answer says, held against its command stream where that is known."""
+def runner_found(
+    info: TypeInfo, sharding: Sharding | None, owners: Mapping[str, int] | None = None
+) -> Finding:
+    """What a runner's answer says, held against its command stream where that is known.
+
+    `owners` are the shards that each runner holds, where known: who answers may be standing by.
+    """
     says = Sharding(info.generation, info.shards)
     if sharding is not None and says != sharding:
         what = (
@@ -207,7 +268,14 @@ def runner_found(info: TypeInfo, sharding: Sharding | None) -> Finding:
             f"{sharding.generation})"
         )
         return bad("runner", what, "restart that runner")
-    return good("runner", f"{info.runner} hosts {info.entity}, {info.shards} shards")
+    if not owners or set(owners) == {info.runner}:
+        return good("runner", f"{info.runner} hosts {info.entity}, {info.shards} shards")
+    held = ", ".join(
+        f"{owner} owns {number} of {info.shards} shards"
+        for owner, number in sorted(owners.items())
+    )
+    by = "" if info.runner in owners else f"; {info.runner} stands by"
+    return good("runner", f"{info.entity}: {held}{by}")
 
 
 def _sharding(

@@ -15,11 +15,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was seen, on one line."""
     next: str = ""
     """What to do about it; empty where all is well."""
+    warning: bool = False
+    """Whether it works, but perhaps not as was meant; `ok` all the same."""
 
 
 def good(check: str, what: str) -> Finding:
     """All is well."""
     return Finding(check=check, ok=True, what=what)
+
+
+def odd(check: str, what: str, next: str) -> Finding:
+    """It works, but not as the settings say."""
+    return Finding(check=check, ok=True, what=what, next=next, warning=True)
 
 
 def bad(check: str, what: str, next: str) -> Finding:

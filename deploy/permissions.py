@@ -8,8 +8,8 @@ may publish to a log's subject can write history.
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
 API request that could do something contradicts itself in its body, so it is refused as well; a
-subscription ends as soon as it begins. All are well-formed: the server logs nothing about them. That the list is complete is held by a test, which runs
-perdure with just these permissions.
+subscription ends as soon as it begins. All are well-formed: the server logs nothing about them.
+That the list is complete is held by a test, which runs perdure with just these permissions.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ def check(
 ) -> int:
     """Check server, streams, permissions and runners, without changing anything.
 
-    One line a check, with what to do; it exits with 1 if any failed. The entity types are those of
-    APP, else those of `--type`, else those that the server has.
+    One line a check, with what to do; it exits with 1 if any failed, while a warning is no
+    failure. The entity types are those of APP, else those of `--type`, else those that the
+    server has.
 
     For instance:
 
@@ -68,6 +69,8 @@ def check(
 def show(output: Output, finding: Finding) -> None:
     """One finding on one line."""
     mark = ("ok      ", "green") if finding.ok else ("failed  ", "bold red")
+    if finding.warning:
+        mark = ("warning ", "bold yellow")
     step = f"; next: {finding.next}" if finding.next else ""
     text = Text.assemble(mark, (f"{finding.check:<12}", "bold"), finding.what, (step, "dim"))
     output.result(finding, text)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.deploy.checks import check, runner_found, streams_found
+from perdure.deploy.checks import Checks, check, runner_found, streams_found
 from perdure.deploy.finding import Finding
 from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
@@ -39,7 +39,7 @@ async def found(
     async for finding in check(settings, entities, role):
         findings.setdefault(finding.check, []).append(finding)
         assert "\n" not in finding.what + finding.next
-        assert finding.ok is (finding.next == "")
+        assert (finding.ok and not finding.warning) is (finding.next == "")
     return findings
 
 
@@ -236,6 +236,52 @@ async def test_bounds_that_other_settings_chose_are_told_and_no_fault(
     assert failed(findings) == {}
     assert "would change" in findings["streams"][0].what
     assert "max_msgs_per_subject is 100, perdure needs 7" in findings["streams"][0].what
+
+
+async def test_first_settings_that_differ_are_a_warning(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        other = msgspec.structs.replace(settings, shards=8, replicas=3)
+        findings = await found(other, "counter")
+        shell = Shell(tmp_path, PERDURE_NAMESPACE=namespace, PERDURE_URL=nats_server.url)
+        ran = await asyncio.to_thread(shell.type, "check", "app")
+    assert failed(findings) == {}
+    shards, *replicas = (finding.what for finding in findings["settings"])
+    assert shards == "counter has 4 shards, the settings say 8"
+    assert len(replicas) == 5
+    assert all(what.endswith(" has 1 replicas, the settings say 3") for what in replicas)
+    assert ran.code == 0
+    assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
+
+
+async def test_a_runner_that_stands_by_is_not_taken_for_the_owner(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        before = await found(settings, "counter")
+        owner = before["runner"][0].what.split()[0]
+        info = TypeInfo("counter", 1, 4, "other", 0)
+        probe = Probe(settings)
+        await probe.open()
+        owners = await Checks(probe, settings, "runner").owners("counter")
+        await probe.close()
+    assert owners == {owner: 4}
+    assert runner_found(info, None, owners).what == (
+        f"counter: {owner} owns 4 of 4 shards; other stands by"
+    )
+
+
+async def test_streams_lost_under_a_runner(nats_server: EmbeddedServer, namespace: str) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        client = await plain_client(nats_server.url)
+        lost = Subjects(namespace).snapshot_stream("counter")
+        assert "error" not in await api(client, f"STREAM.DELETE.{lost}")
+        findings = await found(settings, "counter")
+        await client.close()
+    (finding,) = findings["streams"]
+    assert finding.what == f"{lost} doesn't exist"
+    assert finding.next.startswith("restart the runner ")
 
 
 # -- planted: no runner -------------------------------------------------------------------------
