@@ -81,7 +81,7 @@ def ask(
                     target = caller.target(address, key)
                     answer = await caller.ask(target, payload, Way(key, timeout_s))
             except MalformedMessage as error:
-                undecodable = (error.cause or "").startswith(f"{type}: ")
+                undecodable = (error.cause or "").startswith((f"{type}: ", "no command "))
                 step = await takes(caller, type) if undecodable else None
                 common.output().cluster_error(error, step or next_step(error))
                 return FAILED

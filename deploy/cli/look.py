@@ -1,7 +1,10 @@
-"""`perdure history` and `state`: what an entity did, and what it is."""
+"""`perdure history`, `state` and `status`: what an entity did, what it is, and who has it."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
+import msgspec
 from msgspec import UNSET, Raw
 
 from ...entities.address import Address
@@ -15,7 +18,7 @@ from .chronicle import Chronicle, tagged, told
 from .hint import no_such_type
 from .options import NO_OPTIONS, Common
 from .output import Output
-from .trouble import SUCCESS, Failed
+from .trouble import SUCCESS, Failed, UsageError
 
 
 def history(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:
@@ -73,14 +76,16 @@ def state(
     /,
     *,
     version: int | None = None,
+    time: str | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Print an entity's state, now or at a version, as its owner computes it.
+    """Print an entity's state, now, at a version or at a time, as its owner computes it.
 
     For instance:
 
     * `perdure state account a-1`
     * `perdure state account a-1 --version 3`
+    * `perdure state account a-1 --time 2026-01-31T12:00:00Z`
 
     Parameters
     ----------
@@ -90,18 +95,83 @@ def state(
         The entity's id: `a-1`.
     version
         The number of events after which; the newest if left out.
+    time
+        The moment after whose commits, in ISO 8601 with a time zone.
     """
     address = address_of(type, id)
     settings = common.settings()
-    payload = NULL if version is None else raw({"version": version})
+    payload = NULL if version is None and time is None else _past(version, time)
 
     async def main() -> int:
         async with calling(settings) as caller:
             answer = await caller.control(caller.target(address), "state", payload)
-        at = answer.version if version is None else version
+        at = answer.version
         reply = Raw(b"null") if answer.reply is UNSET else answer.reply
         value = {"state": reply, "version": at}
         common.output().result(value, f"{address} at version {at}: {tagged(reply)}")
         return SUCCESS
 
     return run(main())
+
+
+def _past(version: int | None, time: str | None) -> Raw:
+    """Which state is wanted. Raises UsageError."""
+    if time is None:
+        return raw({"version": version})
+    if version is not None:
+        raise UsageError("--version and --time together", "give one of them")
+    example = "write for instance 2026-01-31T12:00:00Z"
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        raise UsageError(f"not a time: {time[:60]!r}", example) from None
+    if moment.tzinfo is None:
+        raise UsageError(f"--time {time} has no time zone", example)
+    return raw({"time": moment})
+
+
+def status(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:
+    """Print whether an entity is busy, its version, its last change, and the runner that has it.
+
+    For instance:
+
+    * `perdure status account a-1`
+
+    Parameters
+    ----------
+    type
+        The entity type: `account`.
+    id
+        The entity's id: `a-1`.
+    """
+    address = address_of(type, id)
+    settings = common.settings()
+
+    async def main() -> int:
+        async with calling(settings) as caller:
+            answer = await caller.control(caller.target(address), "status")
+        found = Raw(b"null") if answer.reply is UNSET else answer.reply
+        common.output().result(found, _told(address, found))
+        return SUCCESS
+
+    return run(main())
+
+
+class _Status(msgspec.Struct):
+    status: str = "?"
+    updated_at: datetime | None = None
+    version: int = 0
+    runner: str = "?"
+
+
+def _told(address: Address, found: Raw) -> str:
+    """A status for people; whatever isn't one as it came."""
+    try:
+        status = msgspec.json.decode(found, type=_Status)
+    except msgspec.DecodeError:
+        return bytes(found).decode()
+    changed = "never changed" if status.updated_at is None else f"changed {status.updated_at}"
+    return (
+        f"{address} is {status.status}, at version {status.version}, {changed}, "
+        f"in runner {status.runner}"
+    )

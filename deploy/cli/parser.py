@@ -21,7 +21,7 @@ from .advice import next_step
 from .call import ask, result, tell
 from .check import check
 from .dev import dev
-from .look import history, state
+from .look import history, state, status
 from .output import Output
 from .run import run as run_command
 from .trouble import FAILED, SUCCESS, Advised, Failed, Trouble, UsageError
@@ -48,8 +48,12 @@ app: App = App(
 )
 app.command(dev)
 app.command(run_command, name="run")
-for _command in (ask, tell, result, history, state, check):
+# Usages are said where the parser's own would be [ARGS], for what may be left out.
+app.command(ask, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
+app.command(tell, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
+for _command in (result, status, history, state):
     app.command(_command)
+app.command(check, usage="Usage: perdure check [APP] [OPTIONS]")
 
 
 def run(tokens: Sequence[str]) -> int:

@@ -151,9 +151,25 @@ def test_history_and_state(shell: Shell) -> None:
     assert now.out == 'counter/past-1 at version 2: counter {"total":30}\n'
     before = shell.type("state", "counter", "past-1", "--version", "1", "--json")
     assert before.lines == [{"state": {"type": "counter", "total": 10}, "version": 1}]
+    between = lines[1]["time"].replace("Z", "+00:00")
+    then = shell.type("state", "counter", "past-1", "--time", between, "--json")
+    assert then.lines == [{"state": {"type": "counter", "total": 30}, "version": 2}]
+    early = shell.type("state", "counter", "past-1", "--time", "2020-01-01T00:00Z", "--json")
+    assert early.lines == [{"state": {"type": "counter", "total": 0}, "version": 0}]
     later = shell.type("state", "counter", "past-1", "--version", "9")
     assert (later.code, later.out) == (1, "")
     assert "version 9 isn't there yet: the newest is 2" in later.err
+
+
+def test_status(shell: Shell) -> None:
+    shell.type("ask", "counter", "status-1", "add", '{"n": 1}')
+    told = shell.type("status", "counter", "status-1")
+    assert re.fullmatch(
+        r"counter/status-1 is idle, at version 1, changed 2\S+ \S+, in runner \S+\n", told.out
+    )
+    (line,) = shell.type("status", "counter", "status-1", "--json").lines
+    assert (line["status"], line["version"]) == ("idle", 1)
+    assert datetime.fromisoformat(line["updated_at"]).tzinfo is not None
 
 
 def test_an_entity_without_history(shell: Shell) -> None:
