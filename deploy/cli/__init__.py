@@ -1,4 +1,4 @@
-"""The command line: `perdure dev | run | ask | tell | result | history | state | check`.
+"""The command line: `perdure dev | run | ask | tell | result | status | history | state | check`.
 
 One small file a group of commands. It needs the extra `cli`; without it this says so in one line,
 as a traceback would send people looking for a bug.
@@ -19,7 +19,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _NEEDED:
             raise
         print(
-            "error: the command line isn't installed; next: pip install 'perdure[cli]'",
+            "error: the command line needs the extra `cli`; next: pip install cyclopts rich",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -25,7 +25,8 @@ def run(
 ) -> int:
     """Host the entities of APP until SIGTERM or Ctrl-C, then drain.
 
-    Any number of runners may host the same types; they divide the shards.
+    Any number of runners may host the same types: one owns their shards, and the others stand by
+    to take over when it is gone.
 
     For instance:
 

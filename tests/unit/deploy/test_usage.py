@@ -37,6 +37,9 @@ def shell(tmp_path: Path) -> Shell:
         (["tell", "account", "a-1", "add", "--key", ""], "not an idempotency key"),
         (["result", "account", "a-1", "@x"], "not an idempotency key"),
         (["state", "account", "a-1", "--version", "x"], "x"),
+        (["state", "account", "a-1", "--time", "noon"], "noon"),
+        (["state", "account", "a-1", "--time", "2026-01-02T12:00"], "has no time zone"),
+        (["state", "account", "a-1", "--time", "2026-01-02T12:00Z", "--version", "1"], "together"),
         (["check", "--role", "king"], "king"),
         (["check", "--url", "memory:"], "memory: has no server"),
         (["check", "app", "--type", "counter"], "APP and --type together"),
@@ -78,11 +81,12 @@ def test_a_bad_variable(shell: Shell) -> None:
 def test_help_teaches_with_examples(shell: Shell) -> None:
     ran = shell.type("--help")
     assert ran.code == 0
-    for command in ("dev", "run", "ask", "tell", "result", "history", "state", "check"):
+    for command in ("dev", "run", "ask", "tell", "result", "status", "history", "state", "check"):
         assert command in ran.out
         help = shell.type(command, "--help")
         assert help.code == 0
         assert f"• perdure {command} " in help.out
+        assert "[ARGS]" not in help.out
 
 
 def test_version(shell: Shell) -> None:
@@ -111,5 +115,5 @@ def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, missing: str) -
     )
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
-        "error: the command line isn't installed; next: pip install 'perdure[cli]'\n"
+        "error: the command line needs the extra `cli`; next: pip install cyclopts rich\n"
     )
