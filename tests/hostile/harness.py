@@ -131,7 +131,7 @@ async def world(
     folder: Path, *, env: dict[str, str] | None = None, serving: bool = True, **settings: Any
 ) -> AsyncGenerator[World]:
     """A server of its own and, if `serving`, a runner on it; both end in peace."""
-    async with EmbeddedServer(folder / "nats", fsync=False) as server:
+    async with EmbeddedServer(folder / "nats", fsync=False) as server:  # makes the folder, too
         settings = {"shards": 4, "drain_timeout": 3.0, **QUICK, **settings}
         host = Host(server.url, folder, env or {}, settings)
         made = World(server, host, await plain(server.url, NAMESPACE), folder)

@@ -1,7 +1,7 @@
 """A runner in a process of its own: `python -m tests.hostile.host URL NAMESPACE ACTIONS [JSON]`.
 
 Each noteworthy action is one line in the file ACTIONS: its name, a space, and the message. JSON
-holds more settings.
+holds more settings. With `PERDURE_HOST_QUIET` only warnings are noted: a line costs time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Actions(logging.Handler):
 def main(url: str, namespace: str, actions: str, more: str = "{}") -> None:
     root = logging.getLogger()
     root.addHandler(Actions(Path(actions)))
-    logging.getLogger("perdure").setLevel(logging.DEBUG)
+    quiet = "PERDURE_HOST_QUIET" in os.environ
+    logging.getLogger("perdure").setLevel(logging.WARNING if quiet else logging.DEBUG)
     given = {"url": url, "namespace": namespace, **json.loads(more)}
     settings = msgspec.convert(given, Settings)
     asyncio.run(serve(victim, settings=settings))

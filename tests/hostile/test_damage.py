@@ -114,6 +114,48 @@ async def test_a_forged_commit_quarantines_its_entity_alone(tmp_path: Path) -> N
         assert w.host.actions(*TROUBLE) == []
 
 
+async def test_an_event_that_evolve_raises_on(tmp_path: Path) -> None:
+    """Today's code can't fold what yesterday's wrote: it waits for a third that can."""
+    bomb = {"type": "misbehave", "how": "bomb"}
+    async with world(tmp_path, env={"PERDURE_DEFUSED": "1"}) as w:
+        await w.client.ask("one", ADD)
+        await w.client.ask("one", bomb)
+        await w.client.tell("two", bomb)
+        await w.client.settled()
+        await w.host.stop()
+        await w.host.start(PERDURE_DEFUSED="")
+        await w.ready()
+        for id in ("one", "two"):
+            error = await ask_error(w, id, ADD)
+            assert error["type"] == "SerializationError"
+            assert "a bomb" in error["cause"]
+        await tell_waits(w, "one")
+        await w.host.stop()
+        await w.host.start(PERDURE_DEFUSED="1")
+        await w.ready()
+        await w.client.settled()
+        assert (await w.client.ask("one", TOTAL))["reply"] == 2, "the tell that waited, too"
+        assert (await w.client.ask("two", ADD))["reply"] == 1
+        assert await w.client.count("DEAD") == 0
+
+
+async def test_a_flipped_byte_in_the_last_message(tmp_path: Path) -> None:
+    """The server then knows no last message, nor its sequence: no new entity for all that."""
+    async with world(tmp_path) as w:
+        for _ in range(3):
+            for id in ("one", "two"):
+                await w.client.ask(id, ADD)
+        await w.host.stop()
+        await w.stop_server()
+        flip(w, b'"events":[{"type":"added","n":1', 6)
+        await w.start_server()
+        await w.host.start()
+        await w.ready()
+        assert (await w.client.ask("one", ADD))["reply"] == 4
+        assert (await ask_error(w, "two", TOTAL))["type"] == "SerializationError"
+        assert (await ask_error(w, "two", ADD))["type"] == "SerializationError"
+
+
 async def test_foreign_messages_by_a_reply_subject(tmp_path: Path) -> None:
     """A caller who may only tell has the server's acknowledgement stored in a log."""
     async with world(tmp_path) as w:

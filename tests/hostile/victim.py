@@ -6,6 +6,7 @@ Its messages have fields of many types, since each type is another way to send n
 from __future__ import annotations
 
 import os
+import time
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -57,6 +58,12 @@ class Write(Command[Victim, str]):
     deep: list[Any] = msgspec.field(default_factory=list[Any])
 
 
+class Work(Command[Victim, int]):
+    """Takes a while, as real handlers do, and holds up everybody meanwhile."""
+
+    ms: float
+
+
 class Misbehave(Command[Victim, int]):
     how: str
 
@@ -78,7 +85,7 @@ class Bomb(Event):
 
 
 def decide(
-    state: Victim, command: Add | Write | Misbehave | Total
+    state: Victim, command: Add | Write | Work | Misbehave | Total
 ) -> Decision[Added | Wrote | Bomb]:
     match command:
         case Total(how=""):
@@ -91,6 +98,9 @@ def decide(
             return command.accept(state.n + n, Added(n))
         case Write(text):
             return command.accept(text, Wrote(text))
+        case Work(ms):
+            time.sleep(ms / 1000)
+            return command.accept(state.n + 1, Added(1))
         case Misbehave(how):
             return misbehave(command, how)
 
@@ -112,7 +122,8 @@ def misbehave(command: Misbehave, how: str) -> Decision[Added | Wrote | Bomb]:
         case "grow":
             return command.accept(0, Wrote("x" * LARGE))
         case _:
-            return mistyped(command, how)
+            decision: Decision[Added | Wrote | Bomb] = mistyped(command, how)
+            return decision
 
 
 def mistyped(command: Any, how: str) -> Any:
