@@ -22,6 +22,7 @@ class Case:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     error: str = MALFORMED
     reason: str = "malformed"
+    may: bool = False  # by ask: whether another owner may have executed it
 
 
 def envelope(*fields: object) -> bytes:
@@ -102,7 +103,7 @@ HEADERS = [
     Case("deadline: other digits", ADD, {"Perdure-Deadline": "١٧٦٤"}),
     Case("deadline: too many digits", ADD, {"Perdure-Deadline": "9" * 16}),
     Case("deadline: negative", ADD, {"Perdure-Deadline": "-1"}),
-    Case("deadline: over", ADD, {"Perdure-Deadline": "1"}, "SendTimeout", "expired"),
+    Case("deadline: over", ADD, {"Perdure-Deadline": "1"}, "SendTimeout", "expired", True),
     Case("the server's own key", ADD, {"Nats-Msg-Id": "x"}),
 ]
 

@@ -44,8 +44,6 @@ ESCAPED_OTHERWISE = [b"a=2e", b"=61", b"a=2", b"=C3", b"caf=E9", b"=", b"==", b"
 ODD_INBOXES = [
     b"_INBOX.\xff",
     b"_INBOX.\xed\xa0\x80",
-    b"_INBOX.",
-    b"_INBOX..x",
     "_INBOX.é".encode(),
     "_INBOX.\U0001f600".encode(),
 ]
@@ -53,6 +51,8 @@ ODD_INBOXES = [
 
 FORBIDDEN = [
     b"_INBOX",
+    b"_INBOX.",
+    b"_INBOX..x",
     b"_INBOX.*",
     b"_INBOX.>",
     b"_INBOXES.x",
