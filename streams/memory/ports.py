@@ -126,7 +126,9 @@ class MemoryLog:
         """Until something may be new."""
         sleeper: asyncio.Future[None] = self._connection.loop.create_future()
         self._sleeping[sleeper] = None
-        end = log.watch(token, lambda: self._connection.post(_wake, sleeper)) if log else None
+        end = None  # an empty log is false: compare with None
+        if log is not None:
+            end = log.watch(token, lambda: self._connection.post(_wake, sleeper))
         try:
             await sleeper
         finally:

@@ -63,6 +63,8 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
         found += _tell_order(history, evidence)
         found += _client_order(history, evidence)
         found += _reads(history, evidence)
+        found += _past(history, evidence)
+        found += _watched(history, evidence)
     found += _accepted(histories, evidence)
     for call in evidence.calls:
         found += _call(call, histories[call.entity], evidence)
@@ -295,6 +297,30 @@ def _reads(history: History, evidence: Evidence) -> Iterator[str]:
         if not call.again:
             seen[call.client] = max(seen.get(call.client, 0), shown["n"])
             anybody = max(anybody, shown["n"])
+
+
+def _past(history: History, evidence: Evidence) -> Iterator[str]:
+    """A state at a version is the fold of the events up to it."""
+    for call in evidence.calls:
+        if call.entity == history.entity and call.way == "state" and call.reply is not None:
+            numbers = (call.reply["n"], call.reply["total"], call.reply["mix"])
+            if history.levels.get(call.version) != numbers:
+                yield (
+                    f"wrong state of the past: {call.client} {history.entity} at version "
+                    f"{call.version}: {numbers}, not {history.levels.get(call.version)}"
+                )
+
+
+def _watched(history: History, evidence: Evidence) -> Iterator[str]:
+    """A watcher sees everything, once, in order, from where it began to what it saw last."""
+    seen = evidence.watched.get(history.entity)
+    logged = [(r.sequence, r.uid) for r in history.outcomes]
+    if seen is not None and seen != logged:
+        first = next((n for n, (a, b) in enumerate(zip(seen, logged, strict=False)) if a != b), -1)
+        yield (
+            f"watched another log: {history.entity}: {len(seen)} records of {len(logged)}, "
+            f"the first difference at {first}"
+        )
 
 
 def kinds(found: Iterable[str]) -> list[str]:

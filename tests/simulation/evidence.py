@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Way: TypeAlias = Literal["ask", "tell", "query", "result", "plain ask", "plain tell", "status"]
+Way: TypeAlias = Literal[
+    "ask", "tell", "query", "result", "status", "state", "plain ask", "plain tell"
+]
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class Call:
     again: bool = False  # the same key and payload were used before
     other: bool = False  # the key was used before, with another payload
     fresh: bool = False
+    version: int = 0  # of the state that is asked for
     calm: bool = False  # begun when no fault was left
     reply: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
@@ -71,6 +74,9 @@ class Evidence:
     dead_copies: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     damaged: set[str] = field(default_factory=set[str])  # entities whose log was tampered with
     rewound: bool = False
+    watched: dict[str, list[tuple[int, int | None]]] = field(
+        default_factory=dict[str, list[tuple[int, "int | None"]]]
+    )  # by entity, what a watcher saw: sequence and uid
     uncaught: list[str] = field(default_factory=list[str])
     unbounded: list[str] = field(default_factory=list[str])
     unanswered: list[str] = field(default_factory=list[str])

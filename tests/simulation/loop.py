@@ -238,6 +238,16 @@ class SimulatedLoop:
             self._running = False
         return task.result()
 
+    def unretrieved(self) -> list[str]:
+        """Exceptions of tasks that nobody looked at, whether garbage was collected or not."""
+        return self.uncaught + [
+            f"{task.get_coro()!r} failed unseen: {task.exception()!r}"
+            for task in self._tasks
+            if task.done()
+            and getattr(task, "_log_traceback", False)
+            and not isinstance(task.exception(), Killed)
+        ]
+
     def close(self) -> None:
         """Forget everything that still waits, without running a line of it."""
         self._closed = True

@@ -98,6 +98,7 @@ class Recorded:
     reply: Json | None
     failure: Json | None
     dead: Json | None
+    version: int = 0  # of the entity after it
 
 
 @dataclass(slots=True)
@@ -114,6 +115,9 @@ class History:
     states: dict[int, set[tuple[int, int, int]]] = field(
         default_factory=dict[int, set[tuple[int, int, int]]]
     )
+    levels: dict[int, tuple[int, int, int]] = field(
+        default_factory=dict[int, tuple[int, int, int]]
+    )  # by version, between the events of one command too
     times: dict[int, int] = field(default_factory=dict[int, int])  # by sequence, of the server
     account: Account = field(default_factory=Account)
     commits: int = 0
@@ -125,6 +129,7 @@ def read_log(entity: str, messages: list[Logged]) -> History:
     """Everything that a log says, and everything that is wrong with it."""
     history = History(entity)
     history.states[0] = {history.account.numbers()}
+    history.levels[0] = history.account.numbers()
     previous, time = "", "1970-01-01T00:00:00Z"
     for message in messages:
         commit = _commit(message, history)
@@ -181,6 +186,7 @@ def _record(history: History, sequence: int, outcome: Json) -> Iterator[str]:
     if recorded.at is not None:
         history.by_place[recorded.at] = recorded
     yield from _recompute(history, recorded, command, outcome)
+    recorded.version = history.account.count
 
 
 def _recompute(
@@ -195,7 +201,9 @@ def _recompute(
     key = None if recorded.name.startswith((PLACE, INBOX)) else recorded.name
     try:
         expected = answer_to(history.account, command, key)
-        history.account = history.account.after(events)
+        for event in events:
+            history.account.apply(event)
+            history.levels[history.account.count] = history.account.numbers()
     except (ValueError, KeyError) as error:
         yield f"impossible outcome: {where}: {error}"
         return

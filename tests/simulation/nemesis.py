@@ -13,8 +13,9 @@ from random import Random
 from perdure.streams.subjects import escape
 
 from .evidence import Way
+from .forgery import forge
 from .till import till
-from .workload import Workload
+from .workload import LONG_SLEEP_S, Workload
 from .world import Caller, Member, Owner, World
 
 FAULTS = 20
@@ -22,9 +23,6 @@ FAULTS = 20
 
 LONGEST_S = 400.0
 """How long clients may take, in virtual seconds, before that itself is an error."""
-
-LONG_SLEEPS = 2
-"""How often a client may sleep for longer than any call lasts."""
 
 CRASHES = 3
 """Crashes in one world at most: fewer than the marks that make a command poison."""
@@ -38,7 +36,6 @@ class Nemesis:
         self.workload = workload
         self.random = Random(f"nemesis {world.scenario.seed}")
         self.crashes = 0
-        self.sleeps = 0
         self.strikes: dict[str, Callable[[], object]] = {
             "crash": self._crash,
             "fuse": self._fuse,
@@ -51,6 +48,7 @@ class Nemesis:
             "foreign": self._foreign,
             "snapshots": self._snapshots,
             "flipped snapshots": self._flip,
+            "forged snapshots": self._forge,
             "skew": self._skew,
             "client freeze": self._client_freeze,
             "client crash": self._client_crash,
@@ -138,9 +136,9 @@ class Nemesis:
         owner = self._lone()
         if owner is None:
             return
-        asleep = self.random.uniform(0.5, 8.0)
+        asleep = self.random.choice([self.random.uniform(0.5, 8.0), LONG_SLEEP_S])
         self.world.freeze(owner, asleep)
-        self.world.at(self.random.uniform(0.05, asleep), self._second, owner)
+        self.world.at(self.random.uniform(0.05, min(asleep, 8.0)), self._second, owner)
         self.world.situations["zombie"] += 1
 
     def _rival(self) -> None:
@@ -155,7 +153,10 @@ class Nemesis:
             return
         second = world.start_runner()
         world.situations["second runner"] += 1
-        world.at(self.random.uniform(2.0, 12.0), self._retire, self.random.choice([first, second]))
+        stays_s = self.random.uniform(2.0, 12.0)
+        if first.process.frozen:
+            stays_s += first.wakes_at - world.loop.time()
+        world.at(stays_s, self._retire, self.random.choice([first, second]))
 
     def _retire(self, owner: Owner) -> None:
         world = self.world
@@ -200,12 +201,10 @@ class Nemesis:
         self.world.evidence.skew_ms = max(self.world.evidence.skew_ms, skew)
 
     def _client_freeze(self) -> None:
-        """A client sleeps, and wakes up with repeats that are far too late."""
+        """A client sleeps for a while."""
         caller = self._caller()
         if caller is not None:
-            long = self.sleeps < LONG_SLEEPS and self.random.random() < 0.3
-            self.sleeps += long
-            self.world.freeze(caller, 40.0 if long else self.random.choice([0.5, 4.0]))
+            self.world.freeze(caller, self.random.choice([0.5, 2.0, 9.0]))
 
     def _client_crash(self) -> None:
         caller = self._caller()
@@ -246,6 +245,12 @@ class Nemesis:
             data = bytearray(stored[subject])
             data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
             stored[subject] = bytes(data)
+
+    def _forge(self) -> None:
+        """A snapshot is newer than the log, or of another past."""
+        entity = self.random.choice(self.world.scenario.entities)
+        ahead = self.random.choice([0, 1, 3, 50])
+        self.world.start(forge(self.world.broker.streams("perdure"), entity, ahead))
 
     def _damage(self) -> None:
         """A bit of a stored commit flips: that entity is lost, its neighbours go on."""

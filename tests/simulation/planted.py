@@ -1,22 +1,302 @@
 """Bugs on purpose: patches of the real modules, each of which the simulation must catch.
 
 Each is one that somebody could write in good faith, most of them because it is the simpler way.
+A patch names what it replaces, so one that fits no longer fails with an AttributeError instead of
+planting nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+import itertools
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
 
-PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}
-"""By name."""
+from perdure.durable import append, execution, intake, marks, plan, recovery, shard, snapshot
+from perdure.durable.activation import Activation
+from perdure.durable.answers import outcome_answer
+from perdure.durable.append import InLog, Overtaken
+from perdure.durable.ledger import Ledger
+from perdure.durable.term import Term
+from perdure.streams.commit import Commit, Stored, unseal
+from perdure.streams.port import NoAck
+
+Patches = list[tuple[Any, str, Any]]
+"""What, which attribute of it, and what stands there instead."""
+
+PLANTED: dict[str, Callable[[], Patches]] = {}
+"""By name: the function that makes its patches."""
 
 
 @contextmanager
 def planted(name: str | None) -> Generator[None]:
-    """The real modules with one bug, or without."""
-    if name is None:
+    """The real modules with one bug, or as they are."""
+    with ExitStack() as stack:
+        for target, attribute, replacement in PLANTED[name]() if name else ():
+            stack.enter_context(patch.object(target, attribute, replacement))
         yield
-    else:
-        with PLANTED[name]():
-            yield
+
+
+def bug(make: Callable[[], Patches]) -> Callable[[], Patches]:
+    """Register a bug under its function's name."""
+    PLANTED[make.__name__] = make
+    return make
+
+
+# -- appending ------------------------------------------------------------------------------------
+@bug
+def same_key_means_ours() -> Patches:
+    """A stored commit that holds one of our keys is taken for ours, not only our commit id."""
+    sealed_names: dict[str, set[str]] = {}
+    seal = execution.seal
+
+    def remembering(commit: Commit) -> Any:
+        sealed_names[commit.id] = {outcome.name for outcome in commit.outcomes}
+        return seal(commit)
+
+    def is_ours(stored: Stored, commit_id: str) -> bool:
+        commit = unseal(stored)
+        return commit is not None and not sealed_names[commit_id].isdisjoint(
+            outcome.name for outcome in commit.outcomes
+        )
+
+    return [(execution, "seal", remembering), (append, "is_ours", is_ours)]
+
+
+@bug
+def appends_at_any_sequence() -> Patches:
+    """After a conflict the same commit is published at the sequence that the log has now."""
+    real = execution.append
+
+    async def insisting(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
+        while True:
+            result = await real(log, address, sealed, expected=expected, **rest)
+            if not isinstance(result, Overtaken) or not result.owned:
+                return result
+            last = await log.last(address)
+            expected = 0 if last is None else last.sequence
+
+    return [(execution, "append", insisting)]
+
+
+@bug
+def no_answer_is_taken_for_stored() -> Patches:
+    """An append without an acknowledgement is believed to be in the log."""
+    real = execution.append
+
+    async def hopeful(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
+        answer = await log.append(address, sealed, expected=expected)
+        if isinstance(answer, NoAck):
+            return InLog(expected + 1)
+        return await real(log, address, sealed, expected=expected, **rest)
+
+    return [(execution, "append", hopeful)]
+
+
+@bug
+def answers_before_the_commit() -> Patches:
+    """Callers hear before the commit is in the log: faster by one round trip."""
+    real: Any = getattr(execution.Execution, "_commit")  # noqa: B009
+
+    async def eager(self: Any, folded: Any, made: Any) -> None:
+        for item, outcome in zip(made.taken, made.outcomes, strict=True):
+            answer = outcome_answer(outcome, folded.sequence + 1, folded.version)
+            self._activation.answers.send(item.askers, answer)
+        await real(self, folded, made)
+
+    return [(execution.Execution, "_commit", eager)]
+
+
+# -- tells ----------------------------------------------------------------------------------------
+@bug
+def acks_before_the_commit() -> Patches:
+    """A tell is acknowledged when it arrives."""
+    real: Any = getattr(shard.Shard, "_tell")  # noqa: B009
+
+    def tell(self: Any, delivery: Any, suspect: bool) -> None:
+        real(self, delivery, suspect)
+        if self.term is not None:
+            self.term.ack(delivery.handle)
+
+    return [(shard.Shard, "_tell", tell)]
+
+
+@bug
+def acks_a_queued_redelivery() -> Patches:
+    """A tell that is queued already is taken for a duplicate, and acknowledged."""
+    real: Any = getattr(shard.Shard, "_tell")  # noqa: B009
+
+    def tell(self: Any, delivery: Any, suspect: bool) -> None:
+        activation = self.activations.get(delivery.token)
+        queued = activation is not None and any(
+            item.at is not None and item.at.sequence == delivery.sequence
+            for item in activation.mailbox.queue
+        )
+        real(self, delivery, suspect)
+        if queued and self.term is not None:
+            self.term.ack(delivery.handle)
+
+    return [(shard.Shard, "_tell", tell)]
+
+
+@bug
+def a_conflict_drops_without_ending_the_term() -> Patches:
+    """What was decided for nothing is dropped, and the term goes on behind it."""
+    real: Any = getattr(execution.Execution, "_commit")  # noqa: B009
+
+    async def commit(self: Any, folded: Any, made: Any) -> None:
+        await real(self, folded, made)
+        if self._activation.live and self._activation.folded is None:
+            for item in made.taken:
+                self._activation.remove(item)
+
+    return [(execution.Execution, "_commit", commit)]
+
+
+@bug
+def no_gap_detection() -> Patches:
+    """A lost delivery goes unnoticed."""
+    real = Term.deliver
+
+    def deliver(self: Any, delivery: Any) -> None:
+        self._next = delivery.consumer_sequence
+        real(self, delivery)
+
+    return [(Term, "deliver", deliver)]
+
+
+@bug
+def watermark_by_sequence_alone() -> Patches:
+    """A tell below the watermark's sequence counts as processed, whenever it was stored."""
+
+    def below(folded: Any, item: Any) -> bool:
+        return item.at is not None and item.at.sequence <= folded.watermark.sequence
+
+    return [(plan, "_below", below)]
+
+
+@bug
+def an_ask_does_not_wait_for_its_tell() -> Patches:
+    """`after` is ignored."""
+    return [(shard.Shard, "told", lambda *_: True)]
+
+
+@bug
+def decides_again_in_another_order() -> Patches:
+    """After a conflict the first of the queue goes to its end."""
+    real: Any = getattr(execution.Execution, "_commit")  # noqa: B009
+
+    async def commit(self: Any, folded: Any, made: Any) -> None:
+        await real(self, folded, made)
+        queue = self._activation.mailbox.queue
+        if self._activation.folded is None and len(queue) > 1:
+            queue.append(queue.popleft())
+
+    return [(execution.Execution, "_commit", commit)]
+
+
+@bug
+def poison_is_never_buried() -> Patches:
+    """The attempt marks are not counted."""
+
+    async def add_mark(*_: Any) -> int:
+        return 1
+
+    return [(execution, "add_mark", add_mark), (marks, "add_mark", add_mark)]
+
+
+# -- names ----------------------------------------------------------------------------------------
+@bug
+def a_keyless_ask_has_no_name() -> Patches:
+    """Each copy of a bare ask is a command of its own."""
+    real = intake.take_ask
+    number = itertools.count()
+
+    def take_ask(*args: Any) -> Any:
+        taken = real(*args)
+        if isinstance(taken, intake.Item) and taken.key is None:
+            taken.name = f"{taken.name}.{next(number)}"
+        return taken
+
+    return [(shard, "take_ask", take_ask)]
+
+
+@bug
+def a_key_means_the_same_payload() -> Patches:
+    """The payload of a repeated key isn't compared."""
+    real = plan.standing
+
+    def standing(folded: Any, item: Any) -> Any:
+        verdict, found = real(folded, item)
+        if verdict is plan.Standing.REUSED:
+            return plan.Standing.PROCESSED, None
+        return verdict, found
+
+    return [(plan, "standing", standing)]
+
+
+@bug
+def old_made_keys_are_executed() -> Patches:
+    """A made key that isn't in the ledger is new, however old it is."""
+    return [(Ledger, "too_old", lambda *_: False)]
+
+
+@bug
+def no_ledger() -> Patches:
+    """Only the watermark protects against repeats."""
+    return [(Ledger, "find", lambda *_: None)]
+
+
+# -- memory ---------------------------------------------------------------------------------------
+@bug
+def a_snapshot_is_trusted() -> Patches:
+    """A snapshot is used without asking whether the log holds its last commit."""
+
+    async def from_snapshot(session: Any, entity: Any, address: Any, kept: Any, last: Any) -> Any:
+        await getattr(recovery, "_fold_tail")(session, entity, address, kept, last)  # noqa: B009
+        return kept
+
+    return [(recovery, "_from_snapshot", from_snapshot)]
+
+
+@bug
+def a_snapshot_forgets_the_ledger() -> Patches:
+    """Names with an outcome aren't in the snapshot."""
+    return [(Ledger, "pack", lambda *_: (b"", -1))]
+
+
+@bug
+def a_snapshot_is_not_hashed() -> Patches:
+    """Bytes of a snapshot that changed are believed."""
+    return [(snapshot, "digest", lambda _: "")]
+
+
+@bug
+def verdicts_from_stale_memory() -> Patches:
+    """Nobody asks the leader whether something newer is there."""
+
+    async def fresh(self: Any, folded: Any) -> bool:
+        return bool(self.live)
+
+    return [(Activation, "fresh", fresh)]
+
+
+@bug
+def foreign_messages_do_not_count() -> Patches:
+    """A foreign message at the end of a log is left out of the expected sequence."""
+    real: Any = getattr(recovery, "_fold_tail")  # noqa: B009
+
+    async def fold_tail(session: Any, entity: Any, address: Any, folded: Any, last: Any) -> None:
+        class Mine:
+            def __init__(self) -> None:
+                self.log = self
+
+            async def read(self, address: Any, **kw: Any) -> AsyncIterator[Stored]:
+                async for stored in session.log.read(address, **kw):
+                    if unseal(stored) is not None:
+                        yield stored
+
+        await real(Mine(), entity, address, folded, last)
+
+    return [(recovery, "_fold_tail", fold_tail)]

@@ -130,16 +130,22 @@ class SimulatedLog:
             raise Unreachable("read: broken off")
 
     async def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
-        arrived: asyncio.Queue[Stored] = asyncio.Queue()
+        arrived: asyncio.Queue[Stored | Unreachable] = asyncio.Queue()
 
         async def at_broker() -> None:
-            async for stored in self._inner.follow(address, after=after):
-                self._wire.process.later(0.001, arrived.put_nowait, stored)
+            try:
+                async for stored in self._inner.follow(address, after=after):
+                    self._wire.process.later(0.001, arrived.put_nowait, stored)
+            except Unreachable as error:
+                self._wire.process.later(0.001, arrived.put_nowait, error)
 
         task = self._wire.process.loop.create_task(at_broker(), context=self._wire.world)
         try:
             while True:
-                yield await arrived.get()
+                found = await arrived.get()
+                if isinstance(found, Unreachable):
+                    raise found
+                yield found
         finally:
             task.cancel()
 

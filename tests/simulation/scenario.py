@@ -27,6 +27,7 @@ TROUBLES = {
     "foreign": 0.3,
     "snapshots": 0.4,
     "flipped snapshots": 0.15,
+    "forged snapshots": 0.2,
     "skew": 0.4,
     "client freeze": 0.4,
     "client crash": 0.2,
@@ -99,8 +100,8 @@ class Scenario:
             troubles,
             tuple(_ids(random, count)),
             clients=3,
-            commands=59,
-            plain_commands=23,
+            commands=68,
+            plain_commands=24,
             pause_s=random.choice([0.05, 0.25, 0.6]),
             skews_s=_skews(settings),
         )

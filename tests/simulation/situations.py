@@ -33,7 +33,6 @@ ACTIONS = {
     "term.gap": "gap seen",
     "term.deleted": "term taken by another",
     "term.reconnected": "reconnect ended a term",
-    "term.dropped": "term ended by a drop",
     "term.refused": "term refused",
     "shard.lost": "shard lost to another",
     "stream.rewound": "rewound stream seen",
@@ -42,7 +41,6 @@ ACTIONS = {
     "entity.quarantined": "entity quarantined",
     "handler.defect": "defect retried",
     "state.stale": "stale fold found by the leader",
-    "snapshot.distrusted": "snapshot distrusted, log folded",
     "command.dead": "dead letter",
     "deadletter.not_copied": "copy of a dead letter not stored",
     "reply.forbidden": "forbidden reply subject",
@@ -146,5 +144,3 @@ def count_evidence(evidence: Evidence, seen: Counter[str]) -> None:
             seen["key with another payload"] += 1
         if call.again and not call.other and (call.reply or call.failure):
             seen["repeated key, same reply"] += 1
-        if call.way == "ask" and "too old" in call.cause:
-            seen["made key too old, ask refused"] += 1

@@ -43,6 +43,9 @@ from .world import Caller, World
 RECENT = 8
 """Keys that a client may use again."""
 
+LONG_SLEEP_S = 40.0
+"""Longer than any call lasts, and than a made key lives where that is short."""
+
 PLAIN_WAIT_S = 4.0
 """How long a plain client waits for an answer."""
 
@@ -63,7 +66,9 @@ class Workload:
         self.world = world
         self.random = Random(f"workload {world.scenario.seed}")
         self.recent: list[Used] = []
+        self.newest: dict[str, int] = {}  # by entity, the newest version that was told
         self.poisons = 0
+        self.sleeps = 2 if "client freeze" in world.scenario.troubles else 0
         self._keys = itertools.count(1)
         self._open = 0
 
@@ -80,6 +85,9 @@ class Workload:
             self.spawn(self.world.start_caller(), scenario.commands)
         plain = self.world.start_caller()
         self._open += 1
+        watched = self.random.choice(scenario.entities)
+        if "damage" not in scenario.troubles:  # a damaged log can't be watched
+            plain.process.spawn(self.watch(plain, watched))
         plain.process.spawn(self._plain_life(plain, scenario.plain_commands))
 
     def spawn(self, caller: Caller, commands: int) -> None:
@@ -126,6 +134,8 @@ class Workload:
             await self._result(caller)
         elif roll < 0.17:
             await self._status(caller, entity)
+        elif roll < 0.19:
+            await self._state(caller, entity)
         elif roll < 0.29 and self.recent:
             await self._again(caller)
         else:
@@ -159,6 +169,12 @@ class Workload:
         if key is not None:
             self._remember(Used(entity, key, command))
         if way == "ask":
+            if key is None and self.sleeps and self.random.random() < 0.1:
+                # It falls asleep with an ask under way, and wakes up with repeats that are far
+                # too late.
+                self.sleeps -= 1
+                delay_s = self.random.choice([0.003, 0.3])
+                self.world.at(delay_s, self.world.freeze, caller, LONG_SLEEP_S)
             durable = self.random.random() < 0.1
             await self._finish(call, lambda: ref.ask(command, key=key, durable=durable))
         else:
@@ -201,6 +217,26 @@ class Workload:
         ref: Any = caller.cluster.at(Till, entity)
         call = self._begin(caller, "status", entity, Look(0), None)
         await self._finish(call, ref.status)
+
+    async def _state(self, caller: Caller, entity: str) -> None:
+        """A state of the past, at a version that somebody was told of."""
+        ref: Any = caller.cluster.at(Till, entity)
+        call = self._begin(caller, "state", entity, Look(0), None)
+        call.version = self.random.randint(0, self.newest.get(entity, 0))
+        await self._finish(call, lambda: ref.state(version=call.version))
+
+    async def watch(self, caller: Caller, entity: str) -> None:
+        """Read all that happens to an entity, for ever."""
+        seen = self.world.evidence.watched.setdefault(entity, [])
+        while True:
+            seen.clear()  # a version doesn't say which outcomes without events were seen
+            try:
+                async for record in caller.cluster.watch(till, entity):
+                    command = msgspec.json.decode(record.command) if record.command else {}
+                    seen.append((record.sequence, command.get("uid")))
+            except ClusterError as error:
+                self.world.say(caller.process.name, "WATCHES AGAIN", error)
+                await asyncio.sleep(0.5)
 
     # -- a plain client ---------------------------------------------------------------------------
     async def _plain_life(self, caller: Caller, count: int) -> None:
@@ -245,12 +281,17 @@ class Workload:
 
     async def _plain_tell(self, caller: Caller, entity: str) -> None:
         command = self.command()
-        key = f"p{next(self._keys)}" if self.random.random() < 0.4 else None
+        roll = self.random.random()
+        key = f"p{next(self._keys)}" if roll < 0.4 else None
+        data, headers = msgspec.json.encode(command), {"Idempotency-Key": key} if key else None
+        if roll > 0.7:  # as a client would that repeats a tell under a name of its own
+            key, headers = f"m-{command.uid:032x}", None
+            birth = caller.session.clock.now_ns() // 1_000_000
+            self.world.evidence.births[command.uid] = birth
+            data = encode_envelope(Envelope(1, "tell", raw(command), key=key, birth=birth))
         call = self._begin(caller, "plain tell", entity, command, key)
-        headers = {"Idempotency-Key": key} if key else None
-        answer = await caller.session.commands.publish(
-            Address(till.name, entity), msgspec.json.encode(command), headers
-        )
+        address = Address(till.name, entity)
+        answer = await caller.session.commands.publish(address, data, headers)
         if isinstance(answer, Appended):
             call.told = key or "-"
         else:
@@ -340,6 +381,9 @@ class Workload:
         else:
             _take_value(call, value)
         call.end = self.world.tick()
+        if call.reply is not None and "n" in call.reply:
+            known = self.newest.get(call.entity, 0)
+            self.newest[call.entity] = max(known, call.reply["n"])
         self.world.say(call.client, "ENDS", call)
 
     def _remember(self, used: Used) -> None:

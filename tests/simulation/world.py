@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ PLACES = re.compile(rb'"at":\[\d+,(\d+),(\d+)\]')
 """The places of tells in the bytes of a commit: sequence and time."""
 
 TOLD = {
+    b"too old to tell": "made key too old, ask refused",
     b'"AlreadyProcessingMessage"': "ask attached to one in progress",
     b'"MailboxFull"': "ask refused: mailbox full",
 }
@@ -62,6 +63,7 @@ class Member:
         self.process = process
         self.session = session
         self.clock = clock
+        self.wakes_at = 0.0  # if it is frozen
 
     @property
     def wire(self) -> Wire:
@@ -132,6 +134,10 @@ class World:
     def at(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
         """Let something happen later, in no process."""
         self.loop.call_later(delay_s, action, *args, context=self._context)
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something in no process."""
+        self.loop.create_task(work, context=self._context)
 
     # -- what passes the ports, for the situations ------------------------------------------------
     def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None:
@@ -217,7 +223,7 @@ class World:
         self.at(self.random.uniform(0.5, 4.0) if late else 0.0, self._close, member)
 
     def _close(self, member: Member) -> None:
-        self.loop.create_task(member.session.inner.close(), context=self._context)
+        self.start(member.session.inner.close())
 
     def restart_later(self) -> None:
         """Some time after a runner died, another one is started in its place."""
@@ -234,10 +240,11 @@ class World:
 
     def freeze(self, member: Member, seconds: float) -> None:
         """A process stops for a while, as with SIGSTOP; its connection stays open."""
-        if not member.process.alive or member.process.frozen:
+        if self.weather.calm or not member.process.alive or member.process.frozen:
             return
         self.say(member.process.name, "FREEZES for", f"{seconds:.2f}")
         member.process.freeze()
+        member.wakes_at = self.loop.time() + seconds
         self.at(seconds, self.thaw, member)
 
     def thaw(self, member: Member) -> None:
@@ -339,7 +346,7 @@ class World:
                 self.evidence.waiting.setdefault(entity_of(tell.token), []).append(sequence)
         for dead in streams.dead:
             self.evidence.dead_copies.append((entity_of(dead.token), dead.data))
-        self.evidence.uncaught += self.loop.uncaught
+        self.evidence.uncaught += self.loop.unretrieved()
         self.evidence.killed = dict(self._hazards.killed)
 
 
