@@ -105,7 +105,7 @@ class _Reader:
         wire.check_link(commit, prev=self._hash, version=self._version, sequence=stored.sequence)
         for outcome in commit.outcomes:
             self._version += len(outcome.events)
-            if self._version > self._after:
+            if self._version > self._after or not self._after:  # from the start: all of it
                 yield self._record(commit, outcome, stored.sequence)
         self._hash = stored.mark or ""
 
