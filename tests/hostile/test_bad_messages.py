@@ -1,7 +1,7 @@
 """Everything that a message can have wrong, on a real server: one tagged error each, no harm done.
 
 All cases meet one runner, in a process of its own; at the end it is still the same one. The last
-test sends each case a hundred times a second and measures a neighbour meanwhile.
+test sends each case fifty times a second and measures a neighbour meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ in_one_loop = pytest.mark.asyncio(loop_scope="module")
 ADD = {"type": "add", "n": 1}
 SLICE_S = float(os.environ.get("PERDURE_HOSTILE_SLICE", "0.15"))
 """How long a neighbour is measured, alone and under each case, in seconds."""
-PACE_S = 0.01
+PACE_S = 0.02
 """Between two bad messages, in seconds."""
 SLOWER = 2.0
 """What a neighbour may become slower by, at most."""

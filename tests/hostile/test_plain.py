@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from perdure import MalformedMessage, RunnerNotRegistered, Settings, State, connect
 
-from .client import escape
+from .client import PAUSE_S, escape
 from .harness import NAMESPACE, TROUBLE, World, world
 from .victim import Add, Victim
 
@@ -121,8 +121,9 @@ async def test_tell(one: World) -> None:
     )
     await client.nc.publish(client.to_subject("tell"), json.dumps(ADD).encode())
     await client.nc.publish(client.to_subject("tell"), json.dumps(ADD).encode())
-    await client.settled()
-    assert (await client.ask("tell", TOTAL))["reply"] == 3, "named by their places: two commands"
+    async with asyncio.timeout(10):  # named by their places: two commands
+        while (await client.ask("tell", TOTAL))["reply"] != 3:
+            await asyncio.sleep(PAUSE_S)
     await client.tell("tell", b"nonsense", Perdure_Reply_To=inbox)
     verdict = json.loads((await heard.next_msg(timeout=10)).data)
     assert verdict["error"]["type"] == "MalformedMessage"
