@@ -122,7 +122,7 @@ async def test_tell(one: World) -> None:
     await client.nc.publish(client.to_subject("tell"), json.dumps(ADD).encode())
     await client.nc.publish(client.to_subject("tell"), json.dumps(ADD).encode())
     async with asyncio.timeout(10):  # named by their places: two commands
-        while (await client.ask("tell", TOTAL))["reply"] != 3:
+        while (await client.ask("tell", TOTAL))["reply"] != 3:  # noqa: ASYNC110 (asked of the server)
             await asyncio.sleep(PAUSE_S)
     await client.tell("tell", b"nonsense", Perdure_Reply_To=inbox)
     verdict = json.loads((await heard.next_msg(timeout=10)).data)

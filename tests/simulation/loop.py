@@ -143,7 +143,7 @@ class SimulatedLoop:
         self._ready: deque[_Soon] = deque()
         self._timers: list[tuple[float, int, _Soon]] = []
         self._timer_number = 0
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[tuple[asyncio.Task[Any], Process | None]] = []
         self._sweep_at = 256
         self._closed = False
         self._running = False
@@ -204,9 +204,10 @@ class SimulatedLoop:
     ) -> asyncio.Task[T]:
         task = asyncio.Task(coro, loop=self._asyncios, name=name or "task", context=context)
         # Held here, so that no garbage collection decides about a task's life.
-        self._tasks.append(task)
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        self._tasks.append((task, process))
         if len(self._tasks) > self._sweep_at:
-            self._tasks = [t for t in self._tasks if not t.done()]
+            self._tasks = [(t, p) for t, p in self._tasks if not t.done()]
             self._sweep_at = 2 * len(self._tasks) + 256
         return task
 
@@ -242,10 +243,10 @@ class SimulatedLoop:
         """Exceptions of tasks that nobody looked at, whether garbage was collected or not."""
         return self.uncaught + [
             f"{task.get_coro()!r} failed unseen: {task.exception()!r}"
-            for task in self._tasks
-            if task.done()
+            for task, process in self._tasks
+            if (process is None or process.alive)
+            and task.done()
             and getattr(task, "_log_traceback", False)
-            and not isinstance(task.exception(), Killed)
         ]
 
     def close(self) -> None:
@@ -253,7 +254,7 @@ class SimulatedLoop:
         self._closed = True
         self._ready.clear()
         self._timers.clear()
-        for task in self._tasks:
+        for task, _ in self._tasks:
             if not task.done():
                 _abandon(task)
         self._tasks.clear()

@@ -17,6 +17,7 @@ from perdure.durable import append, execution, intake, marks, plan, recovery, sh
 from perdure.durable.activation import Activation
 from perdure.durable.answers import outcome_answer
 from perdure.durable.append import InLog, Overtaken
+from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger
 from perdure.durable.term import Term
 from perdure.streams.commit import Commit, Stored, unseal
@@ -44,12 +45,33 @@ def bug(make: Callable[[], Patches]) -> Callable[[], Patches]:
     return make
 
 
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _empty(*_: Any) -> tuple[bytes, int]:
+    return b"", -1
+
+
+def _no_hash(_: bytes) -> str:
+    return ""
+
+
 # -- appending ------------------------------------------------------------------------------------
+
+
 @bug
 def same_key_means_ours() -> Patches:
     """A stored commit that holds one of our keys is taken for ours, not only our commit id."""
     sealed_names: dict[str, set[str]] = {}
-    seal = execution.seal
 
     def remembering(commit: Commit) -> Any:
         sealed_names[commit.id] = {outcome.name for outcome in commit.outcomes}
@@ -67,7 +89,7 @@ def same_key_means_ours() -> Patches:
 @bug
 def appends_at_any_sequence() -> Patches:
     """After a conflict the same commit is published at the sequence that the log has now."""
-    real = execution.append
+    real = append.append
 
     async def insisting(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
         while True:
@@ -83,7 +105,7 @@ def appends_at_any_sequence() -> Patches:
 @bug
 def no_answer_is_taken_for_stored() -> Patches:
     """An append without an acknowledgement is believed to be in the log."""
-    real = execution.append
+    real = append.append
 
     async def hopeful(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
         answer = await log.append(address, sealed, expected=expected)
@@ -179,7 +201,7 @@ def watermark_by_sequence_alone() -> Patches:
 @bug
 def an_ask_does_not_wait_for_its_tell() -> Patches:
     """`after` is ignored."""
-    return [(shard.Shard, "told", lambda *_: True)]
+    return [(shard.Shard, "told", _always)]
 
 
 @bug
@@ -215,7 +237,7 @@ def a_keyless_ask_has_no_name() -> Patches:
 
     def take_ask(*args: Any) -> Any:
         taken = real(*args)
-        if isinstance(taken, intake.Item) and taken.key is None:
+        if isinstance(taken, Item) and taken.key is None:
             taken.name = f"{taken.name}.{next(number)}"
         return taken
 
@@ -239,13 +261,13 @@ def a_key_means_the_same_payload() -> Patches:
 @bug
 def old_made_keys_are_executed() -> Patches:
     """A made key that isn't in the ledger is new, however old it is."""
-    return [(Ledger, "too_old", lambda *_: False)]
+    return [(Ledger, "too_old", _never)]
 
 
 @bug
 def no_ledger() -> Patches:
     """Only the watermark protects against repeats."""
-    return [(Ledger, "find", lambda *_: None)]
+    return [(Ledger, "find", _nothing)]
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -263,13 +285,13 @@ def a_snapshot_is_trusted() -> Patches:
 @bug
 def a_snapshot_forgets_the_ledger() -> Patches:
     """Names with an outcome aren't in the snapshot."""
-    return [(Ledger, "pack", lambda *_: (b"", -1))]
+    return [(Ledger, "pack", _empty)]
 
 
 @bug
 def a_snapshot_is_not_hashed() -> Patches:
     """Bytes of a snapshot that changed are believed."""
-    return [(snapshot, "digest", lambda _: "")]
+    return [(snapshot, "digest", _no_hash)]
 
 
 @bug

@@ -232,7 +232,7 @@ class Workload:
             seen.clear()  # a version doesn't say which outcomes without events were seen
             try:
                 async for record in caller.cluster.watch(till, entity):
-                    command = msgspec.json.decode(record.command) if record.command else {}
+                    command: Any = msgspec.json.decode(record.command or b"{}")
                     seen.append((record.sequence, command.get("uid")))
             except ClusterError as error:
                 self.world.say(caller.process.name, "WATCHES AGAIN", error)

@@ -86,7 +86,7 @@ class World:
 async def world(
     *entities: Entity[Any, Any], runners: int = 1, **settings: Any
 ) -> AsyncGenerator[World]:
-    given = {"shards": 2, "drain_timeout": 2, **settings}
+    given: dict[str, Any] = {"shards": 2, "drain_timeout": 2, **settings}
     made = World(entities, Settings(**given))
     for _ in range(runners):
         await made.start()
