@@ -20,7 +20,7 @@ from perdure.durable.append import InLog, Overtaken
 from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger
 from perdure.durable.term import Term
-from perdure.streams.commit import Commit, Stored, unseal
+from perdure.streams.commit import Commit, Stored, seal, unseal
 from perdure.streams.port import NoAck
 
 Patches = list[tuple[Any, str, Any]]
