@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Self
 
+ACKS = b"_INBOX.raw"
+"""Where the server's acknowledgements go."""
+
 
 class Raw:
     """A connection without any library. What the server says is kept in `heard`."""
@@ -20,6 +23,7 @@ class Raw:
         host, _, port = url.rpartition("/")[2].rpartition(":")
         raw = cls(*await asyncio.open_connection(host, int(port)))
         raw._writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        raw._writer.write(b"SUB " + ACKS + b" 1\r\n")
         await raw.sync()
         return raw
 
@@ -36,6 +40,14 @@ class Raw:
             line = b"PUB "
         self._writer.write(line + b" ".join(words) + b"\r\n" + headers + data + b"\r\n")
         await self.sync()
+
+    async def tell(self, subject: bytes, data: bytes, *, headers: bytes = b"") -> None:
+        """Publish, and wait for the stream's word, whatever it is."""
+        acks = self.heard.count(b"MSG " + ACKS)
+        await self.publish(subject, data, reply=ACKS, headers=headers)
+        async with asyncio.timeout(10):
+            while self.heard.count(b"MSG " + ACKS) == acks:
+                self.heard += await self._reader.read(65536)
 
     async def pour(self, subjects: Iterable[bytes], data: bytes) -> None:
         """The same data to many subjects, as fast as the server reads."""

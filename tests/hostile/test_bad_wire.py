@@ -134,7 +134,7 @@ async def test_a_token_that_is_no_id(one: World, raw: Raw, token: bytes) -> None
     answer = await heard.next_msg(timeout=5)
     await heard.unsubscribe()
     assert b'"MalformedMessage"' in answer.data
-    await raw.publish(HEAD + b".to.victim." + token, ADD)
+    await raw.tell(HEAD + b".to.victim." + token, ADD)
     (letter,) = await one.client.dead(after=dead)
     assert letter["dead"]["reason"] == "malformed"
     assert letter["dead"]["error"]["type"] == "MalformedMessage"
@@ -148,7 +148,7 @@ async def test_a_token_that_the_servers_index_refuses(tmp_path: Path) -> None:
     of a subject counts it, and the stream fills up."""
     async with world(tmp_path) as w:
         made = await Raw.open(w.server.url)
-        await made.publish(HEAD + b".to.victim.a\x7fb", ADD)
+        await made.tell(HEAD + b".to.victim.a\x7fb", ADD)
         await made.close()
         async with asyncio.timeout(2):
             await w.client.settled()
@@ -164,7 +164,7 @@ async def test_a_reply_subject_elsewhere(one: World, raw: Raw, reply: bytes) -> 
     named = b"NATS/1.0\r\nIdempotency-Key: k\r\n\r\n"
     await raw.publish(ask, ADD, reply=reply, headers=named)
     block = b"NATS/1.0\r\nPerdure-Reply-To: " + reply + b"\r\n\r\n"
-    await raw.publish(HEAD + b".to.victim." + id.encode(), ADD, headers=block)
+    await raw.tell(HEAD + b".to.victim." + id.encode(), ADD, headers=block)
     await raw.publish(HEAD + b".info.victim", b"", reply=reply)
     await raw.publish(HEAD + b".member." + (await one.ready()).encode(), b"", reply=reply)
     await one.client.settled()
@@ -181,7 +181,7 @@ async def test_headers_that_are_none(one: World, raw: Raw, block: bytes) -> None
     await raw.publish(
         HEAD + b".ask.victim." + id.encode(), ADD, reply=b"_INBOX.nobody.1", headers=block
     )
-    await raw.publish(HEAD + b".to.victim." + id.encode(), ADD, headers=block)
+    await raw.tell(HEAD + b".to.victim." + id.encode(), ADD, headers=block)
     await one.client.settled()
     stored = len(block) < STREAM_HEADER_BYTES
     answer = await one.client.ask(id, {"type": "add", "n": 7}, Idempotency_Key="stolen")
