@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Self
 
@@ -58,13 +59,15 @@ class Raw:
 
     async def sync(self) -> None:
         """Wait for a PONG: the server has read all that was sent, or closed the connection."""
-        self._writer.write(b"PING\r\n")
         start = len(self.heard)
-        while b"PONG\r\n" not in self.heard[start:]:
-            got = await asyncio.wait_for(self._reader.read(65536), 10)
-            if not got:
-                return
-            self.heard += got
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(b"PING\r\n")
+            async with asyncio.timeout(10):
+                while b"PONG\r\n" not in self.heard[start:]:
+                    got = await self._reader.read(65536)
+                    if not got:
+                        return
+                    self.heard += got
 
     async def close(self) -> None:
         self._writer.close()

@@ -154,6 +154,16 @@ async def test_a_token_that_the_servers_index_refuses(tmp_path: Path) -> None:
             await w.client.settled()
 
 
+@pytest.mark.parametrize("size", [4_097, 10_240, 100_000])
+async def test_a_subject_that_the_server_refuses(one: World, raw: Raw, size: int) -> None:
+    """It ends the connection of whoever sent it, and of nobody else."""
+    for way in (b".ask.victim.", b".to.victim."):
+        sender = await Raw.open(one.server.url)
+        await sender.publish(HEAD + way + b"x" * size, ADD)
+        assert b"-ERR 'maximum control line exceeded'" in sender.heard
+        await sender.close()
+
+
 @pytest.mark.parametrize("reply", [*ODD_INBOXES, *FORBIDDEN], ids=lambda reply: repr(reply[:40]))
 async def test_a_reply_subject_elsewhere(one: World, raw: Raw, reply: bytes) -> None:
     """A bare ask isn't executed: its name would be a weapon. All else is, and not answered."""
