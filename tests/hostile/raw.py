@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from typing import Self
 
@@ -17,6 +16,7 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.heard = b""
+        self.closed = False  # by the server
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -60,14 +60,17 @@ class Raw:
     async def sync(self) -> None:
         """Wait for a PONG: the server has read all that was sent, or closed the connection."""
         start = len(self.heard)
-        with contextlib.suppress(ConnectionError):
+        try:
             self._writer.write(b"PING\r\n")
             async with asyncio.timeout(10):
                 while b"PONG\r\n" not in self.heard[start:]:
                     got = await self._reader.read(65536)
-                    if not got:
-                        return
                     self.heard += got
+                    if not got:
+                        self.closed = True
+                        return
+        except ConnectionError:
+            self.closed = True
 
     async def close(self) -> None:
         self._writer.close()

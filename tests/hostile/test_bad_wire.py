@@ -160,7 +160,7 @@ async def test_a_subject_that_the_server_refuses(one: World, raw: Raw, size: int
     for way in (b".ask.victim.", b".to.victim."):
         sender = await Raw.open(one.server.url)
         await sender.publish(HEAD + way + b"x" * size, ADD)
-        assert b"-ERR 'maximum control line exceeded'" in sender.heard
+        assert sender.closed
         await sender.close()
 
 
