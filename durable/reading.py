@@ -159,7 +159,7 @@ class Reading:
     async def serve(self, folded: Folded) -> None:
         """Answer what can be answered; called by the worker, between commits."""
         reads = [read for read in self._waiting if not read.checked]
-        stale = any(r.envelope.fresh or (r.envelope.seen or 0) > folded.sequence for r in reads)
+        stale = any(_is_behind(folded, read) for read in reads)
         if stale and not await self._activation.fresh(folded):
             return
         for read in reads:
@@ -300,3 +300,15 @@ class Reading:
 def _refused(outcome: Outcome, key: str) -> bool:
     """Whether an outcome is the verdict on a refused tell with this key."""
     return outcome.dead is not None and outcome.dead.key == key
+
+
+def _is_behind(folded: Folded, read: Read) -> bool:
+    """Whether the leader must be asked before this question is answered from our fold."""
+    if read.envelope.fresh or (read.envelope.seen or 0) > folded.sequence:
+        return True
+    if read.kind != "state":
+        return False
+    try:  # "isn't there yet" is a verdict: never from memory alone
+        return (past_of(read.envelope).version or 0) > folded.version
+    except Undecodable:
+        return False
