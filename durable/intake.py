@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from ..entities.duration import seconds
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
-from ..entities.key import IdempotencyKey
+from ..entities.key import is_key
 from ..streams.asks import NULL, Envelope, open_body
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
@@ -165,7 +165,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         problem = described(error)
         raw, hash = Raw(delivery.data), raw_hash(delivery.data)
     cause = cause_of(at, hash)
-    key = envelope.key if _is_key(envelope.key) else None
+    key = envelope.key if envelope.key and is_key(envelope.key) else None
     request = _cut(envelope.request, REQUEST_CHARS)
     askers = [Asker(envelope.reply_to, request, told=True)] if envelope.reply_to else []
     return Item(
@@ -219,15 +219,8 @@ def _payload(host: Host, envelope: Envelope) -> str | None:
     return payload_hash(_command(host, envelope))
 
 
-def _is_key(key: str | None) -> bool:
-    try:
-        return key is not None and bool(IdempotencyKey(key))
-    except ValueError:
-        return False
-
-
 def _check_key(key: str | None) -> None:
-    if key is not None and not _is_key(key):
+    if key is not None and not is_key(key):
         raise Undecodable("the idempotency key isn't 1 to 255 of A-Za-z0-9:_-")
 
 
