@@ -125,8 +125,10 @@ class Activation:
         """A command by ask: queued, attached to the same one that waits, or refused at once."""
         self.used = item.since
         full = self.host.load.full()
-        known = self.mailbox.find(item.name) is not None
-        match Admission.FULL if full and not known else self.mailbox.admit(item):
+        admission = self.mailbox.admit(item)
+        if full and admission is Admission.QUEUED:  # the same key with another payload, too
+            admission = Admission.FULL
+        match admission:
             case Admission.ATTACHED:
                 waiting = self.mailbox.find(item.name)
                 assert waiting is not None

@@ -48,6 +48,7 @@ class Limits:
     defect_attempts: int
     poison_marks: int
     made_window_s: float
+    made_keys: int
 
 
 def violations(evidence: Evidence, limits: Limits) -> list[str]:
@@ -119,10 +120,18 @@ def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: 
         now_ms = history.times[recorded.sequence] / 1e6
         return birth_ms is not None and (
             now_ms > birth_ms + limits.made_window_s * 1000 - evidence.skew_ms
+            or birth_ms <= _forgotten_birth(recorded, history, limits)
         )
     if reason == "defect" and recorded.kind == "boom":
         return evidence.boom_times.get(recorded.uid or 0, 0) >= limits.defect_attempts
     return recorded.kind in DEADLY.get(reason, set())
+
+
+def _forgotten_birth(recorded: Recorded, history: History, limits: Limits) -> int:
+    """The newest birth that may have been forgotten for lack of room before this outcome."""
+    earlier = [o for o in history.outcomes if o.sequence < recorded.sequence]
+    births = [o.birth for o in earlier if o.birth is not None]
+    return max(births[: -limits.made_keys], default=-1)
 
 
 def _lost_places(evidence: Evidence, entity: str) -> set[tuple[int, int]]:

@@ -98,6 +98,7 @@ class Recorded:
     reply: Json | None
     failure: Json | None
     dead: Json | None
+    birth: int | None = None  # of a key that a client made, Unix ms
     version: int = 0  # of the entity after it
 
 
@@ -176,6 +177,7 @@ def _record(history: History, sequence: int, outcome: Json) -> Iterator[str]:
         outcome.get("reply"),
         outcome.get("failure"),
         outcome.get("dead"),
+        outcome.get("birth"),
     )
     history.outcomes.append(recorded)
     if recorded.name in history.by_name:

@@ -62,7 +62,8 @@ class Scenario:
         """What the checker must know."""
         made = self.settings.made_window
         assert isinstance(made, float)
-        return Limits(self.settings.defect_retry.attempts, self.settings.poison_marks, made)
+        s = self.settings
+        return Limits(s.defect_retry.attempts, s.poison_marks, made, s.made_keys)
 
     @staticmethod
     def draw(seed: int) -> Scenario:

@@ -16,7 +16,7 @@ from .checker import Limits, kinds, violations
 from .evidence import Accepted, Call, Evidence, Logged
 from .model import read_log
 
-LIMITS = Limits(defect_attempts=4, poison_marks=4, made_window_s=30.0)
+LIMITS = Limits(defect_attempts=4, poison_marks=4, made_window_s=30.0, made_keys=20)
 
 
 def outcome(name: str, uid: int, n: int, total: int, mix: int, **more: Any) -> dict[str, Any]:
@@ -187,6 +187,23 @@ def test_each_lie_is_told_apart(lie: Callable[[Evidence], None], kind: str) -> N
     evidence = sound()
     lie(evidence)
     assert kind in kinds(violations(evidence, LIMITS))
+
+
+def test_a_made_key_is_too_old_once_newer_ones_took_its_room() -> None:
+    """By time it isn't: only what was forgotten can make the refusal just."""
+    named = [f"m-{n}" for n in range(21)]
+    made = [
+        [outcome(key, n, n + 1, 5 * (n + 1), 0, birth=1000 + n)] for n, key in enumerate(named)
+    ]
+    dead = {"reason": "too_old", "error": {}}
+    late = {"name": "m-late", "command": {"type": "add", "uid": 99}, "dead": dead, "at": [1, 1, 5]}
+
+    def unjust(birth: int) -> bool:
+        evidence = Evidence(logs={"a": log_of(*made, [late])}, births={99: birth})
+        return "unjust dead letter" in kinds(violations(evidence, LIMITS))
+
+    assert not unjust(1000)
+    assert unjust(1001)
 
 
 def test_what_fails_inside_and_what_grows_is_told() -> None:

@@ -15,6 +15,7 @@ from perdure.durable.folded import Folded
 from perdure.durable.phase import Quarantined
 from perdure.entities.address import Address
 from perdure.entities.clock import SystemClock
+from perdure.streams.commit import seal
 from perdure.streams.memory.logs import LogStore
 from perdure.streams.port import Appended, Full
 
@@ -377,6 +378,37 @@ async def test_asks_beyond_the_mailbox_are_refused_at_once() -> None:
         assert len(refused) == 4
         assert all(a["error"]["may_have_taken_effect"] for a in refused)
         assert (await w.ask("c", {"type": "total"}))["reply"] == 4
+
+
+async def test_a_full_runner_takes_only_what_is_attached_to_something_that_waits() -> None:
+    slow = Retry(attempts=2, base=0.3)
+    async with world(counter, runner_capacity=1, defect_retry=slow) as w:
+        broken = {"type": "break", "how": "always"}
+        first = asyncio.create_task(w.ask("c", broken, key="k"))
+        await w.until(lambda: w.runners[0][0].statistics().asks == 1)
+        other = await w.ask("c", add(1), key="k")  # the same key, but another command
+        again = await w.ask("c", broken, key="k")
+        assert other["error"]["type"] == "MailboxFull"
+        assert again["error"]["type"] == "AlreadyProcessingMessage"
+        assert w.runners[0][0].statistics().asks == 1
+        assert (await first)["error"]["type"] == "RpcClientError"
+
+
+async def test_a_version_that_memory_lacks_is_asked_of_the_leader() -> None:
+    async with world(counter) as w:
+        await w.ask("c", add(1))
+        written = (await w.commits("c"))[-1]
+        stored = await w.caller.log.last(Address("counter", "c"))
+        assert stored is not None
+        assert stored.mark is not None
+        another = msgspec.structs.replace(written, id="another", prev=stored.mark, version=2)
+        named = msgspec.structs.replace(written.outcomes[0], name="another's")
+        sealed = seal(msgspec.structs.replace(another, outcomes=(named,)))
+        answer = await w.caller.log.append(
+            Address("counter", "c"), sealed, expected=stored.sequence
+        )
+        assert isinstance(answer, Appended)
+        assert (await w.ask("c", [1, "state", {"version": 2}]))["reply"]["n"] == 2
 
 
 async def test_a_second_runner_takes_over_and_the_first_stands_by() -> None:
