@@ -12,7 +12,7 @@ Three rules hold for every backend:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -78,11 +78,33 @@ PublishAnswer: TypeAlias = Appended | Full | NoStream | Refused | NoAck
 
 
 # -- the log ----------------------------------------------------------------------------------
+BATCH_COMMITS = 256
+"""Commits in one batch at most. The server takes 1,000; by this many nothing is gained any more,
+and one refusal refuses all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A commit and its condition: the entity's last sequence is exactly `expected` (0: none)."""
+
+    address: Address
+    commit: Sealed
+    expected: int
+
+
 class Log(Protocol):
     """Commits, one subject an entity, one stream a type."""
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
         """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
+        ...
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        """Store 2 to BATCH_COMMITS commits of different entities of one type: all, or none.
+
+        Each has its own condition; `WrongLast` doesn't say whose failed. `Appended` has the
+        sequence of the last one; the others come right before it, in their order.
+        """
         ...
 
     async def last(self, address: Address) -> Stored | None:

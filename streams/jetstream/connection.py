@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,6 +75,15 @@ class Listener:
     subject: str
     handler: Handler
     subscription: Subscription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A message to be stored."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +237,26 @@ class Connection:
         self, subject: str, data: bytes, headers: dict[str, str] | None = None
     ) -> Result:
         """Publish and wait for the acknowledgement. Raises TooLarge, ValueError for a subject."""
-        size = max(IN_FLIGHT_LEAST, self._check(subject, "", data, headers))
+        return await self.publish_all([Publish(subject, data, headers)])
+
+    async def publish_all(self, publishes: Sequence[Publish]) -> Result:
+        """Publish some messages in a row and wait for the acknowledgement of the last.
+
+        Raises TooLarge, ValueError for a subject; then none was sent.
+        """
+        sizes = [self._check(p.subject, "", p.data, p.headers) for p in publishes]
+        size = max(IN_FLIGHT_LEAST, sum(sizes))
         await self._room.take(size)
         try:
             link = self.link
             if link is None or not link.alive:
                 return Lost(self._why())
-            reply, future = self.replies.ack(subject)
+            *before, last = publishes
+            reply, future = self.replies.ack(last.subject)
             try:
-                await link.client.publish(subject, data, reply, headers)
+                for one in before:
+                    await link.client.publish(one.subject, one.data, "", one.headers)
+                await link.client.publish(last.subject, last.data, reply, last.headers)
             except (Error, OSError) as error:
                 return Lost(f"not sent: {error!r}")
             return await future

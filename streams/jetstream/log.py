@@ -7,22 +7,27 @@ is asked of the leader, one by one, so that a read never ends early in silence.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ...entities.address import Address
 from ...entities.entropy import Entropy
 from ..commit import MARK, Sealed, Stored
-from ..port import AppendAnswer, NoAck, Refused, Unreachable
+from ..port import Append, AppendAnswer, NoAck, Refused, Unreachable
 from ..subjects import Subjects, escape
 from .api import count, lookup
-from .connection import Connection
+from .connection import Connection, Publish
 from .direct import batch, one
 from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, append_answer
 from .follow import follow
 from .messages import no_responders
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+BATCH_ID = "Nats-Batch-Id"
+BATCH_SEQUENCE = "Nats-Batch-Sequence"
+BATCH_COMMIT = "Nats-Batch-Commit"
+BATCH_ID_BYTES = 12
+"""Of a batch's id: two with the same one would be taken for one."""
 
 
 class JetStreamLog:
@@ -35,17 +40,36 @@ class JetStreamLog:
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
         """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
-        subject = self._subjects.log(address.entity, escape(address.id))
-        headers = {EXPECTED: str(expected), MARK: commit.mark}
+        publish = self._publish(Append(address, commit, expected), {})
+        return await self._append(address.entity, [publish])
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        """Store some commits of different entities, all or none: an atomic batch (ADR-50)."""
+        batch = self._entropy.token(BATCH_ID_BYTES)
+        entity = appends[0].address.entity
+        publishes: list[Publish] = []
+        for number, append in enumerate(appends, 1):
+            more = {BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
+            if number == len(appends):
+                more[BATCH_COMMIT] = "1"
+            publishes.append(self._publish(append, more))
+        return await self._append(entity, publishes)
+
+    def _publish(self, append: Append, more: dict[str, str]) -> Publish:
+        subject = self._subjects.log(append.address.entity, escape(append.address.id))
+        headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
+        return Publish(subject, append.commit.data, headers)
+
+    async def _append(self, entity: str, publishes: list[Publish]) -> AppendAnswer:
         try:
-            result = await self._connection.publish(subject, commit.data, headers)
+            result = await self._connection.publish_all(publishes)
         except TooLarge as error:
             return Refused(TOO_LARGE, str(error))
         if isinstance(result, Lost):
             return NoAck(result.why)
         if isinstance(result, Denied):
             return Refused(DENIED, result.why)
-        stream = self._subjects.log_stream(address.entity)
+        stream = self._subjects.log_stream(entity)
         return append_answer(result.data, stream=stream, no_responders=no_responders(result))
 
     async def last(self, address: Address) -> Stored | None:

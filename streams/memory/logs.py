@@ -25,12 +25,16 @@ class LogStore:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def ends_at(self, token: str, expected: int) -> bool:
+        """Whether that is the token's last sequence (0: it has none)."""
+        sequences = self._by_token.get(token)
+        return expected == (sequences[-1] if sequences else 0)
+
     def append(
         self, token: str, data: bytes, mark: str | None, time_ns: int, *, expected: int | None
     ) -> Appended | WrongLast:
         """Store a message; with `expected` only if that is the token's last sequence."""
-        sequences = self._by_token.get(token)
-        if expected is not None and expected != (sequences[-1] if sequences else 0):
+        if expected is not None and not self.ends_at(token, expected):
             return WrongLast()
         sequence = len(self._messages) + 1
         self._messages.append((token, Stored(sequence, time_ns, data, mark)))

@@ -7,17 +7,19 @@ gives the answer a turn of the loop later; so do `commands.py` and `asks.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...entities.address import Address
 from ..commit import Sealed, Stored
 from ..port import (
+    Append,
     AppendAnswer,
     Entry,
     NoAck,
     Refused,
     Unreachable,
+    WrongLast,
 )
 from ..subjects import escape
 from .connection import Connection
@@ -44,22 +46,36 @@ class MemoryLog:
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
         """Store a commit if the entity's last sequence is exactly `expected`."""
-        token = escape(address.id)
+        return await self._append([Append(address, commit, expected)])
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        """Store some commits of different entities, all or none."""
+        return await self._append(appends)
+
+    async def _append(self, appends: Sequence[Append]) -> AppendAnswer:
         if not self._connection.up:
             return NoAck("no connection")
-        log = self._streams.logs.get(address.entity)
-        answer: AppendAnswer
-        if log is None:
-            answer = Refused(503, f"no log of {address.entity}")
-        elif len(commit.data) + MARK_BYTES > self._broker.max_payload:
-            answer = Refused(10054, "message size exceeds maximum allowed")
-        else:
-            now = self._broker.clock.now_ns()
-            answer = log.append(token, commit.data, commit.mark, now, expected=expected)
+        answer = self._store(appends)
         try:
             return await self._connection.answer(answer)
         except Unreachable as error:
             return NoAck(str(error))
+
+    def _store(self, appends: Sequence[Append]) -> AppendAnswer:
+        entity = appends[0].address.entity
+        log = self._streams.logs.get(entity)
+        if log is None:
+            return Refused(503, f"no log of {entity}")
+        if any(len(a.commit.data) + MARK_BYTES > self._broker.max_payload for a in appends):
+            return Refused(10054, "message size exceeds maximum allowed")
+        named = [(escape(a.address.id), a) for a in appends]
+        if len(named) > 1 and not all(log.ends_at(token, a.expected) for token, a in named):
+            return WrongLast()
+        now = self._broker.clock.now_ns()
+        for token, a in named[:-1]:
+            log.append(token, a.commit.data, a.commit.mark, now, expected=a.expected)
+        token, a = named[-1]
+        return log.append(token, a.commit.data, a.commit.mark, now, expected=a.expected)
 
     async def last(self, address: Address) -> Stored | None:
         """The entity's last message."""

@@ -7,7 +7,7 @@ right is never wrong here, only late or unreachable; what may be stale, lost or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from perdure.entities.entropy import Entropy
 from perdure.streams.commit import Sealed, Stored
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import (
+    Append,
     AppendAnswer,
     Appended,
     Asks,
@@ -104,6 +105,25 @@ class SimulatedLog:
 
         try:
             return await self._wire.call("append", at_broker)
+        except Unreachable as error:
+            return NoAck(str(error))
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        async def at_broker() -> AppendAnswer:
+            if self._world.log_refuses:
+                self._wire.weather.note("log refused")
+                return Refused(10077, "insufficient storage")
+            answer = await self._inner.append_batch(appends)
+            self._world.appended(self._wire.process, answer, appends[-1].commit.data)
+            if isinstance(answer, Appended):
+                first = answer.sequence - len(appends) + 1
+                for sequence, one in enumerate(appends, first):
+                    say = self._wire.say
+                    say("LOG", one.address.id, sequence, one.expected, one.commit.data)
+            return answer
+
+        try:
+            return await self._wire.call("append batch", at_broker)
         except Unreachable as error:
             return NoAck(str(error))
 

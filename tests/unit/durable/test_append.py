@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +21,15 @@ from perdure.durable.append import (
 from perdure.entities.address import Address
 from perdure.entities.entropy import SystemEntropy
 from perdure.streams.commit import FORMAT, Commit, Sealed, Stored, seal
-from perdure.streams.port import AppendAnswer, Appended, NoAck, Refused, Unreachable, WrongLast
+from perdure.streams.port import (
+    Append,
+    AppendAnswer,
+    Appended,
+    NoAck,
+    Refused,
+    Unreachable,
+    WrongLast,
+)
 
 A1 = Address("account", "a-1")
 
@@ -101,6 +109,9 @@ class Script:
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
         self.published.append(commit.id)
         return self.answers.pop(0)
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        raise AssertionError(appends)
 
     async def last(self, address: Address) -> Stored | None:
         last = self.lasts.pop(0)
