@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..entities.address import Address
 from ..entities.entropy import Entropy
@@ -95,7 +95,16 @@ def is_ours(stored: Stored, commit_id: str) -> bool:
     return commit is not None and commit.id == commit_id
 
 
+class Appender(Protocol):
+    """Whoever sends commits to the log, alone or with others."""
+
+    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        """As `Log.append`: the answer is about this commit alone."""
+        ...
+
+
 async def append(
+    appender: Appender,
     log: Log,
     address: Address,
     sealed: Sealed,
@@ -111,7 +120,7 @@ async def append(
     """
     refusals = tries = 0
     while True:
-        answer = await log.append(address, sealed, expected=expected)
+        answer = await appender.append(address, sealed, expected=expected)
         if isinstance(answer, Appended):
             return InLog(answer.sequence)
         if isinstance(answer, Refused):

@@ -33,7 +33,7 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
     """Record a tell with an impossible id; whether the server confirmed it."""
     hash = raw_hash(delivery.data)
     error = MalformedMessage(cause=why, may_have_taken_effect=False)
-    room = host.plan_limits.max_bytes - DEAD_BYTES
+    room = host.most_bytes - DEAD_BYTES
     outcome = Outcome(
         name=cause_of(at, hash),
         payload_hash=hash,

@@ -108,10 +108,9 @@ class Execution:
         return activation.live and activation.folded is folded and bool(activation.mailbox.queue)
 
     def _limits(self) -> Limits:
-        limits = self._host.plan_limits
-        most = limits.outcomes if self._outcomes is None else self._outcomes
-        most = self._host.load.turns.outcomes(most)
-        return Limits(most, limits.bytes, limits.max_bytes)
+        host = self._host
+        most = host.settings.commit_outcomes if self._outcomes is None else self._outcomes
+        return host.limits(host.load.turns.outcomes(most))
 
     async def _carry_out(self, folded: Folded, plan: Plan) -> None:
         for item in plan.rewound:
@@ -197,12 +196,13 @@ class Execution:
             outcomes=tuple(plan.outcomes),
         )
         sealed = seal(commit)
-        if len(sealed.data) > host.plan_limits.max_bytes:
+        if len(sealed.data) > host.most_bytes:
             await self._too_large(folded, plan, len(sealed.data))
             return
         for item in plan.taken:
             item.published = True
         result = await append(
+            host.group,
             host.session.log,
             self._address,
             sealed,
@@ -231,7 +231,7 @@ class Execution:
         if len(plan.taken) > 1:
             self._outcomes = len(plan.taken) // 2
             return
-        why = f"its commit has {size} bytes, a message holds {self._host.plan_limits.max_bytes}"
+        why = f"its commit has {size} bytes, a message holds {self._host.most_bytes}"
         error = SerializationError(cause=why, may_have_taken_effect=False)
         if item.way == "tell":
             await self._bury(folded, item, "too_large", error)
@@ -321,13 +321,12 @@ class Execution:
             )
             await self._bury(folded, item, "poison", error)
         else:
-            limits = self._host.plan_limits
             plan = make_plan(
                 entity,
                 self._address,
                 folded,
                 [item],
-                limits=Limits(1, limits.bytes, limits.max_bytes),
+                limits=self._host.limits(1),
                 now_ns=session.clock.now_ns(),
             )
             await self._carry_out(folded, plan)
@@ -355,7 +354,7 @@ class Execution:
 
     async def _bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
         """A dead letter: a conditional commit like any other."""
-        most = self._host.plan_limits.max_bytes
+        most = self._host.most_bytes
         error = with_details(error, address=str(self._address))
         outcome = dead_letter(item, reason, error, named=True, max_bytes=most)
         plan = Plan(taken=[item], outcomes=[outcome], state=folded.state)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 from ..entities.duration import seconds
 from ..entities.entity import Entity
 from ..entities.settings import Settings
 from ..streams.port import Session
+from .group import Group
 from .ledger import LedgerLimits
 from .plan import Limits
 from .turns import Turns
@@ -51,35 +51,41 @@ class Load:
         return f"Load({self.asks} of {self.capacity} asks, {self.bytes} of {WAITING_BYTES} bytes)"
 
 
-@dataclass(frozen=True, slots=True)
 class Host:
     """One entity type in one runner: what never changes while it runs."""
 
-    session: Session
-    entity: Entity[Any, Any]
-    settings: Settings
-    runner: str
-    load: Load
-
-    @property
-    def ledger_limits(self) -> LedgerLimits:
-        """How much an entity's ledger remembers."""
-        s = self.settings
-        return LedgerLimits(
-            int(seconds(s.dedup_window) * 1000),
-            s.dedup_keys,
-            int(seconds(s.made_window) * 1000),
-            s.made_keys,
+    def __init__(
+        self,
+        session: Session,
+        entity: Entity[Any, Any],
+        settings: Settings,
+        runner: str,
+        load: Load,
+    ) -> None:
+        self.session: Session = session
+        self.entity: Entity[Any, Any] = entity
+        self.settings: Settings = settings
+        self.runner: str = runner
+        self.load: Load = load
+        self.group: Group = Group(session.log, settings.appends)
+        self.ledger_limits: LedgerLimits = LedgerLimits(
+            int(seconds(settings.dedup_window) * 1000),
+            settings.dedup_keys,
+            int(seconds(settings.made_window) * 1000),
+            settings.made_keys,
         )
 
+    def __repr__(self) -> str:
+        return f"Host({self.entity.name!r}, {self.runner!r}, {self.load})"
+
     @property
-    def plan_limits(self) -> Limits:
-        """Bounds of one commit."""
-        return Limits(
-            self.settings.commit_outcomes,
-            self.settings.commit_bytes,
-            self.session.max_payload - HEADER_BYTES,
-        )
+    def most_bytes(self) -> int:
+        """Of a commit: what the server takes in one message, without its headers."""
+        return self.session.max_payload - HEADER_BYTES
+
+    def limits(self, outcomes: int) -> Limits:
+        """Bounds of one commit with at most that many outcomes."""
+        return Limits(outcomes, self.settings.commit_bytes, self.most_bytes)
 
     def now_ms(self) -> int:
         """The runner's clock, Unix milliseconds."""

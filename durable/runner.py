@@ -207,6 +207,7 @@ class Runner:
         await asyncio.gather(*self._timers, return_exceptions=True)
         for hosted in self._hosted:
             await asyncio.gather(*(shard.abandon() for shard in hosted.shards))
+            await hosted.host.group.abandon()
 
     def passivate_all(self) -> None:
         """Let every idle entity leave memory now."""

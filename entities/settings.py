@@ -88,6 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     commit_outcomes: int = 64
     """Outcomes in one commit at most: the gain of sharing an fsync is flat beyond that, while all
     of them wait for the slowest."""
+    appends: Literal["auto", "single", "batch"] = "auto"
+    """Whether commits of several entities go into the log as one atomic batch. Where an append
+    waits for a disk or a quorum, batches are several times faster; elsewhere single appends are.
+    `auto` tries both under load and keeps the faster, since no configuration tells."""
     askers: int = 16
     """Callers remembered for one command in progress. A client repeats from one inbox, so more
     than a few are an attack or a bug; the others are told to wait and find the recorded reply."""

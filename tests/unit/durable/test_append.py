@@ -173,7 +173,7 @@ async def test_a_commit_is_published_until_its_fate_is_known(
 ) -> None:
     log = Script(list(answers), list(lasts))
     got = await append(
-        log, A1, sealed("ours"), expected=5, owned=owns, live=owned, entropy=SystemEntropy()
+        log, log, A1, sealed("ours"), expected=5, owned=owns, live=owned, entropy=SystemEntropy()
     )
     assert got == result
     assert log.published == ["ours"] * publishes

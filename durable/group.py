@@ -1,0 +1,244 @@
+"""Group commit: commits of several entities in one atomic batch, where that is faster.
+
+A log that is fsynced, or waits for a quorum, takes about as long for a hundred commits in one
+batch as for one; a log that isn't stores single commits faster. Neither can be told from a
+configuration, so `Chooser`, which is pure, tries both under load and compares what they brought.
+
+One batch is on its way at a time; what arrives meanwhile gathers for the next. Each commit keeps
+its own condition. One that fails refuses the whole batch without saying whose it was: then each
+goes alone. A batch is never published twice, so an acknowledgement that got lost is looked into by
+each of its commits for itself, as that of a single one is (durable/append.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, TypeAlias
+
+from ..entities.address import Address
+from ..streams.commit import Sealed
+from ..streams.port import BATCH_COMMITS, Append, AppendAnswer, Appended, Log, NoAck
+
+logger: logging.Logger = logging.getLogger("perdure.append")
+
+Appends: TypeAlias = Literal["auto", "single", "batch"]
+
+BATCH_BYTES = 8 * 1024**2
+"""Of one batch at most: a server stages it, and the connection carries nothing else meanwhile."""
+
+CROWD = 16
+"""Commits on their way at once from where on it matters which way is faster."""
+TRIAL_S = 0.25
+"""For each way, in seconds: hundreds of commits even where each is fsynced."""
+VERDICT_S = 60.0
+"""How long a verdict holds, in seconds: a trial of the slower way costs less than 1 % then."""
+RETRY_S = 1.0
+"""Until the next trial after one during which the crowd left, in seconds."""
+
+
+class Phase(Enum):
+    """What the chooser is at."""
+
+    SETTLED = "settled"
+    SINGLE = "trying single appends"
+    BATCH = "trying batches"
+
+
+class Chooser:
+    """Which way is the faster one. Pure: time and counts come from outside."""
+
+    def __init__(self) -> None:
+        self.batching: bool = False
+        self.phase: Phase = Phase.SETTLED
+        self.rates: tuple[float, float] = (0.0, 0.0)
+        """Commits a second that the last trial saw: single, in batches."""
+        self._faster = False
+        self._until = 0.0
+        self._began = 0.0
+        self._stored = 0
+        self._single_rate = 0.0
+
+    def __repr__(self) -> str:
+        return f"Chooser(batching={self.batching}, {self.phase.value}, rates={self.rates})"
+
+    def look(self, now: float, *, waiting: int, stored: int) -> None:
+        """Go on, if it is time: `waiting` commits on their way, `stored` ones ever since."""
+        if now < self._until:
+            return
+        crowd = waiting >= CROWD
+        rate = (stored - self._stored) / max(now - self._began, TRIAL_S)
+        match self.phase:
+            case Phase.SETTLED:
+                if crowd:
+                    self._try(Phase.SINGLE, now, stored)
+            case _ if not crowd:  # what was measured says nothing
+                self._settle(now + RETRY_S)
+            case Phase.SINGLE:
+                self._single_rate = rate
+                self._try(Phase.BATCH, now, stored)
+            case Phase.BATCH:
+                self.rates = (self._single_rate, rate)
+                self._faster = rate > self._single_rate
+                self._settle(now + VERDICT_S)
+
+    def _try(self, phase: Phase, now: float, stored: int) -> None:
+        self.phase, self.batching = phase, phase is Phase.BATCH
+        self._began, self._stored, self._until = now, stored, now + TRIAL_S
+
+    def _settle(self, until: float) -> None:
+        self.phase, self.batching, self._until = Phase.SETTLED, self._faster, until
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A commit that waits for its batch."""
+
+    append: Append
+    answer: asyncio.Future[AppendAnswer]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatistics:
+    """What went which way so far, in one entity type of one runner."""
+
+    single: int
+    batched: int
+    batches: int
+    refused: int  # batches: their commits went alone thereafter
+    batching: bool
+
+
+class Group:
+    """All appends of one entity type in this runner."""
+
+    def __init__(self, log: Log, appends: Appends) -> None:
+        self._log = log
+        self._chooser = Chooser() if appends == "auto" else None
+        self._batching = appends == "batch"
+        self._queue: deque[Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._under_way = self._stored = 0
+        self._single = self._batched = self._batches = self._refused = 0
+
+    def __repr__(self) -> str:
+        return f"Group({self.statistics()})"
+
+    def statistics(self) -> GroupStatistics:
+        """What it did so far."""
+        return GroupStatistics(
+            self._single, self._batched, self._batches, self._refused, self._batching
+        )
+
+    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        """Store a commit if the entity's last sequence is exactly `expected`, either way.
+
+        The answer is about this commit alone.
+        """
+        self._under_way += 1
+        try:
+            if self._batching:
+                answer = await self._with_others(Append(address, commit, expected))
+            else:
+                self._single += 1
+                answer = await self._log.append(address, commit, expected=expected)
+        finally:
+            self._under_way -= 1
+        if isinstance(answer, Appended):
+            self._stored += 1
+        if self._chooser is not None:
+            self._choose(self._chooser)
+        return answer
+
+    async def abandon(self) -> None:
+        """End without a word: whoever waits is gone, too."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _choose(self, chooser: Chooser) -> None:
+        now = asyncio.get_running_loop().time()
+        chooser.look(now, waiting=self._under_way, stored=self._stored)
+        if self._batching is not chooser.batching:
+            self._batching = chooser.batching
+            logger.debug("appends: %r", chooser, extra={"action": "append.way"})
+
+    # -- batches --------------------------------------------------------------------------------
+    async def _with_others(self, append: Append) -> AppendAnswer:
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(append, loop.create_future())
+        self._queue.append(waiting)
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        answer = await waiting.answer
+        if isinstance(answer, Appended | NoAck):
+            return answer
+        self._single += 1  # it, or another one of the batch, was refused
+        return await self._log.append(append.address, append.commit, expected=append.expected)
+
+    async def _run(self) -> None:
+        """One batch after the other, as long as something waits."""
+        try:
+            while batch := take(self._queue):
+                await self._settle(batch)
+        finally:
+            self._task = None
+
+    async def _settle(self, batch: list[Waiting]) -> None:
+        try:
+            answers = await self._publish([waiting.append for waiting in batch])
+        except Exception as error:  # whoever waits must hear of it
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+
+    async def _publish(self, appends: list[Append]) -> list[AppendAnswer]:
+        if len(appends) == 1:
+            self._single += 1
+            (one,) = appends
+            return [await self._log.append(one.address, one.commit, expected=one.expected)]
+        self._batches += 1
+        answer = await self._log.append_batch(appends)
+        if isinstance(answer, Appended):
+            self._batched += len(appends)
+        elif not isinstance(answer, NoAck):
+            self._refused += 1
+        return each(answer, len(appends))
+
+
+def take(queue: deque[Waiting]) -> list[Waiting]:
+    """The next batch, in order: bounded, one commit an entity, nothing that was given up."""
+    batch: list[Waiting] = []
+    addresses: set[Address] = set()
+    later: list[Waiting] = []
+    size = 0
+    while queue and len(batch) < BATCH_COMMITS:
+        waiting = queue.popleft()
+        if waiting.answer.done():  # cancelled: its activation was dropped
+            continue
+        if waiting.append.address in addresses:  # that one was given up after it was taken
+            later.append(waiting)
+            continue
+        size += len(waiting.append.commit.data)
+        if batch and size > BATCH_BYTES:
+            later.append(waiting)
+            break
+        addresses.add(waiting.append.address)
+        batch.append(waiting)
+    queue.extendleft(reversed(later))
+    return batch
+
+
+def each(answer: AppendAnswer, count: int) -> list[AppendAnswer]:
+    """What a batch's answer means for each of its commits."""
+    if isinstance(answer, Appended):
+        first = answer.sequence - count + 1
+        return [Appended(first + n) for n in range(count)]
+    return [answer] * count

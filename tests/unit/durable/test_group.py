@@ -1,0 +1,253 @@
+"""Group commit: what goes into a batch, what its answer means, and which way is chosen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from perdure.durable.group import (
+    BATCH_BYTES,
+    CROWD,
+    RETRY_S,
+    TRIAL_S,
+    VERDICT_S,
+    Chooser,
+    Group,
+    Phase,
+    Waiting,
+    each,
+    take,
+)
+from perdure.entities.address import Address
+from perdure.streams.commit import Sealed, Stored
+from perdure.streams.port import (
+    BATCH_COMMITS,
+    Append,
+    AppendAnswer,
+    Appended,
+    NoAck,
+    Refused,
+    WrongLast,
+)
+
+
+def address(id: str) -> Address:
+    return Address("account", id)
+
+
+class Gated:
+    """A log whose batches wait until they are let go; it notes what it was given."""
+
+    def __init__(self, answer: AppendAnswer | Exception | None = None) -> None:
+        self.gate = asyncio.Event()
+        self.answer = answer  # of batches; None: stored
+        self.singles: list[str] = []
+        self.batches: list[list[str]] = []
+        self.sequence = 0
+
+    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        self.singles.append(address.id)
+        await self.gate.wait()
+        self.sequence += 1
+        return Appended(self.sequence)
+
+    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        self.batches.append([append.address.id for append in appends])
+        await self.gate.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        self.sequence += len(appends)
+        return Appended(self.sequence)
+
+    async def last(self, address: Address) -> Stored | None:
+        raise AssertionError(address)
+
+    async def count(self, address: Address) -> int:
+        raise AssertionError(address)
+
+    async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
+        raise AssertionError(sequence)
+
+    def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
+        raise AssertionError(after)
+
+    def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
+        raise AssertionError(after)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def begin(group: Group, *ids: str) -> list[asyncio.Task[AppendAnswer]]:
+    return [
+        asyncio.create_task(group.append(address(id), Sealed(id, id.encode(), id), expected=0))
+        for id in ids
+    ]
+
+
+async def test_what_arrives_while_a_batch_is_on_its_way_is_the_next_one() -> None:
+    log = Gated()
+    group = Group(log, "batch")
+    first = begin(group, "a", "b")
+    await turns()
+    rest = begin(group, "c", "d", "e")
+    await turns()
+    assert log.batches == [["a", "b"]]
+    log.gate.set()
+    answers = await asyncio.gather(*first, *rest)
+    assert log.batches == [["a", "b"], ["c", "d", "e"]]
+    assert answers == [Appended(n) for n in range(1, 6)]
+    assert not log.singles
+    assert group.statistics().batched == 5
+
+
+async def test_one_alone_is_a_plain_append() -> None:
+    log = Gated()
+    log.gate.set()
+    (one,) = begin(Group(log, "batch"), "a")
+    assert await one == Appended(1)
+    assert (log.singles, log.batches) == (["a"], [])
+
+
+@pytest.mark.parametrize("answer", [WrongLast(), Refused(10210, "too many open batches")])
+async def test_the_commits_of_a_refused_batch_go_alone(answer: AppendAnswer) -> None:
+    log = Gated(answer)
+    log.gate.set()
+    group = Group(log, "batch")
+    assert await asyncio.gather(*begin(group, "a", "b")) == [Appended(1), Appended(2)]
+    assert (log.batches, log.singles) == ([["a", "b"]], ["a", "b"])
+    assert group.statistics().refused == 1
+
+
+async def test_an_unknown_batch_is_not_published_again() -> None:
+    log = Gated(NoAck("lost"))
+    log.gate.set()
+    assert await asyncio.gather(*begin(Group(log, "batch"), "a", "b")) == [NoAck("lost")] * 2
+    assert log.singles == []
+
+
+async def test_an_error_reaches_whoever_waits_and_the_next_batch_goes_on() -> None:
+    log = Gated(ValueError("odd"))
+    log.gate.set()
+    group = Group(log, "batch")
+    found = await asyncio.gather(*begin(group, "a", "b"), return_exceptions=True)
+    assert [type(error) for error in found] == [ValueError, ValueError]
+    log.answer = None
+    assert await asyncio.gather(*begin(group, "a", "b")) == [Appended(1), Appended(2)]
+
+
+async def test_what_was_given_up_before_its_batch_is_not_published() -> None:
+    log = Gated()
+    group = Group(log, "batch")
+    first = begin(group, "a", "b")
+    await turns()
+    dropped, kept = begin(group, "c", "d")
+    await turns()
+    dropped.cancel()
+    log.gate.set()
+    assert await kept == Appended(3)
+    assert [await task for task in first] == [Appended(1), Appended(2)]
+    assert log.singles == ["d"]
+
+
+async def test_abandoned_it_publishes_nothing_more() -> None:
+    log = Gated()
+    group = Group(log, "batch")
+    tasks = begin(group, "a", "b", "c")
+    await turns()
+    more = begin(group, "d")
+    await turns()
+    await group.abandon()
+    log.gate.set()
+    await turns()
+    assert (log.batches, log.singles) == ([["a", "b", "c"]], [])
+    for task in (*tasks, *more):
+        task.cancel()
+
+
+# -- pure -------------------------------------------------------------------------------------
+def queued(*ids: str, size: int = 1) -> deque[Waiting]:
+    loop = asyncio.get_running_loop()
+    commit = Sealed("c", b"x" * size, "m")
+    return deque(Waiting(Append(address(id), commit, 0), loop.create_future()) for id in ids)
+
+
+def named(batch: list[Waiting]) -> list[str]:
+    return [waiting.append.address.id for waiting in batch]
+
+
+async def test_a_batch_has_an_entity_once_and_keeps_the_order() -> None:
+    queue = queued("a", "b", "a", "c")
+    assert named(take(queue)) == ["a", "b", "c"]
+    assert named(take(queue)) == ["a"]
+    assert take(queue) == []
+
+
+async def test_a_batch_is_bounded_by_number_and_bytes() -> None:
+    queue = queued(*(str(n) for n in range(BATCH_COMMITS + 3)))
+    assert len(take(queue)) == BATCH_COMMITS
+    assert len(take(queue)) == 3
+    large = queued("a", "b", "c", size=BATCH_BYTES // 2)
+    assert [named(take(large)), named(take(large))] == [["a", "b"], ["c"]]
+    assert named(take(queued("a", size=2 * BATCH_BYTES))) == ["a"]
+
+
+def test_each_commit_has_its_own_sequence() -> None:
+    assert each(Appended(12), 3) == [Appended(10), Appended(11), Appended(12)]
+    assert each(NoAck("?"), 2) == [NoAck("?"), NoAck("?")]
+
+
+class Load:
+    """Commits of a crowd, with another rate for each way."""
+
+    def __init__(self, single: float, batched: float, waiting: int = 4 * CROWD) -> None:
+        self.rates = {False: single, True: batched}
+        self.chooser, self.waiting = Chooser(), waiting
+        self.now = self.stored = 0.0
+
+    def run(self, seconds: float, step: float = 0.01) -> Chooser:
+        until = self.now + seconds
+        while self.now < until:
+            self.now += step
+            self.stored += step * self.rates[self.chooser.batching]
+            self.chooser.look(self.now, waiting=self.waiting, stored=int(self.stored))
+        return self.chooser
+
+
+@pytest.mark.parametrize(("single", "batched"), [(1000, 9000), (9000, 1000)])
+def test_the_faster_way_is_kept(single: float, batched: float) -> None:
+    load = Load(single, batched)
+    chooser = load.run(3 * TRIAL_S)
+    assert chooser.phase is Phase.SETTLED
+    assert chooser.batching is (batched > single)
+    assert chooser.rates == pytest.approx((single, batched), rel=0.1)
+
+
+def test_it_looks_again_and_changes_its_mind() -> None:
+    load = Load(9000, 1000)
+    assert not load.run(3 * TRIAL_S).batching
+    load.rates = {False: 1000, True: 9000}
+    assert not load.run(VERDICT_S / 2).batching
+    assert load.run(VERDICT_S / 2 + 3 * TRIAL_S).batching
+
+
+def test_without_a_crowd_nothing_is_tried() -> None:
+    chooser = Load(1000, 9000, waiting=CROWD - 1).run(5.0)
+    assert (chooser.phase, chooser.batching) == (Phase.SETTLED, False)
+
+
+def test_a_trial_that_the_crowd_left_says_nothing() -> None:
+    load = Load(1000, 9000)
+    load.run(TRIAL_S / 2)
+    load.waiting = 1
+    assert load.run(TRIAL_S).phase is Phase.SETTLED
+    assert not load.chooser.batching
+    load.waiting = CROWD
+    assert load.run(RETRY_S + 3 * TRIAL_S).batching
