@@ -208,7 +208,7 @@ class Load:
     """Commits of a crowd, with another rate for each way."""
 
     def __init__(self, single: float, batched: float, waiting: int = 4 * CROWD) -> None:
-        self.rates = {False: single, True: batched}
+        self.rates: dict[bool, float] = {False: single, True: batched}
         self.chooser, self.waiting = Chooser(), waiting
         self.now = self.stored = 0.0
 
