@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Raw
 
-from ..entities.duration import seconds
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import is_key
 from ..streams.asks import NULL, Envelope, open_body
@@ -62,10 +61,10 @@ class Refusal:
     key: str | None = None
 
 
-Taken: TypeAlias = Item | Read | Refusal
+Arrival: TypeAlias = Item | Read | Refusal
 
 
-def take_ask(host: Host, message: Message, now: float) -> Taken:
+def take_ask(host: Host, message: Message, now: float) -> Arrival:
     """What an ask is: a command, a read, or refused."""
     asker = Asker(message.reply, plain=True)
     try:
@@ -116,12 +115,12 @@ def take_ask(host: Host, message: Message, now: float) -> Taken:
     )
 
 
-def bad_id(taken: Taken, error: ValueError) -> Refusal:
+def bad_id(taken: Arrival, error: ValueError) -> Refusal:
     """The refusal of a message whose subject holds no id of ours."""
     return Refusal(_asker(taken), MalformedMessage(cause=str(error), may_have_taken_effect=False))
 
 
-def elsewhere(taken: Taken, runner: str) -> Refusal:
+def elsewhere(taken: Arrival, runner: str) -> Refusal:
     """The refusal of an ask that names another shard than its entity's: it would get a mailbox,
     and an order, of its own there."""
     if isinstance(taken, Refusal):
@@ -133,7 +132,7 @@ def elsewhere(taken: Taken, runner: str) -> Refusal:
     return Refusal(_asker(taken), error, key)
 
 
-def _asker(taken: Taken) -> Asker | None:
+def _asker(taken: Arrival) -> Asker | None:
     if isinstance(taken, Item):
         return taken.askers[0] if taken.askers else None
     return taken.asker
@@ -228,13 +227,14 @@ def _check_birth(host: Host, birth: int | None) -> None:
     """Refuse a key from the future: once forgotten, it would forbid all keys made before then."""
     if birth is None:
         return
-    latest = host.now_ms() + seconds(host.settings.made_window) * 1000 * EARLY_PART
-    if not 0 <= birth <= latest:
+    if not 0 <= birth <= host.now_ms() + host.ledger_limits.made_window_ms * EARLY_PART:
         raise Undecodable("the key's birth isn't a time that can be: is the caller's clock right?")
 
 
 def _cut(text: str | None, length: int) -> str | None:
-    return None if text is None else "".join(c for c in text[:length] if c.isprintable())
+    if text is None or (len(text) <= length and text.isprintable()):
+        return text
+    return "".join(c for c in text[:length] if c.isprintable())
 
 
 def _malformed(error: Undecodable) -> MalformedMessage:

@@ -7,18 +7,16 @@ command stream still has it, and it is read again by its sequence before its tur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..streams.commit import At
 
 Way: TypeAlias = Literal["ask", "tell"]
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """Somebody who waits for an answer."""
 
     reply: str
@@ -27,8 +25,7 @@ class Asker:
     told: bool = False  # a tell's Reply-To: hears its outcome, once, and nothing before
 
 
-@dataclass(slots=True, eq=False)
-class Item:
+class Item(Struct, eq=False):
     """A command that waits for its turn. Mutable: its handle, askers and counters change."""
 
     way: Way
@@ -44,7 +41,7 @@ class Item:
     after: int | None = None  # of an ask: wait for this tell first
     request: str | None = None
     trace: str | None = None
-    askers: list[Asker] = field(default_factory=list[Asker])
+    askers: list[Asker] = []
     handle: str = ""  # of a tell: the newest delivery's
     consumer: str = ""  # of a tell: the term that delivered it last
     since: float = 0.0  # loop time of arrival, seconds

@@ -233,29 +233,36 @@ class Shard:
     def ask(self, message: Message) -> None:
         """An ask for an entity of this shard, by either subject."""
         token = message.subject.rpartition(".")[2]
-        if self.host.load.full() and token not in self.activations:
+        found = self.activations.get(token)
+        if found is None and self.host.load.full():
             self._overload(message, token)
             return
         taken = take_ask(self.host, message, loop_time())
-        try:
-            id = unescape(token)
-        except ValueError as why:
-            id, taken = token, bad_id(taken, why)
-        address = Address(self.host.entity.name, id)
-        if token not in self.activations and self.sharding.shard(token) != self.number:
-            taken = elsewhere(taken, self.host.runner)
+        address, taken = self._addressed(token, taken) if found is None else (found.address, taken)
         match taken:
-            case Refusal(asker, error, key):
-                if asker is not None:
-                    self.answers.error([asker], error, address, key)
-            case Read():
-                self._activation(token, address).read(taken)
             case Item():
                 if not self._answerable(taken, address):
                     return
-                self._activation(token, address).ask(taken)
+                (found or self._activation(token, address)).ask(taken)
                 if taken.after is not None:
                     self._watch_aside()
+            case Read():
+                (found or self._activation(token, address)).read(taken)
+            case Refusal(asker, error, key):
+                if asker is not None:
+                    self.answers.error([asker], error, address, key)
+
+    def _addressed(
+        self, token: str, taken: Item | Read | Refusal
+    ) -> tuple[Address, Item | Read | Refusal]:
+        """The entity that a token names; what was taken is refused if it names none of ours."""
+        try:
+            id = unescape(token)
+        except ValueError as why:
+            return Address(self.host.entity.name, token), bad_id(taken, why)
+        if self.sharding.shard(token) != self.number:
+            taken = elsewhere(taken, self.host.runner)
+        return Address(self.host.entity.name, id), taken
 
     def _overload(self, message: Message, token: str) -> None:
         """Refuse before anything is decoded or kept."""

@@ -27,7 +27,7 @@ class SystemEntropy:
     """The operating system's randomness; its tokens can't be guessed."""
 
     def __init__(self) -> None:
-        self._random = random.SystemRandom()
+        self._random = random.Random()  # seeded by the system; for jitter, which may be guessed
 
     def token(self, size: int) -> str:
         """`size` random bytes as `2 * size` lower-case hexadecimal digits."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -152,9 +153,12 @@ def reply_allowed(reply: str, prefixes: tuple[str, ...]) -> bool:
     A reply subject is a weapon: without this rule a caller who may only ask has the runner's
     answer stored in a log. Only subjects below the allowed prefixes, and never a wildcard.
     """
-    if _REPLY.fullmatch(reply) is None:
-        return False
-    return any(reply.startswith(prefix + ".") for prefix in prefixes)
+    return reply.startswith(_dotted(prefixes)) and _REPLY.fullmatch(reply) is not None
+
+
+@lru_cache(maxsize=16)
+def _dotted(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{prefix}." for prefix in prefixes)
 
 
 def raw(value: Any) -> Raw:

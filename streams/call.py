@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..entities.address import Address
 from ..entities.errors import (
@@ -47,8 +46,7 @@ from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
 logger: logging.Logger = logging.getLogger("perdure.client")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Whom a call is for, and how it is called in errors and logs."""
 
     address: Address

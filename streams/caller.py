@@ -54,6 +54,16 @@ class Caller:
         self.settings = settings
         self.routes: Routes = Routes(session)
         self.told: Told = Told(settings.told_addresses)
+        self._policies: dict[tuple[Effect, bool], Policy] = {
+            (effect, wait): Policy(
+                effect=effect,
+                repeat_after_s=seconds(settings.ask_repeat_after),
+                transient=settings.transient_retry,
+                wait_suspended=wait,
+            )
+            for effect in Effect
+            for wait in (False, True)
+        }
         self._open: dict[Answers, None] = {}
         self._closed = False
 
@@ -233,12 +243,7 @@ class Caller:
         return answer
 
     def _policy(self, effect: Effect, *, wait_suspended: bool = True) -> Policy:
-        return Policy(
-            effect=effect,
-            repeat_after_s=seconds(self.settings.ask_repeat_after),
-            transient=self.settings.transient_retry,
-            wait_suspended=wait_suspended,
-        )
+        return self._policies[effect, wait_suspended]
 
     def _now_ms(self) -> int:
         return self.session.clock.now_ns() // 1_000_000

@@ -13,7 +13,6 @@ Who writes one: `durable/append.py`. Who reads: activation, history, verify. Gol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -35,8 +34,7 @@ class Damaged(Exception):
     """A stored message that should be a commit and isn't what was written, or can't be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """One message of a log, as the server keeps it."""
 
     sequence: int
@@ -45,8 +43,7 @@ class Stored:
     mark: str | None  # the header MARK, if there is one
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(msgspec.Struct, frozen=True):
     """A commit as bytes, ready to be stored."""
 
     id: str

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from msgspec import Struct
+
 from ..entities.address import Address
 from ..entities.clock import Clock
 from ..entities.entropy import Entropy
@@ -36,38 +38,32 @@ class Taken(Exception):
 
 
 # -- answers ----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True):
     """Stored, at this sequence of the stream."""
 
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class WrongLast:
+class WrongLast(Struct, frozen=True):
     """Refused: the entity's last sequence isn't the expected one (10071, 10164)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(Struct, frozen=True):
     """Refused: the entity's part of the stream is at capacity (10077, per subject)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoStream:
+class NoStream(Struct, frozen=True):
     """Nobody is there to store it: the type's stream doesn't exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Refused for another reason: the server's code and its text."""
 
     code: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class NoAck:
+class NoAck(Struct, frozen=True):
     """No acknowledgement: it may be stored, or arrive later, or never."""
 
     why: str
@@ -83,8 +79,7 @@ BATCH_COMMITS = 256
 and one refusal refuses all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """A commit and its condition: the entity's last sequence is exactly `expected` (0: none)."""
 
     address: Address
@@ -136,8 +131,7 @@ class Log(Protocol):
 
 
 # -- tells ------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """One tell, as a consumer delivered it."""
 
     consumer: str
@@ -228,8 +222,7 @@ class Commands(Protocol):
 
 
 # -- asks -------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A core NATS message. `no_responders`: the server's word that nobody listens there."""
 
     subject: str

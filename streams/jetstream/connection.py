@@ -23,9 +23,10 @@ from ...entities.entropy import Entropy
 from ...entities.settings import Settings
 from ..port import Incompatible, Unreachable
 from .errors import Denied, Forbidden, Lost, TooLarge
-from .link import Handler, Link, dial
+from .link import Link, dial
 from .login import options, servers, shown
 from .messages import check_subject, headers_size
+from .reader import Handler
 from .replies import Received, Replies, Result
 from .room import Room
 

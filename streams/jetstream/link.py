@@ -21,8 +21,7 @@ from ..port import Unreachable
 from .errors import check_version
 from .login import shown
 from .outbox import Outbox
-from .reader import Reader
-from .replies import Received
+from .reader import Handler, Reader
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -40,18 +39,12 @@ CANCEL_S = 0.1
 """How often, and with what pause, something that was given up is told so."""
 PARKED_S = 3600.0
 """nats-py waits this long before it would reconnect; we are gone long before."""
-PENDING_MESSAGES = 256 * 1024
-PENDING_BYTES = 256 * 1024**2
-"""What one subscription may hold. Handlers never wait, so this is only reached if the loop hangs;
-beyond it nats-py drops."""
-
-Handler = Callable[[Received], None]
 
 
 class Link:
     """One connection. Lost for good when `alive` is false."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Reader) -> None:
         self.client = client
         self.outbox: Outbox = Outbox(client)
         self.ended: bool = False
@@ -64,20 +57,7 @@ class Link:
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Listen; handlers are plain and never wait."""
-
-        async def receive(message: Any) -> None:
-            try:
-                handler(message)
-            except (Exception, asyncio.CancelledError):
-                # A CancelledError here would end nats-py's reader of this subscription.
-                logger.exception("a handler of %s failed", subject)
-
-        subscription = await self.client.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            subject,
-            cb=receive,
-            pending_msgs_limit=PENDING_MESSAGES,
-            pending_bytes_limit=PENDING_BYTES,
-        )
+        subscription = await self.client.listen(subject, handler)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -86,7 +66,7 @@ class Link:
         self._subscriptions.discard(subscription)
         if not self.client.is_closed:
             with contextlib.suppress(Error):  # it is lost, and its subscriptions with it
-                await subscription.unsubscribe()
+                await self.client.leave(subscription)
 
     async def sync(self) -> None:
         """Wait until the server has handled what was sent before. Raises Unreachable.
@@ -121,7 +101,7 @@ async def dial(
     on_error: Callable[[Exception], Awaitable[None]],
 ) -> Link:
     """A new link to one of the servers. Raises Unreachable, Incompatible."""
-    client: Client = Reader()
+    client = Reader()
     errors: list[Exception] = []
 
     async def failed(error: Exception) -> None:

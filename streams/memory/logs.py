@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..commit import Stored
 from ..port import Appended, WrongLast

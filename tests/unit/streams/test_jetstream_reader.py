@@ -23,7 +23,7 @@ class Heard:
         self.messages: list[Got] = []
         self.signals: list[Any] = []
 
-    async def _process_msg(
+    async def take(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         self.messages.append((sid, subject, reply, data, headers))
