@@ -268,7 +268,8 @@ class Execution:
         self._save_if_due(folded)
 
     async def _unmark(self, item: Item) -> None:
-        """The outcome of a suspect is recorded."""
+        """A suspect ran, and the process lives."""
+        item.marked = False
         if item.cause is not None:
             await remove_mark(self._host.session.members, self._address.entity, item.cause)
 
@@ -330,6 +331,11 @@ class Execution:
                 now_ns=session.clock.now_ns(),
             )
             await self._carry_out(folded, plan)
+            if self._activation.live and item.marked:
+                # It ran and the process lives, but nothing is recorded yet. A mark that stayed
+                # would count whatever else ends the process.
+                await self._unmark(item)
+        item.suspect = True  # if it is still there: marked again before the next try
 
     async def _defect(self, folded: Folded, item: Item, error: BaseException) -> None:
         policy = self._host.settings.defect_retry

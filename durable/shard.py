@@ -28,7 +28,7 @@ from .item import Asker, Item
 from .notices import Notices
 from .phase import Quarantined
 from .reads import Read
-from .term import Term, holders, is_gone, take
+from .term import Term, give_back, holders, is_gone, take
 
 logger: logging.Logger = logging.getLogger("perdure.shard")
 
@@ -72,6 +72,7 @@ class Shard:
         self._held = 0  # tells without a body in memory that are un-acked
         self._owed = 0  # credits kept back since too many are held
         self._released = False
+        self._suspects = 0  # tells up to this sequence may have killed a process
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -141,8 +142,10 @@ class Shard:
             self.sharding,
             self.number,
             runner=host.runner,
+            suspects=self._suspects,
             on_tell=self._tell,
         )
+        self._suspects = term.suspects
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
         self.ready.set()
@@ -208,7 +211,8 @@ class Shard:
             if term.consumer is not None:
                 await term.consumer.stop()
             try:
-                await self.host.session.commands.delete(self.host.entity.name, term.name)
+                host = self.host
+                await give_back(host.session, host.entity.name, self.sharding, self.number, term)
             except Unreachable as error:
                 logger.warning(
                     "%s was not given back: %s", self.name, error, extra={"action": "term.kept"}

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
+from msgspec import Struct
 
 from ..streams.commands import TermName, parse_term
 from ..streams.port import Consumer, ConsumerInfo, Delivery, Session, Unreachable
@@ -26,9 +28,6 @@ NONCE_BYTES = 4
 PING_S = 0.2
 """How long a runner may take to answer a ping, in seconds."""
 
-NUMBER_S = 0.2
-"""Between tries to read or write a term's number, in seconds."""
-
 
 class Term:
     """One term of one shard: checks that deliveries are contiguous, and passes them on."""
@@ -37,6 +36,7 @@ class Term:
         self, name: TermName, suspects: int, on_tell: Callable[[Delivery, bool], None]
     ) -> None:
         self.name: str = str(name)
+        self.number: int = name.number
         self.generation: int = name.generation
         self.suspects = suspects  # deliveries up to this sequence may have killed a process
         self.delivered: int = 0  # the highest stream sequence that arrived
@@ -95,17 +95,16 @@ class Term:
         return caught_up
 
 
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """The consumers that a shard had when it was taken."""
+class Record(Struct, frozen=True, array_like=True):
+    """What the members bucket keeps of a shard, where its consumers may be gone."""
 
-    infos: tuple[ConsumerInfo, ...]
+    number: int  # of the last term: they only grow
+    owner: str  # the runner that began it; empty once it gave the shard back
+    delivered: int  # up to this sequence of the command stream terms before it were given tells
 
-    @property
-    def number(self) -> int:
-        """The highest term number among them."""
-        names = [parse_term(info.name) for info in self.infos]
-        return max((n.number for n in names if n is not None), default=0)
+
+NO_RECORD = Record(0, "", 0)
+_record = msgspec.json.Decoder(Record)
 
 
 async def holders(
@@ -137,20 +136,26 @@ async def take(
     shard: int,
     *,
     runner: str,
+    suspects: int,
     on_tell: Callable[[Delivery, bool], None],
 ) -> Term:
-    """Start the next term of a shard, without credit. Raises Taken, Unreachable."""
-    old = Predecessor(await holders(session, entity, sharding, shard))
-    suspects = 0
-    for info in old.infos:
-        if info.owner != runner and await is_gone(session, info.owner):
-            suspects = max(suspects, info.delivered)
-    number = 1 + max(
-        old.number, 0 if old.infos else await _last_number(session, entity, sharding, shard)
-    )
-    for info in old.infos:
+    """Start the next term of a shard, without credit. Raises Taken, Unreachable.
+
+    What a runner that is gone had been given is suspect; so is, up to `suspects`, what this runner
+    took over earlier and may not have run yet.
+    """
+    infos = await holders(session, entity, sharding, shard)
+    record = await _read(session, entity, sharding, shard)
+    for owner in {record.owner, *(info.owner for info in infos)} - {runner, ""}:
+        if await is_gone(session, owner):
+            suspects = max(suspects, _given(owner, infos, record))
+    names = [parse_term(info.name) for info in infos]
+    number = 1 + max(record.number, *(n.number for n in names if n is not None), 0)
+    # Before any consumer goes: else a runner that ends in between would leave no trace of it.
+    delivered = max(record.delivered, *(info.delivered for info in infos), 0)
+    await _write(session, entity, sharding, shard, Record(number, runner, delivered))
+    for info in infos:
         await session.commands.delete(entity, info.name)
-    await _write_number(session, entity, sharding, shard, number)
     name = TermName(sharding.generation, shard, number, session.entropy.token(NONCE_BYTES))
     term = Term(name, suspects, on_tell)
     term.consumer = await session.commands.create(
@@ -160,16 +165,37 @@ async def take(
     return term
 
 
-def _number_key(entity: str, sharding: Sharding, shard: int) -> str:
+async def give_back(
+    session: Session, entity: str, sharding: Sharding, shard: int, term: Term
+) -> None:
+    """End a term on purpose: its runner leaves alive, so nothing becomes suspect.
+
+    Raises Unreachable.
+    """
+    await session.commands.delete(entity, term.name)
+    record = await _read(session, entity, sharding, shard)
+    if record.number == term.number:
+        delivered = max(record.delivered, term.delivered)
+        await _write(session, entity, sharding, shard, Record(term.number, "", delivered))
+
+
+def _given(owner: str, infos: tuple[ConsumerInfo, ...], record: Record) -> int:
+    """Up to which sequence a runner had been given tells."""
+    given = [info.delivered for info in infos if info.owner == owner]
+    return max([*given, record.delivered if record.owner == owner else 0], default=0)
+
+
+def _key(entity: str, sharding: Sharding, shard: int) -> str:
     return f"term.{entity}.{sharding.generation}.{shard}"
 
 
-async def _last_number(session: Session, entity: str, sharding: Sharding, shard: int) -> int:
-    entry = await session.members.get(_number_key(entity, sharding, shard))
-    return 0 if entry is None else int(entry.value)
+async def _read(session: Session, entity: str, sharding: Sharding, shard: int) -> Record:
+    entry = await session.members.get(_key(entity, sharding, shard))
+    return NO_RECORD if entry is None else _record.decode(entry.value)
 
 
-async def _write_number(
-    session: Session, entity: str, sharding: Sharding, shard: int, number: int
+async def _write(
+    session: Session, entity: str, sharding: Sharding, shard: int, record: Record
 ) -> None:
-    await session.members.put(_number_key(entity, sharding, shard), str(number).encode())
+    key = _key(entity, sharding, shard)
+    await session.members.put(key, msgspec.json.encode(record))
