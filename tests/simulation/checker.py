@@ -37,6 +37,15 @@ DEADLY = {
 """Why a dead letter may be, by the kinds of commands that deserve it."""
 
 
+ANSWERED = ("ask", "result", "plain ask", "plain tell")
+"""Ways that end with a recorded outcome."""
+
+PLAIN = ("plain ask", "plain tell", "plain query")
+"""Ways that have no time of their own."""
+
+GRACE_S = 0.1
+"""How much longer than its time a call may take."""
+
 DEFECTIVE = ("boom", "sour", "poison")
 """Kinds whose handler fails."""
 
@@ -49,6 +58,7 @@ class Limits:
     poison_marks: int
     made_window_s: float
     made_keys: int
+    ask_timeout_s: float
 
 
 def violations(evidence: Evidence, limits: Limits) -> list[str]:
@@ -67,6 +77,7 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
         found += _past(history, evidence)
         found += _watched(history, evidence)
     found += _accepted(histories, evidence)
+    found += _endless(evidence, limits)
     for call in evidence.calls:
         found += _call(call, histories[call.entity], evidence)
     found += [f"uncaught: {text}" for text in evidence.uncaught]
@@ -115,6 +126,10 @@ def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: 
         first = history.by_name.get(key) if key else None
         reused = first is not None and first.uid != recorded.uid
         return reused or recorded.kind == "garbage" or recorded.uid in evidence.garbage
+    if reason == "expired":
+        deadline_ms = evidence.deadlines.get(recorded.uid or 0)
+        now_ms = history.times[recorded.sequence] / 1e6
+        return deadline_ms is not None and now_ms > deadline_ms - evidence.skew_ms
     if reason == "too_old":
         birth_ms = evidence.births.get(recorded.uid or 0)
         now_ms = history.times[recorded.sequence] / 1e6
@@ -215,6 +230,16 @@ def _buried(told: Accepted, evidence: Evidence) -> bool:
     return any(place in data for _, data in evidence.dead_copies)
 
 
+def _endless(evidence: Evidence, limits: Limits) -> Iterator[str]:
+    """A call ends within its time, and little more."""
+    for call in evidence.calls:
+        if call.way not in PLAIN and call.lasted_s > limits.ask_timeout_s + GRACE_S:
+            yield (
+                f"outlived its time: {call.client} {call.way} uid {call.uid} to {call.entity}: "
+                f"{call.lasted_s:.3f} s, allowed are {limits.ask_timeout_s}"
+            )
+
+
 # -- what callers heard ---------------------------------------------------------------------------
 def _call(call: Call, history: History, evidence: Evidence) -> Iterator[str]:
     what = f"{call.client} {call.way} {call.kind} uid {call.uid} to {call.entity} key {call.key}"
@@ -224,7 +249,7 @@ def _call(call: Call, history: History, evidence: Evidence) -> Iterator[str]:
         yield f"unknown tag: {what}: {call.error}"
     if call.entity in evidence.damaged:
         return
-    if call.way in ("ask", "plain ask", "result") and (call.reply or call.failure):
+    if call.way in ANSWERED and (call.reply or call.failure):
         yield from _answered(call, history, what)
     if call.error is not None:
         yield from _refused(call, history, evidence, what)
@@ -264,7 +289,9 @@ def _may_hear(call: Call, evidence: Evidence) -> bool:
         case "MalformedMessage":
             return call.kind == "garbage" or reused
         case "SerializationError":
-            return call.kind in ("mute", "garbage") or (reused and call.way == "result")
+            damaged = call.entity in evidence.healed and "quarantined" in call.cause
+            mute = call.kind in ("mute", "garbage")
+            return mute or damaged or (reused and call.way == "result")
         case "RpcClientError":
             return call.kind in DEFECTIVE or call.client in evidence.cut_off
         case "Suspended":
@@ -291,14 +318,14 @@ def _reads(history: History, evidence: Evidence) -> Iterator[str]:
         if not is_end:
             floor[id(call)] = max(seen.get(call.client, 0), anybody if call.fresh else 0)
             continue
-        shown = call.reply if call.way in ("ask", "query") else None
+        shown = call.reply if call.way in ("ask", "query", "plain query") else None
         if shown is None or "n" not in shown:
             continue
-        if call.way == "query":
+        if call.way != "ask":
             numbers = (shown["n"], shown["total"], shown["mix"])
             if numbers not in history.states.get(shown["n"], set()):
                 yield f"a state that never was: {call.client} {history.entity} {numbers}"
-            if shown["n"] < floor[id(call)]:
+            if shown["n"] < floor[id(call)] and call.way == "query":
                 yield (
                     f"stale query: {call.client} {history.entity} uid {call.uid} "
                     f"fresh={call.fresh}: {shown['n']} < {floor[id(call)]}"

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Way: TypeAlias = Literal[
-    "ask", "tell", "query", "result", "status", "state", "plain ask", "plain tell"
+    "ask",
+    "tell",
+    "query",
+    "result",
+    "status",
+    "state",
+    "plain ask",
+    "plain tell",
+    "plain query",
 ]
 
 
@@ -21,6 +29,7 @@ class Call:
     kind: str  # the command's tag
     key: str | None
     begin: int
+    lasted_s: float = 0.0  # in virtual seconds, what its client slept left out
     end: int = -1  # -1: it never ended, as its process was killed
     again: bool = False  # the same key and payload were used before
     other: bool = False  # the key was used before, with another payload
@@ -72,7 +81,8 @@ class Evidence:
     accepted: list[Accepted] = field(default_factory=list[Accepted])
     waiting: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     dead_copies: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
-    damaged: set[str] = field(default_factory=set[str])  # entities whose log was tampered with
+    damaged: set[str] = field(default_factory=set[str])  # entities whose log is damaged
+    healed: set[str] = field(default_factory=set[str])  # entities whose log was damaged once
     rewound: bool = False
     watched: dict[str, list[tuple[int, int | None]]] = field(
         default_factory=dict[str, list[tuple[int, "int | None"]]]
@@ -83,6 +93,7 @@ class Evidence:
     killed: dict[int, int] = field(default_factory=dict[int, int])  # uid: processes it ended
     garbage: set[int] = field(default_factory=set[int])  # uids sent malformed on purpose
     births: dict[int, int] = field(default_factory=dict[int, int])  # uid: Unix ms, told by hand
+    deadlines: dict[int, int] = field(default_factory=dict[int, int])  # uid: Unix ms
     boom_times: dict[int, int] = field(default_factory=dict[int, int])  # uid: times to raise
     cut_off: set[str] = field(default_factory=set[str])  # clients that lost their connection
     skew_ms: float = 0.0  # of the clocks, at most

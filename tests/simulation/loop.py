@@ -52,6 +52,7 @@ class Process:
         self.name = name
         self.alive = True
         self.frozen = False
+        self.slept_s = 0.0  # how long it was frozen in all
         self.steps = 0
         self.fuse: tuple[int, Callable[[], None]] | None = None
         self._held: list[_Soon] = []
@@ -78,10 +79,12 @@ class Process:
     def freeze(self) -> None:
         """Run nothing until `thaw`."""
         self.frozen = True
+        self.slept_s -= self.loop.time()
 
     def thaw(self) -> None:
         """Run what was kept back, in its order, all at once."""
         self.frozen = False
+        self.slept_s += self.loop.time()
         self.loop.resume(self._held)
         self._held = []
 
@@ -238,6 +241,10 @@ class SimulatedLoop:
             sys.set_asyncgen_hooks(*hooks)
             self._running = False
         return task.result()
+
+    def pending(self, process: Process) -> int:
+        """How many tasks of a process aren't done."""
+        return sum(owner is process and not task.done() for task, owner in self._tasks)
 
     def unretrieved(self) -> list[str]:
         """Exceptions of tasks that nobody looked at, whether garbage was collected or not."""

@@ -12,6 +12,7 @@ from random import Random
 
 from perdure.streams.subjects import escape
 
+from .bounds import excesses
 from .evidence import Way
 from .forgery import forge
 from .till import till
@@ -41,6 +42,7 @@ class Nemesis:
             "fuse": self._fuse,
             "freeze": self._freeze,
             "zombie": self._zombie,
+            "partition": self._partition,
             "rival": self._rival,
             "drain": self._drain,
             "cut": self._cut,
@@ -54,6 +56,8 @@ class Nemesis:
             "client crash": self._client_crash,
             "poison": self._poison,
             "log refuses": self._log_refuses,
+            "tells refused": self._tells_refused,
+            "stall": self._stall,
             "dead letters full": self._dead_letters_full,
             "damage": self._damage,
         }
@@ -67,6 +71,8 @@ class Nemesis:
             if world.loop.time() > LONGEST_S:
                 world.evidence.unanswered.append(f"clients still wait after {LONGEST_S} s")
                 return
+            for owner in world.alive:
+                world.evidence.unbounded += excesses(owner, world.scenario)
             name = self.random.choice(names)
             world.say("NEMESIS", name)
             world.weather.note(name)
@@ -77,7 +83,10 @@ class Nemesis:
         world = self.world
         world.say("ALL CALM")
         world.weather.calm = True
-        world.log_refuses = world.dead_letters_full = False
+        world.log_refuses = world.dead_letters_full = world.tells_refused = False
+        world.weather.stalled_until = 0.0
+        if self.random.random() < 0.5:
+            world.repair()
         members: list[Member] = [*world.owners, *world.callers]
         for member in members:
             member.process.fuse = None
@@ -140,6 +149,16 @@ class Nemesis:
         self.world.freeze(owner, asleep)
         self.world.at(self.random.uniform(0.05, min(asleep, 8.0)), self._second, owner)
         self.world.situations["zombie"] += 1
+
+    def _partition(self) -> None:
+        """The owner is cut off and goes on, another one takes over, the first comes back."""
+        owner = self._lone()
+        if owner is None or owner.process.frozen:
+            return
+        away_s = self.random.uniform(1.0, 15.0)
+        self.world.cut(owner, away_s)
+        self.world.at(self.random.uniform(0.05, min(away_s, 6.0)), self._second, owner)
+        self.world.situations["partition"] += 1
 
     def _rival(self) -> None:
         owner = self._lone()
@@ -274,6 +293,16 @@ class Nemesis:
         """No space left, for a while."""
         self.world.log_refuses = True
         self.world.at(self.random.uniform(0.2, 4.0), setattr, self.world, "log_refuses", False)
+
+    def _tells_refused(self) -> None:
+        """The command stream is full, for a while."""
+        self.world.tells_refused = True
+        self.world.at(self.random.uniform(0.1, 2.0), setattr, self.world, "tells_refused", False)
+
+    def _stall(self) -> None:
+        """The streams have no leader for a while: what was sent is stored late, or too late."""
+        stalled_s = self.random.choice([0.5, 1.9, 2.1, 5.0])
+        self.world.weather.stalled_until = self.world.loop.time() + stalled_s
 
     def _dead_letters_full(self) -> None:
         self.world.dead_letters_full = True

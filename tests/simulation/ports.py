@@ -79,6 +79,7 @@ class Broker(Protocol):
 
     log_refuses: bool
     dead_letters_full: bool
+    tells_refused: bool
     older_snapshots: dict[tuple[str, str | None], list[bytes]]
 
     def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None: ...
@@ -257,10 +258,14 @@ class SimulatedCommands:
     async def publish(
         self, address: Address, data: bytes, headers: Mapping[str, str] | None = None
     ) -> PublishAnswer:
+        async def at_broker() -> PublishAnswer:
+            if self._world.tells_refused:
+                self._wire.weather.note("tell refused")
+                return Refused(10077, "maximum bytes exceeded")
+            return await self._inner.publish(address, data, headers)
+
         try:
-            return await self._wire.call(
-                "tell", lambda: self._inner.publish(address, data, headers)
-            )
+            return await self._wire.call("tell", at_broker)
         except Unreachable as error:
             return NoAck(str(error))
 
@@ -324,14 +329,14 @@ class SimulatedSubscription:
     def __init__(self, on_message: Callable[[Message], None], wire: Wire) -> None:
         self.inner: Subscription | None = None
         self._on_message, self._wire = on_message, wire
-        self._deaf = False
+        self.deaf = False
 
     def hear(self, message: Message) -> None:
-        if not self._deaf:
+        if not self.deaf:
             self._on_message(message)
 
     async def stop(self) -> None:
-        self._deaf = True
+        self.deaf = True
         inner = self.inner
         assert inner is not None
         self._wire.process.loop.create_task(inner.stop(), context=self._wire.world)
@@ -349,7 +354,11 @@ class SimulatedAsks:
             subscription.inner = await self._inner.subscribe(subject, heard)
             return subscription
 
-        return await self._wire.call("subscribe", at_broker)
+        try:
+            return await self._wire.call("subscribe", at_broker)
+        except Unreachable:
+            subscription.deaf = True  # nobody holds it
+            raise
 
     def inbox(self, on_message: Callable[[Message], None]) -> Inbox:
         heard = self._hearing(on_message)

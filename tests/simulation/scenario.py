@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
+from perdure.durable import execution, reading, shard, snapshot
+from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
 
@@ -20,6 +23,7 @@ TROUBLES = {
     "fuse": 0.5,  # a crash before a chosen callback, not at a chosen time
     "freeze": 0.5,
     "zombie": 0.5,
+    "partition": 0.3,
     "rival": 0.4,  # a second runner beside a healthy one
     "drain": 0.3,
     "cut": 0.5,
@@ -35,11 +39,23 @@ TROUBLES = {
     "garbage": 0.5,
     "burst": 0.5,
     "log refuses": 0.1,
+    "tells refused": 0.1,
+    "stall": 0.25,
     "dead letters full": 0.1,
-    "damage": 0.06,
+    "damage": 0.08,
     "defects": 0.5,
 }
 """Each trouble, and how probable it is that a world knows it."""
+
+
+CONSTANTS: list[tuple[Any, str, list[int]]] = [
+    (execution, "BODIES", [1, 2, 8]),
+    (execution, "RECENT", [1, 32]),
+    (snapshot, "PART_BYTES", [150, 262_144]),
+    (shard, "HELD", [2, 10_000]),
+    (reading, "READS", [2, 256]),
+]
+"""Bounds that are no settings, and that a small world would never reach as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +72,19 @@ class Scenario:
     plain_commands: int
     pause_s: float  # between two commands of a client, on average
     skews_s: tuple[float, ...]  # by which clocks may be wrong
+    constants: tuple[tuple[Any, str, int], ...]  # of modules, and what they are instead
 
     @property
     def limits(self) -> Limits:
         """What the checker must know."""
-        made = self.settings.made_window
-        assert isinstance(made, float)
-        s = self.settings
-        return Limits(s.defect_retry.attempts, s.poison_marks, made, s.made_keys)
+        settings = self.settings
+        return Limits(
+            defect_attempts=settings.defect_retry.attempts,
+            poison_marks=settings.poison_marks,
+            made_window_s=seconds(settings.made_window),
+            made_keys=settings.made_keys,
+            ask_timeout_s=seconds(settings.ask_timeout),
+        )
 
     @staticmethod
     def draw(seed: int) -> Scenario:
@@ -82,6 +103,7 @@ class Scenario:
             runner_capacity=random.choice([12, 10_000]),
             term_credit=random.choice([1, 4, 16, 256]),
             commit_outcomes=random.choice([1, 3, 64]),
+            commit_bytes=random.choice([1_024, 524_288]),
             askers=random.choice([1, 4, 16]),
             passivate_after=random.choice([0.8, 4.0, 300.0]),
             resident_entities=random.choice([1, 2, 10_000]),
@@ -105,14 +127,21 @@ class Scenario:
             plain_commands=24,
             pause_s=random.choice([0.05, 0.25, 0.6]),
             skews_s=_skews(settings),
+            constants=_constants(random, troubles),
         )
+
+
+def _constants(random: Random, troubles: frozenset[str]) -> tuple[tuple[Any, str, int], ...]:
+    drawn = [(module, name, random.choice(values)) for module, name, values in CONSTANTS]
+    if "damage" in troubles:  # what a quarantined entity holds may not starve its neighbours here
+        drawn = [c for c in drawn if c[1] != "HELD"]
+    return tuple(drawn)
 
 
 def _skews(settings: Settings) -> tuple[float, ...]:
     """Clocks may differ by a sixth of what made keys live; far beyond, these are refused for a
     while, which is unkind but no error."""
-    assert isinstance(settings.made_window, float)
-    most = settings.made_window / 12
+    most = seconds(settings.made_window) / 12
     return (0.0, -most, -0.3, 0.3, most)
 
 

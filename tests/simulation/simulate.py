@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from unittest.mock import patch
 
+from .bounds import forgotten, leftovers
 from .checker import violations
 from .loop import Deadlock, Endless
 from .nemesis import Nemesis
@@ -18,6 +22,10 @@ from .world import World
 
 QUIET_S = 60.0
 """How long a healed world may take until nothing waits any more, in virtual seconds."""
+
+
+REST_S = 5.0
+"""How long after that all is looked at that should be idle."""
 
 
 @dataclass(slots=True)
@@ -39,11 +47,15 @@ def simulate(seed: int, *, trace: bool = False) -> Verdict:
     """Run a seed. The same seed gives the same verdict, in every process."""
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, so it isn't
-    world = World(Scenario.draw(seed), trace=trace)
+    scenario = Scenario.draw(seed)
+    world = World(scenario, trace=trace)
     try:
-        with listening(world.situations, world.evidence.uncaught, world.say if trace else None):
+        with (
+            constants(scenario),
+            listening(world.situations, world.evidence.uncaught, world.say if trace else None),
+        ):
             try:
-                world.loop.run(_life(world))
+                world.loop.run(_life(world, scenario))
             except (Deadlock, Endless) as error:
                 world.evidence.uncaught.append(repr(error))
             world.collect()
@@ -66,7 +78,16 @@ def simulate(seed: int, *, trace: bool = False) -> Verdict:
             gc.enable()
 
 
-async def _life(world: World) -> None:
+@contextmanager
+def constants(scenario: Scenario) -> Generator[None]:
+    """Bounds of the real modules, as the scenario has them."""
+    with ExitStack() as stack:
+        for module, name, value in scenario.constants:
+            stack.enter_context(patch.object(module, name, value))
+        yield
+
+
+async def _life(world: World, scenario: Scenario) -> None:
     workload = Workload(world)
     nemesis = Nemesis(world, workload)
     world.start_runner()
@@ -79,6 +100,10 @@ async def _life(world: World) -> None:
         caller = alive[number % len(alive)]
         await caller.process.spawn(workload.farewell(caller, entity))
     await _quiet(world)
+    await asyncio.sleep(REST_S)
+    world.evidence.unbounded += leftovers(world.alive, scenario)
+    for caller in alive:
+        world.evidence.unbounded += forgotten(caller)
 
 
 async def _quiet(world: World) -> None:

@@ -16,7 +16,9 @@ from .checker import Limits, kinds, violations
 from .evidence import Accepted, Call, Evidence, Logged
 from .model import read_log
 
-LIMITS = Limits(defect_attempts=4, poison_marks=4, made_window_s=30.0, made_keys=20)
+LIMITS = Limits(
+    defect_attempts=4, poison_marks=4, made_window_s=30.0, made_keys=20, ask_timeout_s=3.0
+)
 
 
 def outcome(name: str, uid: int, n: int, total: int, mix: int, **more: Any) -> dict[str, Any]:
@@ -153,6 +155,10 @@ def _silent(e: Evidence) -> None:
     e.calls.append(Call("C1", "ask", "a", 8, "add", None, 5, 6, error="SendTimeout", calm=True))
 
 
+def _endless(e: Evidence) -> None:
+    e.calls[0].lasted_s = 3.2
+
+
 def _unjust_refusal(e: Evidence) -> None:
     e.calls.append(Call("C1", "ask", "a", 8, "add", "k8", 5, 6, error="MalformedMessage"))
 
@@ -181,6 +187,7 @@ def _unjust_refusal(e: Evidence) -> None:
         (_missed, "watched another log"),
         (_silent, "no answer when healthy"),
         (_unjust_refusal, "unjust refusal"),
+        (_endless, "outlived its time"),
     ],
 )
 def test_each_lie_is_told_apart(lie: Callable[[Evidence], None], kind: str) -> None:

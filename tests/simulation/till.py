@@ -8,6 +8,7 @@ commands are there to do harm: they kill the process, fail a few times, or can't
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -129,6 +130,15 @@ class Hazards:
         self.killed: Counter[int] = Counter()
 
 
+BOOMS: list[type[BaseException]] = [
+    RuntimeError,
+    asyncio.CancelledError,
+    StopIteration,
+    RecursionError,
+    StopAsyncIteration,
+]
+"""What user code may raise by mistake; none of it may end a task of the runner."""
+
 HAZARDS: ContextVar[Hazards] = ContextVar("HAZARDS")
 
 
@@ -175,7 +185,7 @@ def _raise_at_first(uid: int, times: int) -> None:
     hazards = HAZARDS.get()
     hazards.raised[uid] += 1
     if hazards.raised[uid] <= times:
-        raise RuntimeError(f"boom {uid}, {hazards.raised[uid]} of {times}")
+        raise BOOMS[uid % len(BOOMS)](f"boom {uid}, {hazards.raised[uid]} of {times}")
 
 
 def evolve(state: Till, event: TillEvent) -> Till:

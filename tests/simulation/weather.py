@@ -8,6 +8,7 @@ promise must be kept within bounds.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -52,8 +53,10 @@ class Climate:
 class Weather:
     """Decides about single messages, and counts what it did."""
 
-    def __init__(self, random: Random, climate: Climate) -> None:
+    def __init__(self, random: Random, climate: Climate, now_s: Callable[[], float]) -> None:
         self.climate = climate
+        self.stalled_until = 0.0  # the streams have no leader: nothing is stored or read
+        self._now_s = now_s
         self.calm = False
         self.counts: Counter[str] = Counter()
         self._random = random
@@ -87,7 +90,11 @@ class Weather:
         answer_lost = not request_lost and self.strikes(
             self.climate.loss / 2, f"answer lost: {what}"
         )
-        return Fate(request_lost, answer_lost, self.delay_s(), self.delay_s())
+        there_s = self.delay_s()
+        if self.stalled_until > self._now_s():
+            self.note("stalled")
+            there_s += self.stalled_until - self._now_s()
+        return Fate(request_lost, answer_lost, there_s, self.delay_s())
 
     def lost(self, what: str) -> bool:
         """Whether a message that nobody waits for gets lost."""

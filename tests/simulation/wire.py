@@ -4,8 +4,9 @@ What the broker does runs in the world's own context, never in the process's, so
 that is on its way is served although its sender crashed meanwhile. What comes back runs in the
 process's context, where a frozen or dead process keeps or loses it.
 
-`cut` breaks the connection: everything on its way, in both directions, is lost, and everybody who
-waits for an answer hears `Unreachable`, as with a broken TCP connection.
+`cut` breaks the connection: everybody who waits for an answer hears `Unreachable`, and what is on
+its way back is lost. What was sent may still be served, as it may be when a TCP connection breaks
+or a process dies; only `reset`, the end of the server itself, loses that, too.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Wire:
         self.say = say
         self.up = True
         self.epoch = 0
+        self.server = 0  # which life of the server this is
         self.world = world_context()
         self._loop: SimulatedLoop = process.loop
         self._waiting: dict[asyncio.Future[Any], str] = {}
@@ -70,8 +72,10 @@ class Wire:
             del self._waiting[answer]
 
     def at_broker(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
-        """Something arrives at the broker, unless the connection is cut before."""
-        self._loop.call_later(delay_s, self._if_same, self.epoch, action, args, context=self.world)
+        """Something arrives at the broker, unless that ends before."""
+        self._loop.call_later(
+            delay_s, self._if_lives, self.server, action, args, context=self.world
+        )
 
     def at_process(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
         """Something arrives at the process, unless the connection is cut before."""
@@ -84,6 +88,11 @@ class Wire:
         for answer, what in list(self._waiting.items()):
             _fail(answer, f"{what}: the connection broke")
 
+    def reset(self) -> None:
+        """The server ends, and begins a new life."""
+        self.cut()
+        self.server += 1
+
     def restore(self) -> None:
         """Make it anew: whatever lived on the old one is found lost by then, at the latest."""
         self.up = True
@@ -95,6 +104,12 @@ class Wire:
         self, epoch: int, action: Callable[..., object], args: tuple[object, ...]
     ) -> None:
         if epoch == self.epoch and self.up:
+            action(*args)
+
+    def _if_lives(
+        self, server: int, action: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        if server == self.server:
             action(*args)
 
     def _serve(

@@ -8,6 +8,7 @@ too, if the process lives to see it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -176,9 +177,9 @@ class Workload:
                 delay_s = self.random.choice([0.003, 0.3])
                 self.world.at(delay_s, self.world.freeze, caller, LONG_SLEEP_S)
             durable = self.random.random() < 0.1
-            await self._finish(call, lambda: ref.ask(command, key=key, durable=durable))
+            await self._finish(caller, call, lambda: ref.ask(command, key=key, durable=durable))
         else:
-            await self._finish(call, lambda: ref.tell(command, key=key))
+            await self._finish(caller, call, lambda: ref.tell(command, key=key))
             if call.told is not None and key is None:
                 call.key = call.told
                 if not isinstance(command, Poison):  # each copy would end as many processes
@@ -195,35 +196,35 @@ class Workload:
         call = self._begin(caller, way, used.entity, command, used.key)
         call.again, call.other = True, other
         if way == "ask":
-            await self._finish(call, lambda: ref.ask(command, key=used.key))
+            await self._finish(caller, call, lambda: ref.ask(command, key=used.key))
         else:
-            await self._finish(call, lambda: ref.tell(command, key=used.key))
+            await self._finish(caller, call, lambda: ref.tell(command, key=used.key))
 
     async def _query(self, caller: Caller, entity: str) -> None:
         ref: Any = caller.cluster.at(Till, entity)
         question = Look(self.world.uid())
         call = self._begin(caller, "query", entity, question, None)
         call.fresh = self.random.random() < 0.3
-        await self._finish(call, lambda: ref.query(question, fresh=call.fresh))
+        await self._finish(caller, call, lambda: ref.query(question, fresh=call.fresh))
 
     async def _result(self, caller: Caller) -> None:
         used = self.random.choice(self.recent)
         ref: Any = caller.cluster.at(Till, used.entity)
         call = self._begin(caller, "result", used.entity, used.command, used.key)
         call.again = True
-        await self._finish(call, lambda: ref.result(type(used.command), used.key))
+        await self._finish(caller, call, lambda: ref.result(type(used.command), used.key))
 
     async def _status(self, caller: Caller, entity: str) -> None:
         ref: Any = caller.cluster.at(Till, entity)
         call = self._begin(caller, "status", entity, Look(0), None)
-        await self._finish(call, ref.status)
+        await self._finish(caller, call, ref.status)
 
     async def _state(self, caller: Caller, entity: str) -> None:
         """A state of the past, at a version that somebody was told of."""
         ref: Any = caller.cluster.at(Till, entity)
         call = self._begin(caller, "state", entity, Look(0), None)
         call.version = self.random.randint(0, self.newest.get(entity, 0))
-        await self._finish(call, lambda: ref.state(version=call.version))
+        await self._finish(caller, call, lambda: ref.state(version=call.version))
 
     async def watch(self, caller: Caller, entity: str) -> None:
         """Read all that happens to an entity, for ever."""
@@ -245,6 +246,8 @@ class Workload:
             roll = self.random.random()
             if roll < 0.2 and "garbage" in self.world.scenario.troubles:
                 await self._garbage(caller, entity)
+            elif roll < 0.3:
+                await self._plain_query(caller, entity)
             elif roll < 0.6:
                 await self._plain_ask(caller, entity)
             else:
@@ -256,11 +259,26 @@ class Workload:
         command = self.command()
         key = f"p{next(self._keys)}" if self.random.random() < 0.4 else None
         call = self._begin(caller, "plain ask", entity, command, key)
-        headers = {"Idempotency-Key": key} if key else None
+        headers = self._headers(caller, command, key)
         await self.plain_ask(caller, call, msgspec.json.encode(command), headers)
 
+    async def _plain_query(self, caller: Caller, entity: str) -> None:
+        question = Look(self.world.uid())
+        call = self._begin(caller, "plain query", entity, question, None)
+        await self.plain_ask(caller, call, msgspec.json.encode(question), {})
+
+    def _headers(self, caller: Caller, command: TillCommand, key: str | None) -> dict[str, str]:
+        """The headers of a plain command: its key, sometimes a deadline."""
+        headers = {"Idempotency-Key": key} if key else {}
+        if self.random.random() < 0.15:
+            within_ms = self.random.choice([-1000, 20, 3000])
+            deadline = caller.session.clock.now_ns() // 1_000_000 + within_ms
+            self.world.evidence.deadlines[command.uid] = deadline
+            headers["Perdure-Deadline"] = str(deadline)
+        return headers
+
     async def plain_ask(
-        self, caller: Caller, call: Call, data: bytes, headers: dict[str, str] | None
+        self, caller: Caller, call: Call, data: bytes, headers: dict[str, str]
     ) -> None:
         """What `nats request` does: one message, and one answer or none."""
         answers: asyncio.Queue[Message] = asyncio.Queue()
@@ -269,34 +287,46 @@ class Workload:
         caller.session.asks.send(subject, data, reply=inbox.subject("x"), headers=headers)
         try:
             async with asyncio.timeout(PLAIN_WAIT_S):
-                message = await answers.get()
+                _take_answer(call, await answers.get())
         except TimeoutError:
             call.error, call.may = "SendTimeout", True
-        else:
-            _take_answer(call, message)
         finally:
             inbox.close()
-            call.end = self.world.tick()
-            self.world.say(caller.process.name, "ENDS", call)
+            self._end(caller, call)
 
     async def _plain_tell(self, caller: Caller, entity: str) -> None:
+        """What `nats publish` does; sometimes with a place for the answer."""
         command = self.command()
         roll = self.random.random()
         key = f"p{next(self._keys)}" if roll < 0.4 else None
-        data, headers = msgspec.json.encode(command), {"Idempotency-Key": key} if key else None
+        data, headers = msgspec.json.encode(command), self._headers(caller, command, key)
         if roll > 0.7:  # as a client would that repeats a tell under a name of its own
-            key, headers = f"m-{command.uid:032x}", None
+            key, headers = f"m-{command.uid:032x}", {}
             birth = caller.session.clock.now_ns() // 1_000_000
             self.world.evidence.births[command.uid] = birth
             data = encode_envelope(Envelope(1, "tell", raw(command), key=key, birth=birth))
         call = self._begin(caller, "plain tell", entity, command, key)
+        answers: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = caller.session.asks.inbox(answers.put_nowait)
+        waits = roll < 0.2
+        if waits:
+            headers["Perdure-Reply-To"] = inbox.subject("t")
         address = Address(till.name, entity)
-        answer = await caller.session.commands.publish(address, data, headers)
+        answer = await caller.session.commands.publish(address, data, headers or None)
         if isinstance(answer, Appended):
             call.told = key or "-"
         else:
             call.error, call.may = "SendTimeout", True
+        if waits:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PLAIN_WAIT_S):
+                    _take_answer(call, await answers.get())
+        inbox.close()
+        self._end(caller, call)
+
+    def _end(self, caller: Caller, call: Call) -> None:
         call.end = self.world.tick()
+        self.world.say(caller.process.name, "ENDS", call)
 
     async def _garbage(self, caller: Caller, entity: str) -> None:
         """Bytes that are no command; a poor copy of one; a copy that is far too old."""
@@ -325,7 +355,7 @@ class Workload:
             else:
                 call = self._begin(caller, "plain ask", entity, Touch(uid), None)
                 call.kind = "garbage"
-                await self.plain_ask(caller, call, body, None)
+                await self.plain_ask(caller, call, body, {})
 
     async def _aged(self, caller: Caller, entity: str, uid: int) -> None:
         """A tell under a made key that was born long ago."""
@@ -353,7 +383,7 @@ class Workload:
         query = self._begin(caller, "query", entity, question, None)
         query.fresh = query.calm = True
         ref: Any = caller.cluster.at(Till, entity)
-        await self._finish(query, lambda: ref.query(question, fresh=True))
+        await self._finish(caller, query, lambda: ref.query(question, fresh=True))
 
     # -- evidence ---------------------------------------------------------------------------------
     def _begin(
@@ -368,7 +398,10 @@ class Workload:
         world.say(caller.process.name, "BEGINS", way, entity, command, key or "")
         return call
 
-    async def _finish(self, call: Call, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _finish(
+        self, caller: Caller, call: Call, work: Callable[[], Awaitable[Any]]
+    ) -> None:
+        began = self.world.loop.time() - caller.process.slept_s
         try:
             value = await work()
         except Failure as failure:
@@ -381,6 +414,7 @@ class Workload:
         else:
             _take_value(call, value)
         call.end = self.world.tick()
+        call.lasted_s = self.world.loop.time() - caller.process.slept_s - began
         if call.reply is not None and "n" in call.reply:
             known = self.newest.get(call.entity, 0)
             self.newest[call.entity] = max(known, call.reply["n"])

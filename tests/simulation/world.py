@@ -91,7 +91,9 @@ class World:
         self.scenario = scenario
         self.random = Random(f"world {scenario.seed}")
         self.loop = SimulatedLoop()
-        self.weather = Weather(Random(f"weather {scenario.seed}"), scenario.climate)
+        self.weather = Weather(
+            Random(f"weather {scenario.seed}"), scenario.climate, self.loop.time
+        )
         self.clock = SimulatedClock(self.loop.time)
         self.broker = MemoryBroker(self.clock, scenario.settings)
         self.evidence = Evidence()
@@ -103,9 +105,10 @@ class World:
         self.recorded: set[tuple[int, int]] = set()  # time and sequence of tells in the log
         self.log_refuses = False
         self.dead_letters_full = False
+        self.tells_refused = False
         self.older_snapshots: dict[tuple[str, str | None], list[bytes]] = {}
         self._context = world_context()
-        self._undamaged: dict[int, Stored] = {}
+        self._undamaged: dict[int, tuple[str, Stored]] = {}
         self._ticks = 0
         self._uids = 0
         self._names = 0
@@ -217,8 +220,7 @@ class World:
         if not member.process.alive:
             return
         self.say(member.process.name, "CRASHES")
-        member.process.crash()
-        member.wire.cut()
+        member.process.crash()  # what it sent may still arrive
         late = not self.weather.calm and self.random.random() < 0.3
         self.at(self.random.uniform(0.5, 4.0) if late else 0.0, self._close, member)
 
@@ -260,13 +262,19 @@ class World:
         self.say(member.process.name, "IS CUT OFF for", f"{seconds:.2f}")
         self.evidence.cut_off.add(member.process.name)
         member.wire.cut()
-        self.broker.disconnect(member.session.inner, reconnect=False)
+        # The server notices later, so that what was sent before may still be served.
+        self.at(self.random.uniform(0.0, 0.004), self._disconnect, member, member.wire.epoch)
         self.at(seconds, self.restore, member)
+
+    def _disconnect(self, member: Member, epoch: int) -> None:
+        if member.wire.epoch == epoch and not member.wire.up:
+            self.broker.disconnect(member.session.inner, reconnect=False)
 
     def restore(self, member: Member) -> None:
         """A connection is made anew."""
         if member.process.alive and not member.wire.up:
             self.say(member.process.name, "IS BACK")
+            self.broker.disconnect(member.session.inner, reconnect=False)
             member.wire.restore()
             self.broker.reconnect(member.session.inner)
 
@@ -302,8 +310,8 @@ class World:
             told.lost = told.lost or (told.sequence > keep and _waits(queue, told))
         members: list[Member] = [*self.owners, *self.callers]
         for member in members:
-            if member.process.alive and member.wire.up:
-                member.wire.cut()
+            member.wire.reset()
+            if member.process.alive:
                 self.evidence.cut_off.add(member.process.name)
                 self.broker.disconnect(member.session.inner, reconnect=False)
                 self.at(self.random.uniform(0.0, 0.5), self.restore, member)
@@ -317,8 +325,17 @@ class World:
         """A bit of a stored commit flips. The checker is given what was there before."""
         self.say("DAMAGED", token, "at", stored.sequence)
         self.evidence.damaged.add(entity_of(token))
-        self._undamaged[stored.sequence] = stored
+        self._undamaged[stored.sequence] = token, stored
         self.broker.streams("perdure").logs[NAME].tamper(token, stored.sequence, data)
+
+    def repair(self) -> None:
+        """The log is restored from a sound copy: what was kept back must go on."""
+        log = self.broker.streams("perdure").logs[NAME]
+        for token, stored in self._undamaged.values():
+            self.say("REPAIRED", token, "at", stored.sequence)
+            self.evidence.damaged.discard(entity_of(token))
+            self.evidence.healed.add(entity_of(token))
+            log.tamper(token, stored.sequence, stored.data)
 
     def quiet(self) -> bool:
         """Whether no tell waits any more, but those of entities that can't be."""
@@ -334,7 +351,8 @@ class World:
         log = streams.logs[NAME]
         for token in log.tokens():
             messages = [
-                self._undamaged.get(m.sequence, m) for m in log.between(token, 0, None, 1_000_000)
+                self._undamaged.get(m.sequence, (token, m))[1]
+                for m in log.between(token, 0, None, 1_000_000)
             ]
             self.evidence.logs[entity_of(token)] = [
                 Logged(m.sequence, m.time_ns, m.data, m.mark) for m in messages

@@ -1,0 +1,91 @@
+"""Whether everything stays bounded: what a runner and a client hold, looked at again and again.
+
+The only place that looks inside the code under test, through what it shows of itself
+(`statistics`) where it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.durable.phase import Running
+from perdure.durable.reading import RESULT_S
+
+from .scenario import Scenario
+from .world import Caller, Owner
+
+SWEEP_S = 5.1
+"""How long after its time a question may still wait: a clock that was put back after a timer was
+set leaves it to the next sweep, which comes every 5 s."""
+
+IDLE_TASKS = 3
+"""Tasks that an idle process may have, besides one for each shard: timers, sweeps, a watcher."""
+
+
+def excesses(owner: Owner, scenario: Scenario) -> Iterator[str]:
+    """What is beyond its bound in a runner right now."""
+    settings, statistics = scenario.settings, owner.runner.statistics()
+    name = owner.process.name
+    if statistics.asks > settings.runner_capacity:
+        yield f"{name}: {statistics.asks} asks wait, allowed are {settings.runner_capacity}"
+    if statistics.asks < 0 or statistics.bytes < 0:
+        yield f"{name}: {statistics.asks} asks of {statistics.bytes} bytes wait"
+    for activation in activations(owner):
+        mailbox = activation.mailbox.statistics()
+        if mailbox.asks > settings.mailbox_capacity:
+            yield f"{activation.address}: {mailbox.asks} asks in its mailbox"
+        most = 2 * settings.mailbox_capacity  # some may be acknowledged, and the ack on its way
+        if mailbox.tells > most:
+            yield f"{activation.address}: {mailbox.tells} tells in its mailbox"
+        if isinstance(activation.phase, Running):
+            ledger = activation.phase.folded.ledger.statistics()
+            if ledger.made > settings.made_keys or ledger.given > settings.dedup_keys:
+                yield f"{activation.address}: {ledger}"
+
+
+def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
+    """What idle runners still hold and should not; one of them has the shards."""
+    shards, terms = scenario.settings.shards, 0
+    for owner in owners:
+        statistics, name = owner.runner.statistics(), owner.process.name
+        terms += statistics.terms
+        waits = [read for a in activations(owner) for read in _parked(owner, a)]
+        if (statistics.asks, statistics.bytes) != (len(waits), sum(r.size for r in waits)):
+            yield (
+                f"{name} is idle, but {statistics.asks} asks of {statistics.bytes} bytes wait, "
+                f"{len(waits)} of them for a result"
+            )
+        tasks = owner.process.loop.pending(owner.process)
+        if tasks > IDLE_TASKS + shards:
+            yield f"{name} is idle, but has {tasks} tasks"
+    if terms != shards:
+        yield f"{len(owners)} idle runners have {terms} terms of {shards}"
+
+
+def _parked(owner: Owner, activation: Any) -> Iterator[Any]:
+    """Questions for a result that nothing is known of, whose time isn't over by that clock.
+
+    They may wait in an idle world: a client with a wrong clock told a deadline that is far ahead.
+    """
+    now, now_ms = owner.process.loop.time(), owner.clock.now_ns() / 1e6
+    for read in activation.reading._waiting:
+        deadline_ms = read.envelope.deadline or now_ms
+        late_s = max(now - read.since - RESULT_S, (now_ms - deadline_ms) / 1000)
+        if read.kind == "result" and read.checked and late_s <= SWEEP_S:
+            yield read
+
+
+def forgotten(caller: Caller) -> Iterator[str]:
+    """What an idle client still holds and should not."""
+    tasks = caller.process.loop.pending(caller.process)
+    if tasks > IDLE_TASKS:
+        yield f"{caller.process.name} is idle, but has {tasks} tasks"
+
+
+def activations(owner: Owner) -> Iterator[Any]:
+    """Everything that a runner has in memory."""
+    runner: Any = owner.runner
+    for hosted in runner._hosted:
+        for shard in hosted.shards:
+            yield from shard.activations.values()
