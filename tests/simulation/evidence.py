@@ -29,8 +29,8 @@ class Call:
     kind: str  # the command's tag
     key: str | None
     begin: int
-    lasted_s: float = 0.0  # in virtual seconds, what its client slept left out
     end: int = -1  # -1: it never ended, as its process was killed
+    lasted_s: float = 0.0  # in virtual seconds, what its client slept left out
     again: bool = False  # the same key and payload were used before
     other: bool = False  # the key was used before, with another payload
     fresh: bool = False
