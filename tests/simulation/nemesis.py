@@ -126,7 +126,7 @@ class Nemesis:
         self.crashes += 1
         self.world.situations["runner crashed"] += 1
         self.world.crash(victim)
-        if not self.world.alive:
+        if all(owner.leaving for owner in self.world.alive):
             self.world.restart_later()
 
     def _fuse(self) -> None:
