@@ -289,7 +289,8 @@ def _may_hear(call: Call, evidence: Evidence) -> bool:
         case "MalformedMessage":
             return call.kind == "garbage" or reused
         case "SerializationError":
-            damaged = call.entity in evidence.healed and "quarantined" in call.cause
+            told = "quarantined" in call.cause or call.way == "state"  # which reads the log itself
+            damaged = call.entity in evidence.healed and told
             mute = call.kind in ("mute", "garbage")
             return mute or damaged or (reused and call.way == "result")
         case "RpcClientError":

@@ -57,6 +57,7 @@ class Nemesis:
             "poison": self._poison,
             "log refuses": self._log_refuses,
             "tells refused": self._tells_refused,
+            "batches refused": self._batches_refused,
             "stall": self._stall,
             "dead letters full": self._dead_letters_full,
             "damage": self._damage,
@@ -84,6 +85,7 @@ class Nemesis:
         world.say("ALL CALM")
         world.weather.calm = True
         world.log_refuses = world.dead_letters_full = world.tells_refused = False
+        world.staging.crowded = False
         world.weather.stalled_until = 0.0
         if self.random.random() < 0.5:
             world.repair()
@@ -299,10 +301,17 @@ class Nemesis:
         self.world.tells_refused = True
         self.world.at(self.random.uniform(0.1, 2.0), setattr, self.world, "tells_refused", False)
 
+    def _batches_refused(self) -> None:
+        """Others have all batches open that the server takes, for a while."""
+        staging = self.world.staging
+        staging.crowded = True
+        self.world.at(self.random.uniform(0.1, 5.0), setattr, staging, "crowded", False)
+
     def _stall(self) -> None:
         """The streams have no leader for a while: what was sent is stored late, or too late."""
         stalled_s = self.random.choice([0.5, 1.9, 2.1, 5.0])
         self.world.weather.stalled_until = self.world.loop.time() + stalled_s
+        self.world.staging.forget()
 
     def _dead_letters_full(self) -> None:
         self.world.dead_letters_full = True

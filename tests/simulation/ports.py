@@ -41,6 +41,7 @@ from perdure.streams.port import (
 from perdure.streams.subjects import Sharding
 
 from .loop import Process
+from .staging import Staging
 from .wire import Wire
 
 EPOCH_NS = 1_790_000_000 * 10**9
@@ -81,8 +82,13 @@ class Broker(Protocol):
     dead_letters_full: bool
     tells_refused: bool
     older_snapshots: dict[tuple[str, str | None], list[bytes]]
+    staging: Staging
 
-    def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None: ...
+    def appended(
+        self, process: Process, answer: AppendAnswer, appends: Sequence[Append]
+    ) -> None: ...
+
+    def met(self, situation: str) -> None: ...
 
     def delivered(self, delivery: Delivery) -> None: ...
 
@@ -92,17 +98,14 @@ class Broker(Protocol):
 class SimulatedLog:
     def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
         self._inner, self._wire, self._world = inner.log, wire, world
+        self._unknown: set[str] = set()  # marks of batches that nobody acknowledged
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+        one = Append(address, commit, expected)
+
         async def at_broker() -> AppendAnswer:
-            if self._world.log_refuses:
-                self._wire.weather.note("log refused")
-                return Refused(10077, "insufficient storage")
-            answer = await self._inner.append(address, commit, expected=expected)
-            self._world.appended(self._wire.process, answer, commit.data)
-            if isinstance(answer, Appended):
-                self._wire.say("LOG", address.id, answer.sequence, expected, commit.data)
-            return answer
+            store = self._inner.append(address, commit, expected=expected)
+            return await self._store([one], store)
 
         try:
             return await self._wire.call("append", at_broker)
@@ -110,26 +113,44 @@ class SimulatedLog:
             return NoAck(str(error))
 
     async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+        async def store() -> AppendAnswer:
+            return await self._store(appends, self._inner.append_batch(appends))
+
         async def at_broker() -> AppendAnswer:
-            if self._world.log_refuses:
-                self._wire.weather.note("log refused")
-                return Refused(10077, "insufficient storage")
-            answer = await self._inner.append_batch(appends)
-            self._world.appended(self._wire.process, answer, appends[-1].commit.data)
-            if isinstance(answer, Appended):
-                first = answer.sequence - len(appends) + 1
-                for sequence, one in enumerate(appends, first):
-                    say = self._wire.say
-                    say("LOG", one.address.id, sequence, one.expected, one.commit.data)
+            answer = await self._world.staging.take(self._wire, store)
+            if isinstance(answer, Refused):
+                self._world.met("batch refused")
             return answer
 
         try:
-            return await self._wire.call("append batch", at_broker)
+            return await self._wire.call("append batch", at_broker, hangs=True)
         except Unreachable as error:
+            self._unknown.update(one.commit.mark for one in appends)
             return NoAck(str(error))
 
+    async def _store(
+        self, appends: Sequence[Append], store: Coroutine[Any, Any, AppendAnswer]
+    ) -> AppendAnswer:
+        """At the broker: what one or more appends come to."""
+        say = self._wire.say
+        if self._world.log_refuses:
+            store.close()
+            self._wire.weather.note("log refused")
+            return Refused(10077, "insufficient storage")
+        answer = await store
+        self._world.appended(self._wire.process, answer, appends)
+        if isinstance(answer, Appended):
+            for sequence, one in enumerate(appends, answer.sequence - len(appends) + 1):
+                say("LOG", one.address.id, sequence, one.expected, one.commit.data)
+        else:
+            say("NOT IN LOG", answer, *(f"{one.address.id} {one.expected}" for one in appends))
+        return answer
+
     async def last(self, address: Address) -> Stored | None:
-        return await self._wire.call("last", lambda: self._inner.last(address))
+        stored = await self._wire.call("last", lambda: self._inner.last(address))
+        if stored is not None and stored.mark in self._unknown:
+            self._world.met("batch unknown, adopted")
+        return stored
 
     async def count(self, address: Address) -> int:
         return await self._wire.call("count", lambda: self._inner.count(address))

@@ -40,6 +40,7 @@ TROUBLES = {
     "burst": 0.5,
     "log refuses": 0.1,
     "tells refused": 0.1,
+    "batches refused": 0.15,
     "stall": 0.25,
     "dead letters full": 0.1,
     "damage": 0.08,
@@ -71,6 +72,7 @@ class Scenario:
     commands: int  # of each Python client
     plain_commands: int
     pause_s: float  # between two commands of a client, on average
+    open_batches: int  # that the server takes at a time, of all runners
     skews_s: tuple[float, ...]  # by which clocks may be wrong
     constants: tuple[tuple[Any, str, int], ...]  # of modules, and what they are instead
 
@@ -114,6 +116,7 @@ class Scenario:
             told_addresses=random.choice([0, 2, 65_536]),
             ask_via=random.choice(["core", "core", "core", "stream"]),
             drain_timeout=3.0,
+            appends=random.choice(["batch", "batch", "batch", "batch", "auto", "auto", "single"]),
         )
         count = random.choice([1, 3, 4, 6])
         return Scenario(
@@ -126,6 +129,7 @@ class Scenario:
             commands=68,
             plain_commands=24,
             pause_s=random.choice([0.05, 0.25, 0.6]),
+            open_batches=random.choice([1, 2, 50]),
             skews_s=_skews(settings),
             constants=_constants(random, troubles),
         )

@@ -44,6 +44,7 @@ ACTIONS = {
     "command.dead": "dead letter",
     "deadletter.not_copied": "copy of a dead letter not stored",
     "reply.forbidden": "forbidden reply subject",
+    "append.way": "way of appending changed",
 }
 """By the `action` of a log record."""
 
@@ -55,6 +56,15 @@ BROKEN = {
     "read.failed",
 }
 """Actions that say that the code under test failed inside: each is a violation."""
+
+BATCHES = (
+    "batch acknowledged",
+    "batch refused",
+    "batch overtaken",
+    "batch unknown, adopted",
+    "batch of a dead sender stored",
+)
+"""What an atomic batch can come to."""
 
 SEEN_OUTSIDE = (
     "zombie's append refused",
@@ -77,6 +87,7 @@ SEEN_OUTSIDE = (
     "key with another payload",
     "repeated key, same reply",
     "made key too old, ask refused",
+    *BATCHES,
 )
 
 ALL = (*SEEN_OUTSIDE, *ACTIONS.values())

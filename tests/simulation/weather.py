@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+STORED = ("append", "append batch", "tell")
+"""What waits for a disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fate:
@@ -34,6 +37,8 @@ class Climate:
     gap: float
     stale: float
     lost_acks: float
+    staged: float  # batches whose end is late
+    sync_s: float  # no fault: how long a disk takes to store
 
     @staticmethod
     def draw(random: Random) -> Climate:
@@ -47,6 +52,8 @@ class Climate:
             gap=pick([0.0, 0.01, 0.05]),
             stale=pick([0.0, 0.2, 0.6]),
             lost_acks=pick([0.0, 0.05, 0.3]),
+            staged=pick([0.0, 0.1, 0.5]),
+            sync_s=pick([0.0, 0.002, 0.01, 0.04]),
         )
 
 
@@ -90,7 +97,7 @@ class Weather:
         answer_lost = not request_lost and self.strikes(
             self.climate.loss / 2, f"answer lost: {what}"
         )
-        there_s = self.delay_s()
+        there_s = self.delay_s() + (self.climate.sync_s if what in STORED else 0.0)
         if self.stalled_until > self._now_s():
             self.note("stalled")
             there_s += self.stalled_until - self._now_s()

@@ -55,14 +55,19 @@ class Wire:
         operation: Callable[[], Coroutine[Any, Any, T]],
         *,
         timeout_s: float = ACK_TIMEOUT_S,
+        hangs: bool = False,
     ) -> T:
-        """Have the broker do something, and hear of it. Raises Unreachable: it may be done."""
+        """Have the broker do something, and hear of it. Raises Unreachable: it may be done.
+
+        `hangs`: the broker may never come to an answer.
+        """
         if not self.up:
             raise Unreachable(f"{what}: no connection")
         fate = self.weather.fate(what)
         answer: asyncio.Future[T] = self._loop.create_future()
         self._waiting[answer] = what
-        if fate.request_lost or fate.answer_lost or fate.there_s + fate.back_s > timeout_s:
+        late = fate.there_s + fate.back_s > timeout_s
+        if hangs or late or fate.request_lost or fate.answer_lost:
             self.process.later(timeout_s, _fail, answer, f"{what}: no answer in {timeout_s} s")
         if not fate.request_lost:
             self.at_broker(fate.there_s, self._serve, operation, answer, fate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from perdure.streams.commit import Stored
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.queue import Queue
 from perdure.streams.port import (
+    Append,
     AppendAnswer,
     Appended,
     Delivery,
@@ -34,6 +35,7 @@ from .evidence import Accepted, Evidence, Logged
 from .loop import PROCESS, Process, SimulatedLoop
 from .ports import SeededEntropy, SimulatedClock, SimulatedSession
 from .scenario import Scenario
+from .staging import Staging
 from .till import HAZARDS, Hazards, till
 from .weather import Weather
 from .wire import Wire, world_context
@@ -106,6 +108,9 @@ class World:
         self.log_refuses = False
         self.dead_letters_full = False
         self.tells_refused = False
+        self.staging = Staging(
+            self.loop, self.weather, Random(f"staging {scenario.seed}"), scenario.open_batches
+        )
         self.older_snapshots: dict[tuple[str, str | None], list[bytes]] = {}
         self._context = world_context()
         self._undamaged: dict[int, tuple[str, Stored]] = {}
@@ -143,12 +148,24 @@ class World:
         self.loop.create_task(work, context=self._context)
 
     # -- what passes the ports, for the situations ------------------------------------------------
-    def appended(self, process: Process, answer: AppendAnswer, data: bytes) -> None:
-        """A commit was stored, or refused."""
+    def appended(self, process: Process, answer: AppendAnswer, appends: Sequence[Append]) -> None:
+        """Commits were stored, or refused."""
         if isinstance(answer, Appended):
-            self.recorded.update((int(t), int(s)) for s, t in PLACES.findall(data))
-        elif isinstance(answer, WrongLast) and process is not self.owners[-1].process:
-            self.situations["zombie's append refused"] += 1
+            for one in appends:
+                self.recorded.update((int(t), int(s)) for s, t in PLACES.findall(one.commit.data))
+            if len(appends) > 1:
+                self.met("batch acknowledged")
+                if not process.alive:
+                    self.met("batch of a dead sender stored")
+        elif isinstance(answer, WrongLast):
+            if len(appends) > 1:
+                self.met("batch overtaken")
+            if process is not self.owners[-1].process:
+                self.met("zombie's append refused")
+
+    def met(self, situation: str) -> None:
+        """A situation that only the port can see."""
+        self.situations[situation] += 1
 
     def delivered(self, delivery: Delivery) -> None:
         """The broker gave a tell to a consumer."""
@@ -315,6 +332,7 @@ class World:
                 self.evidence.cut_off.add(member.process.name)
                 self.broker.disconnect(member.session.inner, reconnect=False)
                 self.at(self.random.uniform(0.0, 0.5), self.restore, member)
+        self.staging.forget()
         self._context.run(self.broker.rewind, NAME, keep)
 
     def foreign(self, subject: str, data: bytes) -> None:
