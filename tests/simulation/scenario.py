@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from perdure.durable import execution, reading, shard, snapshot
+from perdure.durable import execution, group, reading, shard, snapshot
 from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
@@ -49,12 +49,17 @@ TROUBLES = {
 """Each trouble, and how probable it is that a world knows it."""
 
 
-CONSTANTS: list[tuple[Any, str, list[int]]] = [
+CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (execution, "BODIES", [1, 2, 8]),
     (execution, "RECENT", [1, 32]),
     (snapshot, "PART_BYTES", [150, 262_144]),
     (shard, "HELD", [2, 10_000]),
     (reading, "READS", [2, 256]),
+    (group, "BATCH_COMMITS", [2, 3, 256]),
+    (group, "BATCH_BYTES", [1_000, 8_388_608]),
+    (group, "CROWD", [2, 4]),
+    (group, "TRIAL_S", [0.01, 0.25]),
+    (group, "VERDICT_S", [0.5, 4.0]),
 ]
 """Bounds that are no settings, and that a small world would never reach as they are."""
 
@@ -74,7 +79,7 @@ class Scenario:
     pause_s: float  # between two commands of a client, on average
     open_batches: int  # that the server takes at a time, of all runners
     skews_s: tuple[float, ...]  # by which clocks may be wrong
-    constants: tuple[tuple[Any, str, int], ...]  # of modules, and what they are instead
+    constants: tuple[tuple[Any, str, float], ...]  # of modules, and what they are instead
 
     @property
     def limits(self) -> Limits:
@@ -118,7 +123,7 @@ class Scenario:
             drain_timeout=3.0,
             appends=random.choice(["batch", "batch", "batch", "batch", "auto", "auto", "single"]),
         )
-        count = random.choice([1, 3, 4, 6])
+        count = random.choice([1, 3, 4, 6, 8])
         return Scenario(
             seed,
             settings,
@@ -135,7 +140,7 @@ class Scenario:
         )
 
 
-def _constants(random: Random, troubles: frozenset[str]) -> tuple[tuple[Any, str, int], ...]:
+def _constants(random: Random, troubles: frozenset[str]) -> tuple[tuple[Any, str, float], ...]:
     drawn = [(module, name, random.choice(values)) for module, name, values in CONSTANTS]
     if "damage" in troubles:  # what a quarantined entity holds may not starve its neighbours here
         drawn = [c for c in drawn if c[1] != "HELD"]

@@ -121,7 +121,7 @@ class Workload:
         self._open -= 1
 
     def _burst(self) -> int:
-        if "burst" in self.world.scenario.troubles and self.random.random() < 0.05:
+        if "burst" in self.world.scenario.troubles and self.random.random() < 0.1:
             return 12
         return 1
 
