@@ -6,6 +6,7 @@ under test is imported. A violation begins with its kind, a stable text up to th
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
         found += _past(history, evidence)
         found += _watched(history, evidence)
     found += _accepted(histories, evidence)
+    found += _told(histories, evidence)
     found += _endless(evidence, limits)
     for call in evidence.calls:
         found += _call(call, histories[call.entity], evidence)
@@ -238,6 +240,25 @@ def _endless(evidence: Evidence, limits: Limits) -> Iterator[str]:
                 f"outlived its time: {call.client} {call.way} uid {call.uid} to {call.entity}: "
                 f"{call.lasted_s:.3f} s, allowed are {limits.ask_timeout_s}"
             )
+
+
+def _told(histories: dict[str, History], evidence: Evidence) -> Iterator[str]:
+    """Each answer names the commit that it was read from, also one that reached nobody."""
+    entities = {call.uid: call.entity for call in evidence.calls}
+    logged = {entity: {m.sequence for m in log} for entity, log in evidence.logs.items()}
+    for data in evidence.told:
+        answer = json.loads(data)
+        said = answer.get("reply") or answer.get("failure")
+        entity = entities.get(said.get("uid"))
+        if entity is None or entity in evidence.damaged:
+            continue
+        place = answer["seq"], answer["version"]
+        executed = [r for r in histories[entity].by_uid.get(said["uid"], ()) if r.dead is None]
+        if executed and place != (executed[0].sequence, executed[0].version):
+            was = executed[0].sequence, executed[0].version
+            yield f"another place than recorded: {entity} uid {said['uid']}: {place}, not {was}"
+        elif place[0] and place[0] not in logged.get(entity, ()):
+            yield f"a place that isn't there: {entity} uid {said['uid']}: {place}"
 
 
 # -- what callers heard ---------------------------------------------------------------------------

@@ -87,6 +87,7 @@ class Evidence:
     watched: dict[str, list[tuple[int, int | None]]] = field(
         default_factory=dict[str, list[tuple[int, "int | None"]]]
     )  # by entity, what a watcher saw: sequence and uid
+    told: list[bytes] = field(default_factory=list[bytes])  # answers that a runner sent
     uncaught: list[str] = field(default_factory=list[str])
     unbounded: list[str] = field(default_factory=list[str])
     unanswered: list[str] = field(default_factory=list[str])

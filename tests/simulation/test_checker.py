@@ -163,6 +163,15 @@ def _unjust_refusal(e: Evidence) -> None:
     e.calls.append(Call("C1", "ask", "a", 8, "add", "k8", 5, 6, error="MalformedMessage"))
 
 
+def _misplaced(e: Evidence) -> None:
+    e.told = [b'{"reply":{"uid":3},"seq":1,"version":2}']
+
+
+def _nowhere(e: Evidence) -> None:
+    e.calls.append(Call("C1", "query", "a", 4, "look", None, 5, 6))
+    e.told = [b'{"reply":{"uid":4},"seq":3,"version":2}']
+
+
 @pytest.mark.parametrize(
     ("lie", "kind"),
     [
@@ -188,6 +197,8 @@ def _unjust_refusal(e: Evidence) -> None:
         (_silent, "no answer when healthy"),
         (_unjust_refusal, "unjust refusal"),
         (_endless, "outlived its time"),
+        (_misplaced, "another place than recorded"),
+        (_nowhere, "a place that isn't there"),
     ],
 )
 def test_each_lie_is_told_apart(lie: Callable[[Evidence], None], kind: str) -> None:

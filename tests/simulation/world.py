@@ -174,7 +174,9 @@ class World:
 
     def sent(self, data: bytes) -> None:
         """A core message leaves a process."""
-        if data[:10] == b'{"error":{':
+        if data[:9] in (b'{"reply":', b'{"failure'):
+            self.evidence.told.append(data)
+        elif data[:10] == b'{"error":{':
             for tag, situation in TOLD.items():
                 if tag in data:
                     self.situations[situation] += 1
