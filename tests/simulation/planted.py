@@ -7,21 +7,35 @@ planting nothing.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from perdure.durable import append, execution, intake, marks, plan, recovery, shard, snapshot
+from perdure.durable import (
+    append,
+    execution,
+    group,
+    intake,
+    marks,
+    plan,
+    recovery,
+    shard,
+    snapshot,
+)
 from perdure.durable.activation import Activation
 from perdure.durable.answers import outcome_answer
 from perdure.durable.append import InLog, Overtaken
+from perdure.durable.group import Group
 from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger
 from perdure.durable.term import Term
 from perdure.streams.commit import Commit, Stored, seal, unseal
-from perdure.streams.port import NoAck
+from perdure.streams.memory.ports import MemoryLog
+from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
+from perdure.streams.subjects import escape
 
 Patches = list[tuple[Any, str, Any]]
 """What, which attribute of it, and what stands there instead."""
@@ -128,6 +142,129 @@ def answers_before_the_commit() -> Patches:
         await real(self, folded, made)
 
     return [(execution.Execution, "_commit", eager)]
+
+
+# -- batches --------------------------------------------------------------------------------------
+@bug
+def a_refused_batch_is_taken_for_stored() -> Patches:
+    """Whatever a batch is answered, its commits are believed to be in the log."""
+    real = group.each
+
+    def each(answer: Any, count: int) -> Any:
+        if isinstance(answer, WrongLast | Refused):
+            return [Appended(0)] * count
+        return real(answer, count)
+
+    return [(group, "each", each)]
+
+
+@bug
+def an_unknown_batch_is_taken_for_stored() -> Patches:
+    """A batch without an acknowledgement is believed to be in the log."""
+    real: Any = getattr(Group, "_publish")  # noqa: B009
+
+    async def publish(self: Any, appends: Any) -> Any:
+        answers = await real(self, appends)
+        if len(appends) > 1 and isinstance(answers[0], NoAck):
+            return [Appended(one.expected + 1) for one in appends]
+        return answers
+
+    return [(Group, "_publish", publish)]
+
+
+@bug
+def all_of_a_batch_get_its_last_sequence() -> Patches:
+    """The acknowledgement's sequence is taken for that of each commit."""
+
+    def each(answer: Any, count: int) -> Any:
+        return [answer] * count
+
+    return [(group, "each", each)]
+
+
+@bug
+def a_batch_is_counted_from_its_acknowledgement() -> Patches:
+    """The acknowledgement's sequence is taken for that of the first commit."""
+    real = group.each
+
+    def each(answer: Any, count: int) -> Any:
+        later = Appended(answer.sequence + count - 1) if isinstance(answer, Appended) else answer
+        return real(later, count)
+
+    return [(group, "each", each)]
+
+
+@bug
+def only_the_first_of_a_batch_has_a_condition() -> Patches:
+    """The other commits of a batch are stored whatever came before them."""
+    real: Any = getattr(MemoryLog, "_store")  # noqa: B009
+
+    def store(self: Any, appends: Any) -> Any:
+        first, *others = appends
+        logs = getattr(self, "_streams").logs  # noqa: B009
+        for number, one in enumerate(others):
+            last = logs[one.address.entity].last(escape(one.address.id))
+            expected = 0 if last is None else last.sequence
+            others[number] = Append(one.address, one.commit, expected)
+        return real(self, [first, *others])
+
+    return [(MemoryLog, "_store", store)]
+
+
+@bug
+def a_refused_batch_is_published_again() -> Patches:
+    """As a batch, until it is taken: nobody looks for the one whose condition failed."""
+    real: Any = getattr(Group, "_publish")  # noqa: B009
+
+    async def publish(self: Any, appends: Any) -> Any:
+        while True:
+            answers = await real(self, appends)
+            if len(appends) == 1 or not isinstance(answers[0], WrongLast):
+                return answers
+            await asyncio.sleep(0.1)
+
+    return [(Group, "_publish", publish)]
+
+
+@bug
+def a_refused_batch_goes_alone_at_any_sequence() -> Patches:
+    """Each commit of a refused batch is appended at the sequence that its entity has now."""
+
+    async def with_others(self: Any, one: Any) -> Any:
+        answer = await real(self, one)
+        if isinstance(answer, WrongLast):
+            last = await self._log.last(one.address)
+            expected = 0 if last is None else last.sequence
+            return await self._log.append(one.address, one.commit, expected=expected)
+        return answer
+
+    real: Any = getattr(Group, "_with_others")  # noqa: B009
+    return [(Group, "_with_others", with_others)]
+
+
+@bug
+def two_commits_of_one_entity_in_a_batch() -> Patches:
+    """A batch takes what waits, also what was given up and comes a second time."""
+
+    def take(queue: Any) -> Any:
+        batch = [queue.popleft() for _ in range(min(len(queue), group.BATCH_COMMITS))]
+        return batch
+
+    return [(group, "take", take)]
+
+
+@bug
+def nothing_is_batched_after_a_failure() -> Patches:
+    """The task that sends the batches ends at the first that isn't stored; nobody starts another."""
+    real: Any = getattr(Group, "_settle")  # noqa: B009
+
+    async def settle(self: Any, batch: Any) -> None:
+        await real(self, batch)
+        answer = batch[0].answer
+        if not answer.cancelled() and not isinstance(answer.result(), Appended):
+            await asyncio.get_running_loop().create_future()
+
+    return [(Group, "_settle", settle)]
 
 
 # -- tells ----------------------------------------------------------------------------------------
