@@ -34,7 +34,7 @@ from perdure.durable.ledger import Ledger
 from perdure.durable.term import Term
 from perdure.streams.commit import Commit, Stored, seal, unseal
 from perdure.streams.memory.ports import MemoryLog
-from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
+from perdure.streams.port import BATCH_COMMITS, Append, Appended, NoAck, Refused, WrongLast
 from perdure.streams.subjects import escape
 
 Patches = list[tuple[Any, str, Any]]
@@ -247,15 +247,14 @@ def two_commits_of_one_entity_in_a_batch() -> Patches:
     """A batch takes what waits, also what was given up and comes a second time."""
 
     def take(queue: Any) -> Any:
-        batch = [queue.popleft() for _ in range(min(len(queue), group.BATCH_COMMITS))]
-        return batch
+        return [queue.popleft() for _ in range(min(len(queue), BATCH_COMMITS))]
 
     return [(group, "take", take)]
 
 
 @bug
 def nothing_is_batched_after_a_failure() -> Patches:
-    """The task that sends the batches ends at the first that isn't stored; nobody starts another."""
+    """The task that sends batches ends with one that isn't stored, and nobody starts another."""
     real: Any = getattr(Group, "_settle")  # noqa: B009
 
     async def settle(self: Any, batch: Any) -> None:
