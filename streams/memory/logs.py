@@ -1,7 +1,7 @@
 """The log of one entity type, as the broker keeps it: only appends, one sequence for all.
 
 The condition is checked and the message stored in one step, as the server does it. Nothing is
-ever removed; `tamper` is for tests of what is read.
+ever removed; `tamper` and `rewind` are for tests of what a disk may do.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class LogStore:
     def tokens(self) -> list[str]:
         """All escaped ids that have a log, in the order of their first message."""
         return list(self._by_token)
+
+    def rewind(self, keep: int) -> None:
+        """Lose what is beyond a sequence, and give it out again: an older copy of its files."""
+        del self._messages[keep:]
+        for token, sequences in list(self._by_token.items()):
+            del sequences[bisect.bisect_right(sequences, keep) :]
+            if not sequences:
+                del self._by_token[token]
 
     def tamper(self, token: str, sequence: int, data: bytes) -> None:
         """Change the bytes of a stored message. Raises KeyError if the token hasn't got it."""

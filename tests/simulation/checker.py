@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .evidence import Accepted, Call, Evidence
-from .model import History, Recorded, read_log
+from .model import History, Recorded, lost_of, read_log
 
 TAGS = frozenset(
     {
@@ -67,6 +67,8 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
     histories = {entity: read_log(entity, messages) for entity, messages in evidence.logs.items()}
     for entity in {call.entity for call in evidence.calls} | set(evidence.waiting):
         histories.setdefault(entity, read_log(entity, []))
+    for entity, messages in evidence.torn.items():
+        histories.setdefault(entity, read_log(entity, [])).lost = lost_of(messages)
     found: list[str] = []
     for _, history in sorted(histories.items()):
         found += history.problems
@@ -126,7 +128,7 @@ def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: 
     if reason == "malformed":
         key = recorded.dead.get("key")
         first = history.by_name.get(key) if key else None
-        reused = first is not None and first.uid != recorded.uid
+        reused = (first is not None and first.uid != recorded.uid) or key in history.lost.names
         return reused or recorded.kind == "garbage" or recorded.uid in evidence.garbage
     if reason == "expired":
         deadline_ms = evidence.deadlines.get(recorded.uid or 0)
@@ -156,7 +158,7 @@ def _lost_places(evidence: Evidence, entity: str) -> set[tuple[int, int]]:
 
 
 def _tell_order(history: History, evidence: Evidence) -> Iterator[str]:
-    lost = _lost_places(evidence, history.entity)
+    lost = _lost_places(evidence, history.entity) | history.lost.places
     newest = (0, 0)
     for recorded in history.outcomes:
         if recorded.at is None or recorded.at in lost:
@@ -172,6 +174,7 @@ def _tell_order(history: History, evidence: Evidence) -> Iterator[str]:
 def _client_order(history: History, evidence: Evidence) -> Iterator[str]:
     """Of one client: what began after the success of another must come after it in the log."""
     lost = {a.uid for a in evidence.accepted if a.entity == history.entity and a.lost}
+    lost |= history.lost.uids
     sent = Counter(call.uid for call in evidence.calls)  # another's copy may come first
     by_client: dict[str, list[Call]] = {}
     for call in evidence.calls:
@@ -223,6 +226,8 @@ def _accepted(histories: dict[str, History], evidence: Evidence) -> Iterator[str
 def _settled(told: Accepted, history: History) -> bool:
     if (told.time_ns, told.sequence) in history.by_place:
         return True
+    if (told.time_ns, told.sequence) in history.lost.places or told.uid in history.lost.uids:
+        return True
     recorded = history.by_name.get(told.key or "")
     return recorded is not None and recorded.uid == told.uid
 
@@ -252,6 +257,9 @@ def _told(histories: dict[str, History], evidence: Evidence) -> Iterator[str]:
         entity = entities.get(said.get("uid"))
         if entity is None or entity in evidence.damaged:
             continue
+        lost = histories[entity].lost
+        if said["uid"] in lost.uids or answer["seq"] in lost.sequences:
+            continue
         place = answer["seq"], answer["version"]
         executed = [r for r in histories[entity].by_uid.get(said["uid"], ()) if r.dead is None]
         if executed and place != (executed[0].sequence, executed[0].version):
@@ -270,7 +278,8 @@ def _call(call: Call, history: History, evidence: Evidence) -> Iterator[str]:
         yield f"unknown tag: {what}: {call.error}"
     if call.entity in evidence.damaged:
         return
-    if call.way in ANSWERED and (call.reply or call.failure):
+    lost = call.uid in history.lost.uids or call.key in history.lost.names
+    if call.way in ANSWERED and (call.reply or call.failure) and not lost:
         yield from _answered(call, history, what)
     if call.error is not None:
         yield from _refused(call, history, evidence, what)
@@ -308,7 +317,8 @@ def _may_hear(call: Call, evidence: Evidence) -> bool:
     reused = call.key is not None and len({c.uid for c in _of_key(call, evidence)}) > 1
     match call.error:
         case "MalformedMessage":
-            return call.kind == "garbage" or reused
+            gone = call.way == "state" and call.entity in evidence.torn
+            return call.kind == "garbage" or reused or gone
         case "SerializationError":
             told = "quarantined" in call.cause or call.way == "state"  # which reads the log itself
             damaged = call.entity in evidence.healed and told
@@ -329,6 +339,8 @@ def _of_key(call: Call, evidence: Evidence) -> list[Call]:
 
 def _reads(history: History, evidence: Evidence) -> Iterator[str]:
     """Queries show states that were, and never go back for a client; fresh ones not at all."""
+    if history.entity in evidence.torn:  # what was shown may be gone
+        return
     calls = [c for c in evidence.calls if c.entity == history.entity and c.end >= 0]
     moments = sorted(
         [(c.end, 1, c) for c in calls] + [(c.begin, 0, c) for c in calls], key=lambda m: m[:2]
@@ -359,6 +371,8 @@ def _reads(history: History, evidence: Evidence) -> Iterator[str]:
 
 def _past(history: History, evidence: Evidence) -> Iterator[str]:
     """A state at a version is the fold of the events up to it."""
+    if history.entity in evidence.torn:
+        return
     for call in evidence.calls:
         if call.entity == history.entity and call.way == "state" and call.reply is not None:
             numbers = (call.reply["n"], call.reply["total"], call.reply["mix"])
@@ -371,6 +385,8 @@ def _past(history: History, evidence: Evidence) -> Iterator[str]:
 
 def _watched(history: History, evidence: Evidence) -> Iterator[str]:
     """A watcher sees everything, once, in order, from where it began to what it saw last."""
+    if history.entity in evidence.torn:
+        return
     seen = evidence.watched.get(history.entity)
     logged = [(r.sequence, r.uid) for r in history.outcomes]
     if seen is not None and seen != logged:

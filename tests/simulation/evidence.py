@@ -83,6 +83,8 @@ class Evidence:
     dead_copies: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     damaged: set[str] = field(default_factory=set[str])  # entities whose log is damaged
     healed: set[str] = field(default_factory=set[str])  # entities whose log was damaged once
+    torn: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
+    """By entity, what its log lost when it lost its tail."""
     rewound: bool = False
     watched: dict[str, list[tuple[int, int | None]]] = field(
         default_factory=dict[str, list[tuple[int, "int | None"]]]

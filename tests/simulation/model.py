@@ -124,6 +124,31 @@ class History:
     commits: int = 0
     foreign: int = 0
     problems: list[str] = field(default_factory=list[str])
+    lost: Lost = field(default_factory=lambda: Lost())
+
+
+@dataclass(slots=True)
+class Lost:
+    """What an entity's log lost with its tail: neither it nor its answers bind anybody."""
+
+    uids: set[int] = field(default_factory=set[int])
+    names: set[str] = field(default_factory=set[str])
+    places: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
+    sequences: set[int] = field(default_factory=set[int])
+
+
+def lost_of(messages: list[Logged]) -> Lost:
+    """The outcomes in some messages that were lost."""
+    lost = Lost()
+    for message in messages:
+        lost.sequences.add(message.sequence)
+        outcomes: list[Json] = [] if message.mark is None else json.loads(message.data)["outcomes"]
+        for outcome in outcomes:
+            lost.names.add(outcome["name"])
+            lost.uids.add((outcome.get("command") or {}).get("uid", -1))
+            if outcome.get("at"):
+                lost.places.add((outcome["at"][2], outcome["at"][1]))
+    return lost
 
 
 def read_log(entity: str, messages: list[Logged]) -> History:

@@ -47,6 +47,7 @@ class Nemesis:
             "drain": self._drain,
             "cut": self._cut,
             "rewind": self._rewind,
+            "torn log": self._tear,
             "foreign": self._foreign,
             "snapshots": self._snapshots,
             "flipped snapshots": self._flip,
@@ -238,6 +239,11 @@ class Nemesis:
         if self.random.random() < 0.3:
             self.world.rewind(self.random.randint(1, 6))
 
+    def _tear(self) -> None:
+        """The log loses its tail, as on a disk that wasn't synced when the power went."""
+        if self.random.random() < 0.5 and not self.world.evidence.damaged:
+            self.world.tear(self.random.randint(1, 8))
+
     def _foreign(self) -> None:
         """Somebody publishes to a log's subject."""
         subjects = self.world.callers[0].session.subjects
@@ -276,7 +282,8 @@ class Nemesis:
     def _damage(self) -> None:
         """A bit of a stored commit flips: that entity is lost, its neighbours go on."""
         world = self.world
-        if world.evidence.damaged or len(world.scenario.entities) == 1:
+        evidence = world.evidence
+        if evidence.damaged or evidence.torn or len(world.scenario.entities) == 1:
             return
         log = world.broker.streams("perdure").logs[till.name]
         tokens = log.tokens()

@@ -28,6 +28,7 @@ TROUBLES = {
     "drain": 0.3,
     "cut": 0.5,
     "rewind": 0.2,
+    "torn log": 0.1,
     "foreign": 0.3,
     "snapshots": 0.4,
     "flipped snapshots": 0.15,

@@ -327,6 +327,26 @@ class World:
         self.evidence.rewound = True
         for told in self.evidence.accepted:
             told.lost = told.lost or (told.sequence > keep and _waits(queue, told))
+        self._restart_server()
+        self._context.run(self.broker.rewind, NAME, keep)
+
+    def tear(self, count: int) -> None:
+        """The server restarts with an older log; every connection is made anew."""
+        log = self.broker.streams("perdure").logs[NAME]
+        keep = max(0, len(log) - count)
+        self.say("LOG REWOUND to", keep)
+        for token in log.tokens():
+            lost = [
+                Logged(m.sequence, m.time_ns, m.data, m.mark)
+                for m in log.between(token, keep, None, 1_000_000)
+            ]
+            if lost:
+                self.evidence.torn.setdefault(entity_of(token), []).extend(lost)
+        self._restart_server()
+        log.rewind(keep)
+
+    def _restart_server(self) -> None:
+        self.staging.forget()
         members: list[Member] = [*self.owners, *self.callers]
         for member in members:
             member.wire.reset()
@@ -334,8 +354,6 @@ class World:
                 self.evidence.cut_off.add(member.process.name)
                 self.broker.disconnect(member.session.inner, reconnect=False)
                 self.at(self.random.uniform(0.0, 0.5), self.restore, member)
-        self.staging.forget()
-        self._context.run(self.broker.rewind, NAME, keep)
 
     def foreign(self, subject: str, data: bytes) -> None:
         """A publish by somebody who isn't perdure."""
