@@ -25,7 +25,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from ..streams.commit import Damaged
+from ..streams.commit import Damaged, Stored
 from ..streams.port import Unreachable
 from .answers import Answers
 from .defect import described
@@ -95,6 +95,7 @@ class Activation:
         self.execution: Execution = Execution(self)
         self.live: bool = True
         self.used: float = 0.0  # loop time of the last message, seconds
+        self.doubted: bool = False  # the leader must be asked before the fold is used again
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
@@ -214,7 +215,8 @@ class Activation:
             while self.live and (self.mailbox.queue or self.reading.urgent()):
                 match self.phase:
                     case Running(folded):
-                        await self.execution.step(folded)
+                        if not self.doubted or await self.fresh(folded):
+                            await self.execution.step(folded)
                     case Cold():
                         await self._recover()
                     case Quarantined() as phase:
@@ -258,6 +260,7 @@ class Activation:
         else:
             self._folded_from_start, self._from_start = self._from_start, False
             self._troubles = 0
+            self.doubted = False
             self.phase = Running(folded)
 
     async def fresh(self, folded: Folded) -> bool:
@@ -269,13 +272,23 @@ class Activation:
                 await self.pause()
                 continue
             self._troubles = 0
-            if (0 if last is None else last.sequence) == folded.sequence:
+            if ends_with(folded, last):
+                self.doubted = False
                 return self.live
             if self.folded is folded:
-                self.log("state.stale")
+                end = 0 if last is None else last.sequence
+                if end <= folded.sequence:
+                    why = f"it ends at {end}, and held commit {folded.sequence}"
+                    self.log("log.rewound", level=logging.ERROR, why=why)
+                else:
+                    self.log("state.stale")
                 self.phase = Cold()
             return False
         return False
+
+    def doubt(self) -> None:
+        """The connection is new, and so may the server's files be: an older copy of the log."""
+        self.doubted = True
 
     def refuse(self, item: Item, error: ClusterError) -> None:
         """Answer a command with an error; it leaves the mailbox."""
@@ -342,6 +355,13 @@ class Activation:
         extra = {"action": action, "address": str(self.address), "request": item.request}
         named = f"{item.name}: {why}" if why else item.name
         logger.log(level, "%s: %s %s", action, self.address, named, extra=extra)
+
+
+def ends_with(folded: Folded, last: Stored | None) -> bool:
+    """Whether a fold ends with the log's last message: the same one, not only the same number."""
+    if last is None or last.sequence != folded.sequence:
+        return last is None and folded.sequence == 0
+    return folded.commit_sequence != folded.sequence or last.mark == folded.hash
 
 
 def loop_time() -> float:

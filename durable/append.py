@@ -139,6 +139,8 @@ async def append(
                 _log(logging.DEBUG, "append.adopted", address, answer)
                 return InLog(last.sequence)
             case Step.RELOAD | Step.DROP:
+                if (0 if last is None else last.sequence) < expected:
+                    _log(logging.ERROR, "log.rewound", address, answer)
                 return Overtaken(step is Step.RELOAD)
             case Step.GIVE_UP:
                 return Rejected(_why(answer))

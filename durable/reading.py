@@ -140,7 +140,7 @@ class Reading:
 
     def _at_once(self, read: Read, folded: Folded) -> bool:
         envelope, activation = read.envelope, self._activation
-        if envelope.fresh or (envelope.seen or 0) > folded.sequence:
+        if activation.doubted or envelope.fresh or (envelope.seen or 0) > folded.sequence:
             return False
         match read.kind:
             case "query":

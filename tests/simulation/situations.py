@@ -36,6 +36,7 @@ ACTIONS = {
     "term.refused": "term refused",
     "shard.lost": "shard lost to another",
     "stream.rewound": "rewound stream seen",
+    "log.rewound": "log that lost its tail seen",
     "log.foreign": "foreign message in a log",
     "entity.passivated": "entity left memory",
     "entity.quarantined": "entity quarantined",

@@ -1,0 +1,117 @@
+"""A log that lost its tail, as on a disk that was not synced: reported, and never folded over."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from perdure import Command, Decision, Entity, Event, Query, State
+from perdure.streams.commit import seal
+from perdure.streams.memory.logs import LogStore
+
+from .world import World, world
+
+
+class Tally(State):
+    n: int = 0
+
+
+class More(Command[Tally, int]):
+    pass
+
+
+class Count(Query[Tally, int]):
+    pass
+
+
+class Counted(Event):
+    pass
+
+
+def decide(state: Tally, message: More | Count) -> Decision[Counted]:
+    match message:
+        case Count():
+            return message.answer(state.n)
+        case More():
+            return message.accept(state.n + 1, Counted())
+
+
+def evolve(state: Tally, event: Counted) -> Tally:
+    return Tally(state.n + 1)
+
+
+tally = Entity(Tally(), decide, evolve)
+
+MORE, COUNT = {"type": "more"}, {"type": "count"}
+
+
+def log_of(w: World) -> LogStore:
+    return w.broker.streams("perdure").logs["tally"]
+
+
+async def commit_of_another(w: World) -> str:
+    """Somebody else's commit in the place of the one that is lost; its mark."""
+    last = (await w.commits("t"))[-1]
+    before = log_of(w).last("t")
+    assert before is not None
+    assert before.mark is not None
+    sealed = seal(structs.replace(last, id="another", prev=before.mark, outcomes=()))
+    log_of(w).append("t", sealed.data, sealed.mark, 0, expected=before.sequence)
+    return sealed.mark
+
+
+def reported(caplog: pytest.LogCaptureFixture) -> bool:
+    return "log.rewound" in {getattr(record, "action", "") for record in caplog.records}
+
+
+async def reconnected(w: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Until the runner knows of its new connection."""
+    caplog.set_level(logging.DEBUG, "perdure")
+    w.broker.disconnect(w.runners[0][1])
+    await w.until(lambda: any("reconnected" in r.getMessage() for r in caplog.records))
+
+
+async def asked(w: World, message: dict[str, str]) -> Any:
+    return (await w.ask("t", message))["reply"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+async def test_what_is_lost_is_reported_and_not_decided_on(
+    keep: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where nothing else tells than the refused append."""
+    async with world(tally) as w:
+        assert [await asked(w, MORE) for _ in range(3)] == [1, 2, 3]
+        log_of(w).rewind(keep)
+        assert await asked(w, MORE) == keep + 1
+        assert reported(caplog)
+        assert await asked(w, COUNT) == keep + 1
+
+
+async def test_a_sequence_that_was_given_out_again_is_told_apart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After a reconnect: the append's condition, a number, would hold."""
+    async with world(tally) as w:
+        assert [await asked(w, MORE) for _ in range(3)] == [1, 2, 3]
+        log_of(w).rewind(2)
+        mark = await commit_of_another(w)
+        await reconnected(w, caplog)
+        assert await asked(w, COUNT) == 2
+        assert await asked(w, MORE) == 3
+        assert (await w.commits("t"))[-1].prev == mark
+        assert reported(caplog)
+
+
+async def test_a_reconnect_alone_costs_one_question_an_entity(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world(tally) as w:
+        assert await asked(w, MORE) == 1
+        await reconnected(w, caplog)
+        assert await asked(w, COUNT) == 1
+        assert await asked(w, MORE) == 2
+        assert not reported(caplog)
