@@ -145,7 +145,8 @@ def lost_of(messages: list[Logged]) -> Lost:
         outcomes: list[Json] = [] if message.mark is None else json.loads(message.data)["outcomes"]
         for outcome in outcomes:
             lost.names.add(outcome["name"])
-            lost.uids.add((outcome.get("command") or {}).get("uid", -1))
+            command: Json = outcome.get("command") or {}
+            lost.uids.add(command.get("uid", -1))
             if outcome.get("at"):
                 lost.places.add((outcome["at"][2], outcome["at"][1]))
     return lost

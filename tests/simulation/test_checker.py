@@ -167,6 +167,20 @@ def _misplaced(e: Evidence) -> None:
     e.told = [b'{"reply":{"uid":3},"seq":1,"version":2}']
 
 
+def _torn(e: Evidence) -> Evidence:
+    """The same, after the log lost its second commit."""
+    lost = e.logs["a"].pop()
+    e.torn["a"] = [lost]
+    return e
+
+
+def test_what_was_lost_with_a_logs_tail_binds_nobody() -> None:
+    assert violations(_torn(sound()), LIMITS) == []
+    evidence = sound()
+    del evidence.logs["a"][1]
+    assert kinds(violations(evidence, LIMITS)) == ["answered, not in the log"]
+
+
 def _nowhere(e: Evidence) -> None:
     e.calls.append(Call("C1", "query", "a", 4, "look", None, 5, 6))
     e.told = [b'{"reply":{"uid":4},"seq":3,"version":2}']
@@ -213,8 +227,13 @@ def test_a_made_key_is_too_old_once_newer_ones_took_its_room() -> None:
     made = [
         [outcome(key, n, n + 1, 5 * (n + 1), 0, birth=1000 + n)] for n, key in enumerate(named)
     ]
-    dead = {"reason": "too_old", "error": {}}
-    late = {"name": "m-late", "command": {"type": "add", "uid": 99}, "dead": dead, "at": [1, 1, 5]}
+    dead: dict[str, Any] = {"reason": "too_old", "error": {}}
+    late: dict[str, Any] = {
+        "name": "m-late",
+        "command": {"type": "add", "uid": 99},
+        "dead": dead,
+        "at": [1, 1, 5],
+    }
 
     def unjust(birth: int) -> bool:
         evidence = Evidence(logs={"a": log_of(*made, [late])}, births={99: birth})
