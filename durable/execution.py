@@ -84,7 +84,11 @@ class Execution:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():
             await self._activation.reading.serve(folded)
-        if not (self._ready(folded) and await self._load_bodies()):
+        if not self._ready(folded):
+            return
+        front = islice(self._activation.mailbox.queue, BODIES)
+        evicted = [item for item in front if item.evicted]
+        if evicted and not await self._load_bodies(evicted):
             return
         await self._host.load.turns.take()
         if not self._ready(folded):
@@ -389,10 +393,9 @@ class Execution:
             self.recent.popitem(last=False)
 
     # -- bodies ---------------------------------------------------------------------------------
-    async def _load_bodies(self) -> bool:
+    async def _load_bodies(self, evicted: list[Item]) -> bool:
         """Have the bodies of the tells whose turn comes; False to look at the queue again."""
-        front = list(islice(self._activation.mailbox.queue, BODIES))
-        for item in (item for item in front if item.evicted):
+        for item in evicted:
             try:
                 found = await self._activation.shard.load(item)
             except Unreachable:

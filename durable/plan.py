@@ -78,8 +78,15 @@ class Plan:
     rewound: list[Item] = field(default_factory=list[Item])
     state: Any = None  # after the outcomes
     events: int = 0
+    size: int = 0  # of the outcomes, in bytes
     suspect: Item | None = None
     defect: tuple[Item, BaseException] | None = None
+
+    def add(self, item: Item, outcome: Outcome, size: int) -> None:
+        """One more outcome."""
+        self.taken.append(item)
+        self.outcomes.append(outcome)
+        self.size += size
 
 
 class Unencodable(Exception):
@@ -123,7 +130,6 @@ def make_plan(
     """What to do with the front of the queue. Changes nothing but the plan."""
     plan = Plan(state=folded.state)
     names: set[str] = set()
-    size = 0
     for item in queue:
         if item.evicted:  # its body is not there to be decided on, or buried
             break
@@ -144,14 +150,13 @@ def make_plan(
         if verdict is Standing.REWOUND:
             plan.rewound.append(item)
         most = min(limits.bytes, limits.max_bytes)
-        room = most - size if pending else limits.max_bytes
+        room = most - plan.size if pending else limits.max_bytes
         if not _take(
             plan, entity, address, folded, item, verdict, limits, now_ns=now_ns, room=room
         ):
             break
         if plan.taken and plan.taken[-1] is item:
             names.add(item.name)
-            size += _size(plan.outcomes[-1])
         if len(plan.outcomes) >= limits.outcomes:
             break
     return plan
@@ -217,8 +222,7 @@ def _take(
             named=True,
             room=room,
         )
-    plan.taken.append(item)
-    plan.outcomes.append(outcome)
+    plan.add(item, outcome, size)
     plan.state = state
     plan.events += len(events)
     return True
@@ -263,10 +267,10 @@ def _refuse(
         return True
     error = with_details(error, address=str(address))
     outcome = dead_letter(item, reason, error, named=named, max_bytes=limits.max_bytes)
-    if plan.outcomes and _size(outcome) > room:
+    size = _size(outcome)
+    if plan.outcomes and size > room:
         return False
-    plan.taken.append(item)
-    plan.outcomes.append(outcome)
+    plan.add(item, outcome, size)
     return True
 
 

@@ -82,7 +82,7 @@ class Reading:
 
     def urgent(self) -> bool:
         """Whether the worker has to answer something now."""
-        return any(not read.checked for read in self._waiting)
+        return bool(self._waiting) and any(not read.checked for read in self._waiting)
 
     def add(self, read: Read) -> None:
         """Answer it at once if that is right, else let it wait, bounded."""
@@ -122,6 +122,8 @@ class Reading:
 
     def settled(self, name: str, payload: str, answer: bytes) -> None:
         """A command has its outcome, under this name: tell those who asked for its result."""
+        if not self._waiting:
+            return
         for read in [r for r in self._waiting if r.kind == "result" and r.envelope.key == name]:
             self._leave(read)
             if read.payload in (None, payload):

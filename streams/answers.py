@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from typing import Self
 
 from .port import Asks, Inbox, Message
 
@@ -22,10 +24,16 @@ class Closed(Exception):
 
 
 class Answers:
-    """What arrives for one call. The inbox is made when its first subject is wanted."""
+    """What arrives for one call. The inbox is made when its first subject is wanted.
 
-    def __init__(self, asks: Asks) -> None:
+    Used in a `with`: at its end the inbox is forgotten, and `ended` is told.
+    """
+
+    __slots__ = ("_asks", "_closed", "_ended", "_held", "_inbox", "_waiter")
+
+    def __init__(self, asks: Asks, ended: Callable[[Answers], object]) -> None:
         self._asks = asks
+        self._ended = ended
         self._inbox: Inbox | None = None
         self._held: deque[Message] = deque(maxlen=HELD)
         self._waiter: asyncio.Future[None] | None = None
@@ -73,8 +81,11 @@ class Answers:
         self._closed = True
         self._wake()
 
-    def close(self) -> None:
-        """Forget the inbox; later answers are dropped."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended(self)
         if self._inbox is not None:
             self._inbox.close()
 

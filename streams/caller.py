@@ -8,12 +8,10 @@ same with types; nothing here is typed by entity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Literal
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..entities.address import Address
 from ..entities.duration import Duration, seconds
@@ -36,14 +34,29 @@ ATTACH_S = 3.0
 owner remembers it, so nothing is gained by asking more often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """How a command is asked."""
 
     key: str | None = None
     timeout_s: float = 0.0
     durable: bool = False
     wait_suspended: bool = True
+
+
+class Checking:
+    """Inside, a ClusterError gets the details of a call."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ClusterError):
+            raise self._target.told(error) from None
 
 
 class Caller:
@@ -64,6 +77,7 @@ class Caller:
             for effect in Effect
             for wait in (False, True)
         }
+        self._timeout_s = seconds(settings.ask_timeout)
         self._open: dict[Answers, None] = {}
         self._closed = False
 
@@ -117,7 +131,7 @@ class Caller:
     async def tell(self, target: Target, payload: Raw) -> None:
         """Store a command; on return it can't be lost any more."""
         with self._answers() as answers:
-            timeout_s = seconds(self.settings.ask_timeout)
+            timeout_s = self._timeout_s
             await self._store(target, payload, answers, timeout_s, None)
 
     async def query(
@@ -148,7 +162,7 @@ class Caller:
         def envelope(route: Route) -> Envelope:
             return Envelope(1, kind, payload, request=target.request, seen=seen, fresh=fresh)
 
-        timeout_s = seconds(self.settings.ask_timeout)
+        timeout_s = self._timeout_s
         return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
 
     # -- parts --------------------------------------------------------------------------------
@@ -160,17 +174,13 @@ class Caller:
         except ClusterError as error:
             raise Target(address, "", request, key).told(error) from None
 
-    @contextmanager
-    def checking(self, target: Target) -> Generator[None]:
+    def checking(self, target: Target) -> Checking:
         """What is refused inside is told with the call's details."""
-        try:
-            yield
-        except ClusterError as error:
-            raise target.told(error) from None
+        return Checking(target)
 
     def timeout_s(self, timeout: Duration | None) -> float:
         """A call's timeout in seconds. Raises MalformedMessage."""
-        return timeout_of(timeout, self.settings.ask_timeout)
+        return self._timeout_s if timeout is None else timeout_of(timeout)
 
     def close(self) -> None:
         """End all open calls, and let no new ones begin."""
@@ -248,15 +258,10 @@ class Caller:
     def _now_ms(self) -> int:
         return self.session.clock.now_ns() // 1_000_000
 
-    @contextmanager
-    def _answers(self) -> Generator[Answers]:
+    def _answers(self) -> Answers:
         """One call's inbox, ended with the client."""
-        answers = Answers(self.session.asks)
+        answers = Answers(self.session.asks, self._open.pop)
         self._open[answers] = None
         if self._closed:
             answers.stop()
-        try:
-            yield answers
-        finally:
-            del self._open[answers]
-            answers.close()
+        return answers

@@ -100,10 +100,10 @@ def check_key(key: Any) -> str:
     return str(key)
 
 
-def timeout_of(timeout: Duration | None, usual: Duration) -> float:
-    """A timeout in seconds; `usual` where none is given."""
+def timeout_of(timeout: Duration) -> float:
+    """A timeout in seconds."""
     try:
-        return seconds(usual if timeout is None else timeout)
+        return seconds(timeout)
     except (ValueError, TypeError) as error:
         raise MalformedMessage(cause=f"timeout: {error}") from None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 ID_BYTES = 255
 """The longest id, in UTF-8 bytes: escaped it is at most 765 bytes, far below the server's 4 KiB
@@ -62,6 +63,7 @@ def fnv1a32(data: bytes) -> int:
     return value
 
 
+@lru_cache(maxsize=65_536)
 def shard_of(token: str, shards: int) -> int:
     """The shard of an escaped id, the same as the server's `{{partition(shards,1)}}`."""
     return fnv1a32(token.encode()) % shards

@@ -247,7 +247,8 @@ class Connection:
         """
         sizes = [self._check(p.subject, "", p.data, p.headers) for p in publishes]
         size = max(IN_FLIGHT_LEAST, sum(sizes))
-        await self._room.take(size)
+        if not self._room.try_take(size):
+            await self._room.take(size)
         try:
             link = self.link
             if link is None or not link.alive:

@@ -29,7 +29,8 @@ def headers_size(headers: Mapping[str, str] | None) -> int:
     """The bytes of headers on the wire, which the server counts as payload."""
     if headers is None:
         return 0
-    return 12 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())
+    size = 12 + sum(len(k) + len(v) + 4 for k, v in headers.items())
+    return size + sum(len(v.encode()) - len(v) for v in headers.values() if not v.isascii())
 
 
 def strings(headers: Mapping[str, str] | None) -> dict[str, str] | None:

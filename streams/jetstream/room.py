@@ -16,8 +16,7 @@ class Room:
 
     async def take(self, size: int) -> None:
         """Wait for room; to be given back."""
-        if not self._waiting and self._fits(size):
-            self.taken += size
+        if self.try_take(size):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, size))
@@ -27,6 +26,13 @@ class Room:
             if turn.done() and not turn.cancelled():
                 self.give(size)
             raise
+
+    def try_take(self, size: int) -> bool:
+        """Take room, if there is some at once."""
+        if self._waiting or not self._fits(size):
+            return False
+        self.taken += size
+        return True
 
     def give(self, size: int) -> None:
         """Give room back."""
