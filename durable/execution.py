@@ -90,7 +90,9 @@ class Execution:
         evicted = [item for item in front if item.evicted]
         if evicted and not await self._load_bodies(evicted):
             return
-        await self._host.load.turns.take()
+        turns = self._host.load.turns
+        if not turns.try_take():
+            await turns.take()
         if not self._ready(folded):
             return
         clock = asyncio.get_running_loop().time
@@ -103,7 +105,7 @@ class Execution:
             limits=self._limits(),
             now_ns=self._host.session.clock.now_ns(),
         )
-        self._host.load.turns.took(clock() - began, len(plan.outcomes))
+        turns.took(clock() - began, len(plan.outcomes))
         await self._carry_out(folded, plan)
 
     def _ready(self, folded: Folded) -> bool:

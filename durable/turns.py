@@ -28,6 +28,7 @@ class Turns:
     def __init__(self) -> None:
         self._line: deque[asyncio.Future[None]] = deque()
         self._running: bool = False
+        self._free: int = 1  # who may still go before the next look at the network
         self._plan_s: float = SLICE_S  # what a decision took lately; the first are careful
         self._outcome_s: float = 0.0  # the same for one command of it
 
@@ -39,26 +40,35 @@ class Turns:
         """How many may go between two looks at the network."""
         return max(1, min(AT_ONCE, int(SLICE_S / max(self._plan_s, 1e-6))))
 
+    def try_take(self) -> bool:
+        """Take a turn, if one is free and nobody waits for it."""
+        if self._line or not self._free:
+            return False
+        self._free -= 1
+        if not self._running:
+            self._running = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._next, loop)
+        return True
+
     async def take(self) -> None:
         """Wait for a turn."""
-        loop = asyncio.get_running_loop()
-        if self._running:
-            turn: asyncio.Future[None] = loop.create_future()
+        if not self.try_take():
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._line.append(turn)
             await turn
-        else:
-            self._running = True
-            loop.call_soon(self._next, loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once in each round of the loop: let some go on."""
+        idle = self._free and not self._line  # nobody had to wait, and maybe nobody came
         free = most = self.at_once
         while self._line and free:
             turn = self._line.popleft()
             if not turn.done():
                 turn.set_result(None)
                 free -= 1
-        if free == most:
+        self._free = free
+        if idle and free == most:
             self._running = False
         else:
             loop.call_soon(self._next, loop)
