@@ -24,6 +24,9 @@ QUIET_S = 60.0
 """How long a healed world may take until nothing waits any more, in virtual seconds."""
 
 
+ANSWERED_S = 400.0
+"""How long clients may take for the rest of their commands once all is calm, in virtual seconds:
+each may wait out the longest timeout first."""
 REST_S = 5.0
 """How long after that all is looked at that should be idle."""
 
@@ -94,6 +97,7 @@ async def _life(world: World, scenario: Scenario) -> None:
     workload.start()
     await nemesis.run()
     await nemesis.heal()
+    await _answered(world, workload)
     await _quiet(world)
     alive = [caller for caller in world.callers if caller.process.alive]
     for number, entity in enumerate(world.scenario.entities):
@@ -104,6 +108,16 @@ async def _life(world: World, scenario: Scenario) -> None:
     world.evidence.unbounded += leftovers(world.alive, scenario)
     for caller in alive:
         world.evidence.unbounded += forgotten(caller)
+
+
+async def _answered(world: World, workload: Workload) -> None:
+    """Wait until the clients are done: in calm weather they soon are."""
+    until = world.loop.time() + ANSWERED_S
+    while workload.busy:
+        if world.loop.time() > until:
+            world.evidence.unanswered.append(f"clients still wait after {ANSWERED_S} s of calm")
+            return
+        await asyncio.sleep(1.0)
 
 
 async def _quiet(world: World) -> None:
