@@ -201,7 +201,7 @@ class Execution:
             time=max(now, folded.time),
             outcomes=tuple(plan.outcomes),
         )
-        sealed = seal(commit)
+        sealed = seal(commit, host.settings.commit_format)
         if len(sealed.data) > host.most_bytes:
             await self._too_large(folded, plan, len(sealed.data))
             return

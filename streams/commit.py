@@ -14,6 +14,7 @@ Who writes one: `durable/append.py`. Who reads: activation, history, verify. Gol
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -25,6 +26,9 @@ FORMAT = 1
 
 MARK = "Perdure-Commit"
 """The header that holds the hash of the commit's bytes."""
+
+Form: TypeAlias = Literal["json", "msgpack"]
+"""How a commit is written. Its fields are the same."""
 
 GENESIS = ""
 """`prev` of an entity's first commit."""
@@ -109,10 +113,22 @@ _heads = msgspec.json.Decoder(_Head)
 _encoder = msgspec.json.Encoder()
 
 
-def seal(commit: Commit) -> Sealed:
-    """The bytes of a commit, and their hash."""
+def seal(commit: Commit, form: Form = "json") -> Sealed:
+    """The bytes of a commit, and their hash.
+
+    What MessagePack can't hold, such as an integer beyond 64 bits, stays JSON.
+    """
     data = _encoder.encode(commit)
+    if form == "msgpack":
+        data = _packed(data)
     return Sealed(commit.id, data, digest(data))
+
+
+def _packed(data: bytes) -> bytes:
+    try:
+        return msgspec.msgpack.encode(msgspec.json.decode(data))
+    except (msgspec.MsgspecError, OverflowError, RecursionError):
+        return data
 
 
 def unseal(stored: Stored) -> Commit | None:
@@ -131,11 +147,13 @@ def unseal(stored: Stored) -> Commit | None:
 
 def _decode(data: bytes) -> Commit | None:
     try:
+        if data[:1] != b"{":  # MessagePack: the same tree in another notation
+            data = _encoder.encode(msgspec.msgpack.decode(data))
         head = _heads.decode(data)
         if head.v != FORMAT:
             return None
         return _commits.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return None
 
 

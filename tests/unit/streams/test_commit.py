@@ -107,6 +107,31 @@ def test_a_commit_comes_back(commit: Commit) -> None:
 
 
 @given(commits)
+def test_it_comes_back_from_messagepack_with_the_same_values(commit: Commit) -> None:
+    sealed = seal(commit, "msgpack")
+    assert sealed.mark == digest(sealed.data)
+    back = unseal(stored(sealed))
+    assert back is not None
+    assert msgspec.json.decode(seal(back).data) == msgspec.json.decode(seal(commit).data)
+
+
+def test_messagepack_is_smaller_and_told_by_its_first_byte() -> None:
+    sealed = seal(deposit(), "msgpack")
+    assert sealed.data[:1] != b"{"
+    assert len(sealed.data) < len(SEALED.data)
+    assert msgspec.msgpack.decode(sealed.data)["id"] == "c1"
+
+
+def test_what_messagepack_cannot_hold_stays_json() -> None:
+    outcome = msgspec.structs.replace(deposit().outcomes[0], reply=Raw(str(2**70).encode()))
+    sealed = seal(msgspec.structs.replace(deposit(), outcomes=(outcome,)), "msgpack")
+    assert sealed.data[:1] == b"{"
+    back = unseal(stored(sealed))
+    assert back is not None
+    assert plain(back.outcomes[0])["reply"] == str(2**70).encode()
+
+
+@given(commits)
 def test_its_bytes_are_json_with_the_format_first(commit: Commit) -> None:
     data = seal(commit).data
     assert data.startswith(b'{"v":1,')
