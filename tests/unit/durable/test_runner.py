@@ -323,6 +323,18 @@ async def test_everything_is_remembered_over_restart_eviction_and_lost_snapshots
         assert len(await w.commits("c")) == before
 
 
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_both_notations_of_a_commit_are_folded_and_repeated(form: str) -> None:
+    async with world(counter, commit_format=form) as w:
+        first = [await w.ask("c", add(n), key=f"k{n}") for n in range(5)]
+        stored = await w.caller.log.last(Address("counter", "c"))
+        assert stored is not None
+        assert (stored.data[:1] == b"{") is (form == "json")
+        w.runners[0][0].passivate_all()
+        assert [await w.ask("c", add(n), key=f"k{n}") for n in range(5)] == first
+        assert len(await w.commits("c")) == 5
+
+
 async def test_a_log_that_cant_be_folded_quarantines_its_entity_alone() -> None:
     async with world(counter) as w:
         await w.ask("c", add(1))
