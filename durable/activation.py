@@ -15,6 +15,8 @@ import asyncio
 import logging
 from typing import Protocol
 
+import msgspec
+
 from ..entities.address import Address
 from ..entities.errors import (
     AlreadyProcessingMessage,
@@ -27,6 +29,7 @@ from ..entities.errors import (
 )
 from ..streams.commit import Damaged, Stored
 from ..streams.port import Unreachable
+from ..streams.subjects import escape
 from .answers import Answers
 from .defect import described
 from .execution import BODIES, Execution
@@ -38,6 +41,7 @@ from .phase import Cold, Phase, Quarantined, Running
 from .reading import Reading
 from .reads import Read
 from .recovery import recover
+from .residents import BASE_BYTES, ENTRY_BYTES, STATE_FACTOR
 
 logger: logging.Logger = logging.getLogger("perdure.activation")
 
@@ -47,6 +51,9 @@ PAUSE_MAX_S = 2.0
 
 ASIDE_S = 60.0
 """How long an ask waits for its caller's last tell, in seconds: longer than callers do."""
+
+WEIGH_EVENTS = 64
+"""After so many events the size of a state is looked at again."""
 
 QUARANTINE_S = 30.0
 """How long a log that can't be folded is left alone before the next try, in seconds."""
@@ -70,6 +77,10 @@ class ShardPort(Protocol):
 
     def told(self, activation: Activation, item: Item) -> bool:
         """Whether the tell that an ask waits for has taken effect."""
+        ...
+
+    def passivate(self, token: str) -> None:
+        """An idle entity leaves memory."""
         ...
 
     async def load(self, item: Item) -> bool:
@@ -100,6 +111,7 @@ class Activation:
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
         self._worker: asyncio.Task[None] | None = None
+        self._weighed: tuple[int, int] | None = None  # a version, and its state's bytes
 
     def __repr__(self) -> str:
         phase = type(self.phase).__name__
@@ -124,7 +136,7 @@ class Activation:
     # -- what arrives ---------------------------------------------------------------------------
     def ask(self, item: Item) -> None:
         """A command by ask: queued, attached to the same one that waits, or refused at once."""
-        self.used = item.since
+        self._use(item.since)
         full = self.host.load.full()
         admission = self.mailbox.admit(item)
         if full and admission is Admission.QUEUED:  # the same key with another payload, too
@@ -149,7 +161,7 @@ class Activation:
 
     def tell(self, item: Item) -> None:
         """A command by tell. It is un-acked until it has a recorded outcome."""
-        self.used = item.since
+        self._use(item.since)
         if isinstance(self.phase, Quarantined):
             self._park(item)
             return
@@ -160,7 +172,7 @@ class Activation:
 
     def read(self, read: Read) -> None:
         """A query or a control message."""
-        self.used = read.since
+        self._use(read.since)
         self.reading.add(read)
         self.kick()
 
@@ -186,6 +198,7 @@ class Activation:
         if not self.live:
             return
         self.live = False
+        self.host.load.residents.forget(self)
         error = EntityNotAssignedToRunner(runner=self.host.runner, cause=reason)
         for item in list(self.mailbox):
             if item.way == "ask":
@@ -206,8 +219,32 @@ class Activation:
     def abandon(self) -> list[asyncio.Task[None]]:
         """End without a word; the tasks that are to be cancelled."""
         self.live = False
+        self.host.load.residents.forget(self)
         own = [] if self._worker is None else [self._worker]
         return [*own, *self.execution.tasks, *self.reading.tasks]
+
+    # -- memory ---------------------------------------------------------------------------------
+    def _use(self, now: float) -> None:
+        self.used = now
+        self.host.load.residents.use(self)
+
+    def leave(self) -> None:
+        """Leave memory; only while it is idle."""
+        self.shard.passivate(escape(self.address.id))
+
+    def _weigh(self) -> None:
+        """Tell what it holds, about."""
+        folded = self.folded
+        size = BASE_BYTES + self.execution.kept_bytes
+        if folded is not None:
+            size += len(folded.ledger) * ENTRY_BYTES + self._state_bytes(folded) * STATE_FACTOR
+        self.host.load.residents.weigh(self, size)
+
+    def _state_bytes(self, folded: Folded) -> int:
+        """The state's JSON, looked at now and then: encoding it costs as much as a command."""
+        if self._weighed is None or folded.version - self._weighed[0] >= WEIGH_EVENTS:
+            self._weighed = folded.version, _json_bytes(folded)
+        return self._weighed[1]
 
     # -- the worker -----------------------------------------------------------------------------
     async def _work(self) -> None:
@@ -235,6 +272,8 @@ class Activation:
         finally:
             self._worker = None
         self.kick()
+        if self.live:
+            self._weigh()
 
     async def pause(self) -> None:
         """Wait before the next try to reach the backend, longer each time."""
@@ -367,3 +406,11 @@ def ends_with(folded: Folded, last: Stored | None) -> bool:
 def loop_time() -> float:
     """The event loop's clock, in seconds."""
     return asyncio.get_running_loop().time()
+
+
+def _json_bytes(folded: Folded) -> int:
+    """How large the state's JSON is; of one that can't be encoded, what it was folded from."""
+    try:
+        return len(msgspec.json.encode(folded.state))
+    except Exception:  # user types may raise anything; whoever needs the state hears of it
+        return folded.tail_bytes

@@ -39,6 +39,7 @@ from .marks import add_mark, has_mark, remove_mark
 from .phase import Cold
 from .plan import Limits, Plan, dead_letter, defect_error, make_plan
 from .recorded import find_recorded
+from .residents import KEPT_BYTES
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -51,6 +52,9 @@ that one slow entity can't use up its shard's credit."""
 
 RECENT = 32
 """Outcomes whose answers are kept to spare a read of the log on a repeat."""
+
+RECENT_BYTES = 64 * 1024
+"""Of one entity's kept answers at most: they may be large, and they are only there for speed."""
 
 RETRY_S = 0.1
 """Between tries while the backend can't be reached, in seconds."""
@@ -67,6 +71,7 @@ class Execution:
         self._host = activation.host
         self._address = activation.address
         self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
+        self.kept_bytes: int = 0  # what they hold, about
         self._saving: asyncio.Task[None] | None = None
         self._outcomes: int | None = None  # fewer in the next commit: the last was too large
 
@@ -391,8 +396,10 @@ class Execution:
 
     def _remember(self, outcome: Outcome, answer: bytes) -> None:
         self.recent[outcome.name] = (outcome.payload_hash, answer)
-        if len(self.recent) > RECENT:
-            self.recent.popitem(last=False)
+        self.kept_bytes += KEPT_BYTES + len(answer)
+        while len(self.recent) > RECENT or (self.kept_bytes > RECENT_BYTES and self.recent):
+            _, (_, forgotten) = self.recent.popitem(last=False)
+            self.kept_bytes -= KEPT_BYTES + len(forgotten)
 
     # -- bodies ---------------------------------------------------------------------------------
     async def _load_bodies(self, evicted: list[Item]) -> bool:

@@ -12,6 +12,7 @@ from ..streams.port import Session
 from .group import Group
 from .ledger import LedgerLimits
 from .plan import Limits
+from .residents import Residents
 from .turns import Turns
 
 HEADER_BYTES = 1024
@@ -25,8 +26,9 @@ thousand of the largest payload would be 5 GiB."""
 class Load:
     """How much waits in the whole runner. Overload is answered before memory grows."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, residents: Residents) -> None:
         self.capacity = capacity
+        self.residents: Residents = residents
         self.asks: int = 0
         self.bytes: int = 0
         self.turns: Turns = Turns()

@@ -27,6 +27,7 @@ from .activation import loop_time
 from .answers import Answers
 from .host import Host, Load
 from .notices import Notices
+from .residents import Residents
 from .shard import Shard
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
@@ -48,6 +49,7 @@ class RunnerStatistics:
     entities: int  # in memory
     asks: int  # waiting
     bytes: int  # of their payloads
+    cached: int  # bytes that the entities in memory hold, about
 
 
 class Hosted:
@@ -126,7 +128,8 @@ class Runner:
                 )
         self.id: str = id or session.entropy.token(ID_BYTES)
         self._session, self._entities, self._settings = session, tuple(entities), settings
-        self._load = Load(settings.runner_capacity)
+        residents = Residents(settings.resident_entities, settings.cache_bytes)
+        self._load = Load(settings.runner_capacity, residents)
         self._hosted: list[Hosted] = []
         self._ping: Subscription | None = None
         self._timers: list[asyncio.Task[None]] = []
@@ -144,6 +147,7 @@ class Runner:
             sum(len(shard.activations) for shard in shards),
             self._load.asks,
             self._load.bytes,
+            self._load.residents.bytes,
         )
 
     async def start(self) -> None:
@@ -222,24 +226,12 @@ class Runner:
         while True:
             await asyncio.sleep(min(5.0, max(0.1, idle_s / 4)))
             self._sweep(idle_s)
-            self._evict_oldest()
 
     def _sweep(self, idle_s: float) -> None:
         now, now_ms = loop_time(), self._session.clock.now_ns() // 1_000_000
         for hosted in self._hosted:
             for shard in hosted.shards:
                 shard.sweep(now, now_ms, idle_s)
-
-    def _evict_oldest(self) -> None:
-        """Keep no more entities in memory than `resident_entities`: the oldest idle ones go."""
-        shards = [shard for hosted in self._hosted for shard in hosted.shards]
-        excess = sum(len(s.activations) for s in shards) - self._settings.resident_entities
-        if excess <= 0:
-            return
-        used = sorted(a.used for s in shards for a in s.activations.values() if a.idle)
-        if used:
-            horizon = used[min(excess, len(used)) - 1]
-            self._sweep(idle_s=loop_time() - horizon)
 
     async def _progress(self) -> None:
         while True:

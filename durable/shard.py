@@ -246,7 +246,8 @@ class Shard:
         """An ask for an entity of this shard, by either subject."""
         token = message.subject.rpartition(".")[2]
         found = self.activations.get(token)
-        if found is None and self.host.load.full():
+        load = self.host.load
+        if found is None and (load.full() or load.residents.crowded):
             self._overload(message, token)
             return
         taken = take_ask(self.host, message, loop_time())
@@ -320,6 +321,7 @@ class Shard:
         if found is None:
             found = Activation(self.host, self, self.answers, address)
             self.activations[token] = found
+            self.host.load.residents.use(found)
         return found
 
     # -- for activations --------------------------------------------------------------------------
@@ -435,12 +437,14 @@ class Shard:
             activation.reading.expire(now, now_ms)
             activation.reconsider()
             activation.expire(now)
-            if activation.idle and now - activation.used >= idle_s:
-                self._passivate(token)
+            if activation.live and activation.idle and now - activation.used >= idle_s:
+                self.passivate(token)
 
-    def _passivate(self, token: str) -> None:
+    def passivate(self, token: str) -> None:
+        """An idle entity leaves memory."""
         activation = self.activations.pop(token)
         activation.live = False
+        self.host.load.residents.forget(activation)
         logger.debug(
             "%s leaves memory",
             activation.address,

@@ -108,8 +108,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # -- memory ----------------------------------------------------------------------------------
     passivate_after: Duration = timedelta(minutes=5)
     """When an idle entity leaves memory: longer than a person's pause, and loading is cheap."""
-    resident_entities: int = 10_000
-    """Entities held in memory at most; the one idle longest goes first. Some 100 MB at 10 KB."""
+    resident_entities: int = 100_000
+    """Entities held in memory at most; the one unused longest goes first. A bound on what is swept
+    and listed; how much they hold is bounded by `cache_bytes`."""
+    cache_bytes: int = 256 * 1024**2
+    """What entities in memory hold at most, in bytes, by a generous estimate: some 30,000 small
+    ones with ten remembered keys each, in a process that is half a gigabyte with all else."""
 
     # -- remembering outcomes --------------------------------------------------------------------
     dedup_window: Duration = timedelta(days=7)
@@ -228,6 +232,7 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "askers": (1, 10_000),
     "term_credit": (1, 100_000),
     "resident_entities": (1, 100_000_000),
+    "cache_bytes": (1024**2, 1024**4),
     "dedup_keys": (1, 10_000_000),
     "made_keys": (1, 1_000_000),
     "snapshot_min_commits": (1, 1_000_000),

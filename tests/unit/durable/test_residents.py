@@ -1,0 +1,157 @@
+"""Who is in memory: bounds in number and bytes, and that the estimate is one."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from perdure import Command, Decision, Entity, Event, Settings, State
+from perdure.durable.activation import Activation
+from perdure.durable.answers import Answers
+from perdure.durable.folded import Folded
+from perdure.durable.host import Host, Load
+from perdure.durable.ledger import Ledger, Seen
+from perdure.durable.phase import Running
+from perdure.durable.residents import (
+    BASE_BYTES,
+    CROWDED,
+    ENTRY_BYTES,
+    LOOKS,
+    STATE_FACTOR,
+    Residents,
+)
+from perdure.entities.address import Address
+from perdure.entities.clock import SystemClock
+from perdure.streams.memory.broker import MemoryBroker
+
+from .world import world
+
+
+class Tally(State):
+    n: int = 0
+
+
+class Add(Command[Tally, int]):
+    n: int
+
+
+class Added(Event):
+    n: int
+
+
+def decide(state: Tally, command: Add) -> Decision[Added]:
+    return command.accept(state.n + command.n, Added(command.n))
+
+
+def evolve(state: Tally, event: Added) -> Tally:
+    return Tally(state.n + event.n)
+
+
+tally = Entity(Tally(), decide, evolve)
+
+
+class Fake:
+    """A resident that notes its leaving."""
+
+    def __init__(self, residents: Residents, *, idle: bool = True) -> None:
+        self.residents, self.idle, self.left = residents, idle, False
+        residents.use(self)
+
+    def leave(self) -> None:
+        self.left = True
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    residents = Residents(3, 10**9)
+    a, b, c = (Fake(residents) for _ in range(3))
+    residents.use(a)
+    d = Fake(residents)
+    assert [r.left for r in (a, b, c, d)] == [False, True, False, False]
+    assert (len(residents), residents.evicted) == (3, 1)
+    assert residents.bytes == 3 * BASE_BYTES
+
+
+def test_bytes_are_a_bound_too_and_known_at_once() -> None:
+    residents = Residents(100, 20 * BASE_BYTES)
+    few = [Fake(residents) for _ in range(10)]
+    residents.weigh(few[9], 15 * BASE_BYTES)
+    assert [r.left for r in few] == [True] * 4 + [False] * 6
+    assert residents.bytes == 20 * BASE_BYTES
+    residents.forget(few[9])
+    assert residents.bytes == 5 * BASE_BYTES
+    residents.weigh(few[9], 10**9)  # it is gone
+    assert residents.bytes == 5 * BASE_BYTES
+
+
+def test_who_is_at_work_stays_and_a_crowd_is_told() -> None:
+    residents = Residents(2, 10**9)
+    busy = [Fake(residents, idle=False) for _ in range(int(2 * CROWDED) + LOOKS + 1)]
+    assert residents.crowded
+    assert not any(r.left for r in busy)
+    for resident in busy:
+        resident.idle = True
+    residents.shed()
+    assert len(residents) == max(2, len(busy) - LOOKS)
+    assert not residents.crowded
+
+
+async def test_entities_leave_at_once_and_come_back_as_they_were() -> None:
+    async with world(tally, resident_entities=3) as w:
+        runner = w.runners[0][0]
+        for turn in range(3):
+            for n in range(10):
+                assert (await w.ask(f"e{n}", {"type": "add", "n": 2}))["reply"] == 2 * (turn + 1)
+                await w.until(lambda: runner.statistics().entities <= 3)
+
+
+async def test_in_a_crowd_only_known_entities_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tally) as w:
+        assert (await w.ask("known", {"type": "add", "n": 1}))["reply"] == 1
+        monkeypatch.setattr(Residents, "crowded", property(lambda self: True))
+        assert (await w.ask("known", {"type": "add", "n": 1}))["reply"] == 2
+        error = (await w.ask("new", {"type": "add", "n": 1}))["error"]
+        assert error["type"] == "MailboxFull"
+
+
+async def test_a_large_state_and_large_answers_are_counted() -> None:
+    async with world(tally) as w:
+        runner = w.runners[0][0]
+        await w.ask("a", {"type": "add", "n": 1})
+        await w.until(lambda: runner.statistics().cached > BASE_BYTES + ENTRY_BYTES)
+        w.runners[0][0].passivate_all()
+        assert runner.statistics().cached == 0
+
+
+def measured(entries: int, count: int) -> float:
+    """Bytes that an activation really holds."""
+    settings = Settings()
+    session = MemoryBroker(SystemClock(), settings).session(name="x")
+    host = Host(session, tally, settings, "r", Load(10, Residents(10**6, 10**12)))
+    answers = Answers(session.asks, settings.reply_prefixes)
+
+    def made(n: int) -> Activation:
+        shard: Any = None
+        activation = Activation(host, shard, answers, Address("tally", f"a-{n}"))
+        host.load.residents.use(activation)
+        ledger = Ledger(host.ledger_limits)
+        for k in range(entries):
+            birth = 1_790_000_000_000 + k
+            ledger.add(f"m-{n}-{k}", Seen(k * 7 + n, n.to_bytes(16, "big"), birth, birth + 5))
+        activation.phase = Running(Folded(Tally(n + 1000), ledger))
+        return activation
+
+    tracemalloc.start()
+    try:
+        kept = [made(n) for n in range(count)]
+        return tracemalloc.get_traced_memory()[0] / len(kept)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("entries", "count"), [(0, 2000), (20, 500), (500, 20)])
+async def test_the_estimate_is_above_what_is_held_by_little(entries: int, count: int) -> None:
+    state = len(b'{"type":"tally","n":1000}')
+    estimate = BASE_BYTES + entries * ENTRY_BYTES + state * STATE_FACTOR
+    assert 0.4 * estimate < measured(entries, count) < estimate
