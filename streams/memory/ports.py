@@ -71,6 +71,8 @@ class MemoryLog:
         named = [(escape(a.address.id), a) for a in appends]
         if len(named) > 1 and not all(log.ends_at(token, a.expected) for token, a in named):
             return WrongLast()
+        if len({token for token, _ in named}) < len(named):  # as the server: the second's is void
+            return WrongLast()
         now = self._broker.clock.now_ns()
         for token, a in named[:-1]:
             log.append(token, a.commit.data, a.commit.mark, now, expected=a.expected)

@@ -48,6 +48,18 @@ async def one_wrong_expectation_refuses_a_batch(backend: Backend) -> None:
     ]
 
 
+async def two_commits_of_one_entity_refuse_a_batch(backend: Backend) -> None:
+    """Even if the second's condition is what the first would make true."""
+    session = await backend.session()
+    await session.provision(TYPE)
+    for second in (0, 1):
+        one, two = (Append(address("a-1"), sealed(t), n) for t, n in (("one", 0), ("two", second)))
+        other = Append(address("b-1"), sealed("other"), 0)
+        assert await session.log.append_batch([one, two, other]) == WrongLast()
+    assert await session.log.last(address("a-1")) is None
+    assert await session.log.last(address("b-1")) is None
+
+
 async def the_largest_batch_is_taken(backend: Backend) -> None:
     """As many commits as a batch may have."""
     session = await backend.session()

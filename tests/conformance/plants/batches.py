@@ -32,6 +32,14 @@ def a_batch_answers_with_its_first_sequence(patch: Patch) -> None:
     patch.setattr(MemoryLog, "append_batch", append_batch)
 
 
+@noticed_by("two_commits_of_one_entity_refuse_a_batch")
+def a_batch_takes_the_newer_of_two(patch: Patch) -> None:
+    async def append_batch(self: Any, appends: Sequence[Append]) -> AppendAnswer:
+        return await _batch(self, list({a.address: a for a in appends}.values()))
+
+    patch.setattr(MemoryLog, "append_batch", append_batch)
+
+
 @noticed_by("a_batch_is_stored_in_its_order")
 def a_batch_is_stored_backwards(patch: Patch) -> None:
     async def append_batch(self: Any, appends: Sequence[Append]) -> AppendAnswer:
