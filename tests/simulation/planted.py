@@ -34,7 +34,7 @@ from perdure.durable.ledger import Ledger
 from perdure.durable.term import Term
 from perdure.streams.commit import Commit, Stored, seal, unseal
 from perdure.streams.memory.ports import MemoryLog
-from perdure.streams.port import BATCH_COMMITS, Append, Appended, NoAck, Refused, WrongLast
+from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
 from perdure.streams.subjects import escape
 
 Patches = list[tuple[Any, str, Any]]
@@ -243,11 +243,14 @@ def a_refused_batch_goes_alone_at_any_sequence() -> Patches:
 
 
 @bug
-def two_commits_of_one_entity_in_a_batch() -> Patches:
-    """A batch takes what waits, also what was given up and comes a second time."""
+def what_does_not_fit_a_batch_is_forgotten() -> Patches:
+    """The next batch takes all that waits, and what is too much for it is never sent."""
+    real = group.take
 
     def take(queue: Any) -> Any:
-        return [queue.popleft() for _ in range(min(len(queue), BATCH_COMMITS))]
+        batch = real(queue)
+        queue.clear()
+        return batch
 
     return [(group, "take", take)]
 
