@@ -37,6 +37,8 @@ from perdure.streams.memory.ports import MemoryLog
 from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
 from perdure.streams.subjects import escape
 
+from .checker import kinds
+
 Patches = list[tuple[Any, str, Any]]
 """What, which attribute of it, and what stands there instead."""
 
@@ -51,6 +53,11 @@ def planted(name: str | None) -> Generator[None]:
         for target, attribute, replacement in PLANTED[name]() if name else ():
             stack.enter_context(patch.object(target, attribute, replacement))
         yield
+
+
+def caught(violations: list[str]) -> bool:
+    """Whether a promise was broken, and not only the patch itself: one that doesn't fit fails."""
+    return bool(violations) and "uncaught" not in kinds(violations)
 
 
 def bug(make: Callable[[], Patches]) -> Callable[[], Patches]:
@@ -105,9 +112,11 @@ def appends_at_any_sequence() -> Patches:
     """After a conflict the same commit is published at the sequence that the log has now."""
     real = append.append
 
-    async def insisting(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
+    async def insisting(
+        appender: Any, log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any
+    ) -> Any:
         while True:
-            result = await real(log, address, sealed, expected=expected, **rest)
+            result = await real(appender, log, address, sealed, expected=expected, **rest)
             if not isinstance(result, Overtaken) or not result.owned:
                 return result
             last = await log.last(address)
@@ -121,11 +130,13 @@ def no_answer_is_taken_for_stored() -> Patches:
     """An append without an acknowledgement is believed to be in the log."""
     real = append.append
 
-    async def hopeful(log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any) -> Any:
-        answer = await log.append(address, sealed, expected=expected)
+    async def hopeful(
+        appender: Any, log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any
+    ) -> Any:
+        answer = await appender.append(address, sealed, expected=expected)
         if isinstance(answer, NoAck):
             return InLog(expected + 1)
-        return await real(log, address, sealed, expected=expected, **rest)
+        return await real(appender, log, address, sealed, expected=expected, **rest)
 
     return [(execution, "append", hopeful)]
 
@@ -441,6 +452,23 @@ def verdicts_from_stale_memory() -> Patches:
         return bool(self.live)
 
     return [(Activation, "fresh", fresh)]
+
+
+@bug
+def a_shorter_log_is_gone_on_with() -> Patches:
+    """Where the log lost its tail, what was decided behind it is put behind what is left."""
+    real = append.append
+
+    async def insisting(
+        appender: Any, log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any
+    ) -> Any:
+        result = await real(appender, log, address, sealed, expected=expected, **rest)
+        last = await log.last(address) if isinstance(result, Overtaken) else None
+        if last is None or last.sequence > expected:
+            return result
+        return await real(appender, log, address, sealed, expected=last.sequence, **rest)
+
+    return [(execution, "append", insisting)]
 
 
 @bug
