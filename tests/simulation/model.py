@@ -1,4 +1,4 @@
-"""The till a second time: what each command must come to, computed from the log's JSON alone.
+"""The till a second time: what each command must come to, computed from the log's bytes alone.
 
 Shares no code with the entity, the runner or the wire (import-linter and a test hold that): a
 mistake that both made would go unseen. It reads the bytes that the broker stored, checks that they
@@ -7,7 +7,6 @@ hang together, and recomputes every outcome on the state that the commits before
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from .evidence import Logged
+from .notation import read
 
 Json: TypeAlias = dict[str, Any]
 Answer: TypeAlias = tuple[list[Json], Json | None, Json | None]
@@ -142,7 +142,7 @@ def lost_of(messages: list[Logged]) -> Lost:
     lost = Lost()
     for message in messages:
         lost.sequences.add(message.sequence)
-        outcomes: list[Json] = [] if message.mark is None else json.loads(message.data)["outcomes"]
+        outcomes: list[Json] = [] if message.mark is None else read(message.data)["outcomes"]
         for outcome in outcomes:
             lost.names.add(outcome["name"])
             command: Json = outcome.get("command") or {}
@@ -186,7 +186,7 @@ def _commit(message: Logged, history: History) -> Json | None:
         return None
     if message.mark != hashed:
         history.problems.append(f"hash differs: {history.entity} at {message.sequence}")
-    commit: Json = json.loads(message.data)
+    commit: Json = read(message.data)
     return commit
 
 

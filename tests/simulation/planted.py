@@ -94,9 +94,9 @@ def same_key_means_ours() -> Patches:
     """A stored commit that holds one of our keys is taken for ours, not only our commit id."""
     sealed_names: dict[str, set[str]] = {}
 
-    def remembering(commit: Commit) -> Any:
+    def remembering(commit: Commit, *form: Any) -> Any:
         sealed_names[commit.id] = {outcome.name for outcome in commit.outcomes}
-        return seal(commit)
+        return seal(commit, *form)
 
     def is_ours(stored: Stored, commit_id: str) -> bool:
         commit = unseal(stored)

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import structs
 
 from perdure.durable.runner import Runner
 from perdure.streams.client import Cluster
@@ -46,7 +47,7 @@ RESTART_S = (0.1, 1.5)
 NAME = till.name
 
 PLACES = re.compile(rb'"at":\[\d+,(\d+),(\d+)\]')
-"""The places of tells in the bytes of a commit: sequence and time."""
+"""The places of tells in the bytes of a commit in JSON: sequence and time."""
 
 TOLD = {
     b"too old to tell": "made key too old, ask refused",
@@ -207,8 +208,10 @@ class World:
         self.owners.append(owner)
         name = owner.process.name
         self.say(name, "STARTS")
+        form = self.random.choice(["json", "json", "msgpack"])  # one log may have both
+        settings = structs.replace(self.scenario.settings, commit_format=form)
         owner.runner = owner.process.context.run(
-            lambda: Runner(owner.session, [till], self.scenario.settings, id=name)
+            lambda: Runner(owner.session, [till], settings, id=name)
         )
         owner.process.spawn(self._start(owner))
         return owner
