@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration format demo dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench format demo dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -26,10 +26,16 @@ KILLS ?= 20
 OPERATIONS ?= 50000
 APP ?= examples/bank.py
 DATA ?=
+# Of `make bench`: a slice's length, and what to measure (all of it if empty).
+SECONDS ?=
+ONLY ?=
+ON ?=
+ARGS ?=
 # Slow kinds of tests, after the fast ones; a new folder of tests is found by itself.
 LATER := simulation chaos integration
 GATED := entities streams durable
 FRESH := $(shell date +%s)
+BENCH := PYTHONPATH="$(CURDIR)" $(BIN)/python -m benchmarks
 SIMULATE := PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.simulation.run
 COVER := $(GATED:%=--cov=%) --cov-branch --cov-report=
 # Worker processes aren't measured, so a few seeds run once more in one process that is.
@@ -79,6 +85,9 @@ chaos: $(DEV) ## kill -9 of real runners and servers under load, 20 times each
 integration: $(DEV) ## against NATS in a container; needs Docker
 	$(PYTEST) -q -rs tests/integration
 
+bench: $(RUN) ## perdure beside raw nats-py, 5 minutes: make bench SECONDS=2 ONLY=ask ON=always
+	$(BENCH) $(SECONDS:%=--seconds %) $(ONLY:%=--only %) $(ON:%=--on %) $(ARGS)
+
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")
 
@@ -89,7 +98,7 @@ build: $(DEV) ## the wheel and the source distribution, into dist/
 	$(BIN)/python -m build
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) dist .demo .perdure .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) dist .demo .bench .perdure .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,0 +1,65 @@
+"""What the processes of a benchmark say to each other: one JSON value a line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+Way: TypeAlias = Literal["ask", "stream", "tell"]
+"""`ask`: a core request. `stream`: stored first, then waited for. `tell`: stored."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Orders a caller to send commands, each client one after another."""
+
+    way: Way
+    clients: int
+    entities: int
+    seconds: float = 0.0
+    """How long; 0 sends one command to each entity."""
+    first: int = 0
+    """The number of the first entity."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What a caller saw."""
+
+    completed: int
+    """Commands that ended, also those that ended after the time."""
+    rate: float
+    """Of those that ended within the time, per second."""
+    p50_ms: float
+    p99_ms: float
+    errors: dict[str, int]
+    """By kind; each is a command that got no outcome."""
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Bytes of perdure's messages, without headers: the raw client sends as many."""
+
+    ask: int
+    tell: int
+    commit: int
+    outcome: int
+    """Of a commit's bytes, what one more command adds."""
+    reply: int
+
+
+class Perdure(msgspec.Struct, frozen=True):
+    """What perdure's processes need to know."""
+
+    url: str
+    namespace: str
+    settings: dict[str, Any]
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """What the raw client's processes need to know."""
+
+    url: str
+    namespace: str
+    batched: bool
+    settings: dict[str, Any]
+    """perdure's, of which the streams' configuration follows."""
+    sizes: Sizes
