@@ -33,6 +33,8 @@ def way(cluster: Cluster, name: Way) -> Call:
             return lambda id: cluster.at(Account, id).ask(DEPOSIT, durable=True)
         case "tell":
             return lambda id: cluster.at(Account, id).tell(DEPOSIT)
+        case "get":
+            raise ValueError("only the raw caller reads the log")
 
 
 if __name__ == "__main__":

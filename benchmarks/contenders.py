@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import Any, TypeAlias
 
 from perdure.streams.subjects import Subjects
 
 from .orders import Load, Perdure, Raw, Sample, Sizes, Way
 from .process import Child, cpu_s
 from .raw_link import api
+from .results import RAW_BATCHED, Slice
 from .scenarios import ENTITIES
 from .servers import Servers
 from .waiting import until
@@ -32,19 +32,7 @@ WARM_CLIENTS = 64
 SETTLE_S = 0.1
 """Between two slices, so that what one leaves behind isn't charged to the next."""
 
-
-class Slice(msgspec.Struct, frozen=True):
-    """What one contender did in one slice."""
-
-    rate: float
-    """Commands a second as the caller saw them: answered, or for a tell stored."""
-    recorded: float
-    """Commands a second until the last one's outcome was recorded. Only a tell's differs."""
-    p50_ms: float
-    p99_ms: float
-    cpu_ms: float | None
-    """Processor time a command, over server, worker and caller; None if it isn't known."""
-    errors: int
+Start: TypeAlias = Callable[[], Coroutine[Any, Any, Child]]
 
 
 @dataclass(frozen=True)
@@ -59,28 +47,53 @@ class Variant:
 class Contender:
     """A worker (perdure's runner, or the raw one) and its caller."""
 
+    worker: Child
+    caller: Child
+
     def __init__(
-        self, name: str, namespace: str, servers: Servers, worker: Child, caller: Child
+        self, name: str, namespace: str, servers: Servers, worker: Start, caller: Start
     ) -> None:
+        """Made by `perdure` and `raw`, which start and stop it."""
         self.name = name
         self.namespace = namespace
-        self.worker = worker
-        self.caller = caller
         self._servers = servers
-        self._stream = Subjects(namespace).command_stream("account")
+        self._start_worker, self._start_caller = worker, caller
+        self._children: list[Child] = []
+
+    async def start(self) -> None:
+        """Start both processes."""
+        self.worker = await self._start(self._start_worker)
+        self.caller = await self._start(self._start_caller)
+
+    async def restart(self) -> None:
+        """Replace the worker by one that knows nothing yet, and wait until it answers."""
+        await self.worker.stop()
+        self._children.remove(self.worker)
+        self.worker = await self._start(self._start_worker)
+        await self.send(Load("ask", 1, 1))
+
+    async def stop(self) -> None:
+        """End both, the caller first."""
+        while self._children:
+            await self._children.pop().stop()
 
     async def warm(self) -> None:
         """One command to each entity, so that nothing is loaded while it is measured."""
-        sample = await self._run(Load("ask", WARM_CLIENTS, ENTITIES))
+        await self.send(Load("ask", WARM_CLIENTS, ENTITIES))
+
+    async def send(self, load: Load) -> Sample:
+        """Carry a load in which nothing may fail. Raises RuntimeError if something does."""
+        sample = await self._run(load)
         if sample.errors:
-            raise RuntimeError(f"{self.name}: errors while warming up: {sample.errors}")
+            raise RuntimeError(f"{self.name}, unmeasured: {sample.errors}")
+        return sample
 
     async def send_one(self, way: Way) -> None:
         """One command to the first entity."""
-        await self._run(Load(way, 1, 1))
+        await self.send(Load(way, 1, 1))
 
     async def slice(self, load: Load) -> Slice:
-        """Carry a load for its time."""
+        """Carry a load and measure it."""
         pids = [*self._servers.pids, self.worker.pid, self.caller.pid]
         await asyncio.sleep(SETTLE_S)
         before, began = cpu_s(pids), time.perf_counter()
@@ -90,56 +103,59 @@ class Contender:
             await until(self._drained, ANSWER_S, f"the end of {self.name}'s tells")
             recorded = sample.completed / (time.perf_counter() - began)
         after = cpu_s(pids)
-        cpu = None
-        if before is not None and after is not None and sample.completed:
-            cpu = 1000 * (after - before) / sample.completed
-        errors = sum(sample.errors.values())
-        return Slice(sample.rate, recorded, sample.p50_ms, sample.p99_ms, cpu, errors)
+        return Slice(
+            sample.rate,
+            recorded,
+            sample.p50_ms,
+            sample.p99_ms,
+            sample.completed,
+            None if before is None or after is None else after - before,
+            sum(sample.errors.values()),
+        )
+
+    async def _start(self, start: Start) -> Child:
+        child = await start()
+        self._children.append(child)
+        return child
 
     async def _run(self, load: Load) -> Sample:
         return await self.caller.order(load, Sample, load.seconds + ANSWER_S)
 
     async def _drained(self) -> bool:
         """Whether each stored tell was acknowledged, which its worker does when it is recorded."""
-        info = await api(self._servers.client, f"STREAM.INFO.{self._stream}")
+        stream = Subjects(self.namespace).command_stream("account")
+        info = await api(self._servers.client, f"STREAM.INFO.{stream}")
         return bool(info["state"]["messages"] == 0)
 
 
 @asynccontextmanager
-async def perdure(
+async def started(contender: Contender) -> AsyncGenerator[Contender]:
+    """A contender while it runs."""
+    try:
+        await contender.start()
+        yield contender
+    finally:
+        await contender.stop()
+
+
+def perdure(
     variant: Variant, namespace: str, servers: Servers, folder: Path, settings: dict[str, Any]
-) -> AsyncGenerator[Contender]:
+) -> Contender:
     """perdure, as its variant says, over common settings."""
     spec = Perdure(servers.url, namespace, {**settings, **variant.settings})
-    async with AsyncExitStack() as stack:
-        worker = await _start(stack, "host", spec, folder, variant.source)
-        caller = await _start(stack, "caller", spec, folder, variant.source)
-        yield Contender(variant.name, namespace, servers, worker, caller)
+    start = partial(Child.start, spec=spec, folder=folder, source=variant.source)
+    return Contender(
+        variant.name, namespace, servers, partial(start, "host"), partial(start, "caller")
+    )
 
 
-@asynccontextmanager
-async def raw(
-    name: str,
-    namespace: str,
-    servers: Servers,
-    folder: Path,
-    settings: dict[str, Any],
-    sizes: Sizes,
-) -> AsyncGenerator[Contender]:
+def raw(
+    name: str, servers: Servers, folder: Path, settings: dict[str, Any], sizes: Sizes
+) -> Contender:
     """The raw client; batched if its name says so."""
+    namespace = name.replace(" ", "-")
     spec = Raw(servers.url, namespace, name == RAW_BATCHED, settings, sizes)
-    async with AsyncExitStack() as stack:
-        worker = await _start(stack, "raw_worker", spec, folder, None)
-        caller = await _start(stack, "raw_caller", spec, folder, None)
-        yield Contender(name, namespace, servers, worker, caller)
-
-
-RAW, RAW_BATCHED = "raw", "raw batched"
-
-
-async def _start(
-    stack: AsyncExitStack, module: str, spec: object, folder: Path, source: Path | None
-) -> Child:
-    child = await Child.start(module, spec, folder, source)
-    stack.push_async_callback(child.stop)
-    return child
+    start = partial(Child.start, spec=spec, folder=folder, source=None)
+    return Contender(
+        name, namespace, servers, partial(start, "raw_worker"), partial(start, "raw_caller")
+    )

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contenders import RAW, RAW_BATCHED, Contender, Slice, Variant, perdure, raw
+from .cold import cold
+from .contenders import Contender, Variant, perdure, raw, started
 from .orders import Load, Sizes
-from .results import Row
-from .scenarios import Environment, Kind, Point, points
+from .results import RAW, RAW_BATCHED, Row, Slice
+from .scenarios import CLIENTS, Environment, Kind, Point, points
 from .servers import running
 from .sizes import observe
 
@@ -31,16 +32,12 @@ class Plan:
 
     environments: Sequence[Environment]
     kinds: tuple[Kind, ...] | None
-    clients: tuple[int, ...]
+    clients: tuple[int, ...] | None
     seconds: float
     rounds: int
     variants: tuple[Variant, ...]
     store: Path
     """The folder in which the servers' stores are made, and removed again."""
-
-    def kinds_of(self, environment: Environment) -> tuple[Kind, ...]:
-        """What to measure there."""
-        return environment.kinds if self.kinds is None else self.kinds
 
 
 @dataclass
@@ -75,22 +72,32 @@ async def _measure_at(
         settings: dict[str, Any] = {
             "replicas": environment.replicas,
             "command_stream_bytes": COMMAND_BYTES,
-            "mailbox_capacity": max(MAILBOX, HEADROOM * max(plan.clients)),
+            "mailbox_capacity": max(MAILBOX, HEADROOM * max(plan.clients or CLIENTS)),
         }
-        contenders: list[Contender] = []
-        for number, variant in enumerate(plan.variants):
-            started = perdure(variant, f"perdure{number or ''}", servers, folder, settings)
-            contenders.append(await stack.enter_async_context(started))
-            await contenders[-1].warm()
-        sizes = found.sizes[environment.name] = await observe(contenders[0], servers)
-        for name in (RAW, RAW_BATCHED):
-            started = raw(name, name.replace(" ", "_"), servers, folder, settings, sizes)
-            contenders.append(await stack.enter_async_context(started))
-            await contenders[-1].warm()
+
+        async def join(contender: Contender) -> Contender:
+            await stack.enter_async_context(started(contender))
+            await contender.warm()
+            return contender
+
+        ours = [
+            await join(perdure(variant, f"perdure{number or ''}", servers, folder, settings))
+            for number, variant in enumerate(plan.variants)
+        ]
+        sizes = found.sizes[environment.name] = await observe(ours[0], servers)
+        raws = [
+            await join(raw(name, servers, folder, settings, sizes)) for name in (RAW, RAW_BATCHED)
+        ]
         await servers.lead()
-        for point in points(plan.kinds_of(environment), plan.clients):
+        for point in points(environment, plan.kinds, plan.clients):
             progress(f"{environment.name}: {point.kind}, {point.clients} clients")
-            found.rows += await _rounds(environment, point, contenders, plan)
+            if point.kind == "cold":
+                for one in ours:
+                    name, rounds = environment.name, plan.rounds
+                    found.rows += await cold(name, one, raws[0], point.clients, rounds)
+            else:
+                beside = [one for one in raws if one.name in point.raws]
+                found.rows += await _rounds(environment, point, [*ours, *beside], plan)
 
 
 async def _rounds(

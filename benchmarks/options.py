@@ -10,9 +10,10 @@ from typing import TypeVar
 from .contenders import Variant
 from .measure import Plan
 from .process import ROOT
-from .scenarios import CLIENTS, ENVIRONMENTS, KINDS
+from .results import PERDURE
+from .scenarios import ENVIRONMENTS, KINDS
 
-SECONDS = 0.8
+SECONDS = 0.5
 ROUNDS = 5
 
 T = TypeVar("T", bound=str)
@@ -29,7 +30,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     what = parser.add_argument_group("what is measured").add_argument
     what("--only", type=some_of(KINDS), metavar="KINDS", help=f"some of {','.join(KINDS)}")
     what("--on", type=some_of(where), metavar="WHERE", help=f"some of {','.join(where)}")
-    what("--clients", type=_counts, default=CLIENTS, metavar="N,N", help="default: 1,64,256")
+    what("--clients", type=_counts, metavar="N,N", help="instead of the usual 1,64,256")
     what("--seconds", type=_positive, default=SECONDS, help=f"of a slice; default: {SECONDS:g}")
     what("--rounds", type=_count, default=ROUNDS, help=f"of slices; default: {ROUNDS}")
     who = parser.add_argument_group("who is measured").add_argument
@@ -66,11 +67,13 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
 def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options make."""
     common = dict(options.set)
-    variants = [Variant("perdure", common)]
-    variants += [Variant(f"perdure {text}", {**common, **more}) for text, more in options.variant]
+    variants = [Variant(PERDURE, common)]
+    variants += [
+        Variant(f"{PERDURE} {text}", {**common, **more}) for text, more in options.variant
+    ]
     if options.beside is not None:
         source = options.beside.resolve()
-        variants.append(Variant(f"perdure of {source.name}", common, source))
+        variants.append(Variant(f"{PERDURE} of {source.name}", common, source))
     return Plan(
         [one for one in ENVIRONMENTS if options.on is None or one.name in options.on],
         options.only,

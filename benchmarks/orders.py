@@ -6,8 +6,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-Way: TypeAlias = Literal["ask", "stream", "tell"]
-"""`ask`: a core request. `stream`: stored first, then waited for. `tell`: stored."""
+Way: TypeAlias = Literal["ask", "stream", "tell", "get"]
+"""`ask`: a core request. `stream`: stored first, then waited for. `tell`: stored. `get`: the last
+message of the entity's log, read by one direct get; only the raw caller does that."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -20,6 +21,8 @@ class Load(msgspec.Struct, frozen=True):
     """How long; 0 sends one command to each entity."""
     first: int = 0
     """The number of the first entity."""
+    namespace: str = ""
+    """Whose log a `get` reads."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -30,6 +33,7 @@ class Sample(msgspec.Struct, frozen=True):
     rate: float
     """Of those that ended within the time, per second."""
     p50_ms: float
+    """Of the same."""
     p99_ms: float
     errors: dict[str, int]
     """By kind; each is a command that got no outcome."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
+
+from perdure.streams.subjects import Subjects
 
 from .child import Parent, run
 from .closed import Call, closed_loop
@@ -32,9 +35,16 @@ class RawCaller:
         await self._link.open(self._spec.url, self._on_reply)
         self._new = asyncio.get_running_loop().create_future
 
-    def way(self, name: Way) -> Call:
+    def way(self, load: Load) -> Call:
         """The call that sends one command."""
-        return {"ask": self._send_ask, "stream": self._send_stream, "tell": self._send_tell}[name]
+        if load.way == "get":
+            return partial(self._get, Subjects(load.namespace))
+        ways: dict[Way, Call] = {
+            "ask": self._send_ask,
+            "stream": self._send_stream,
+            "tell": self._send_tell,
+        }
+        return ways[load.way]
 
     async def _send_ask(self, id: str) -> None:
         reply, answer = self._expect()
@@ -56,6 +66,13 @@ class RawCaller:
         await self._link.client.publish(subject, body, ack)
         _check_ack(await stored)
         _check_reply(await answer)
+
+    async def _get(self, subjects: Subjects, id: str) -> None:
+        reply, answer = self._expect()
+        stream, subject = subjects.log_stream("account"), subjects.log("account", id)
+        await self._link.client.publish(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", reply)
+        if not await answer:
+            raise RawFailed(f"nothing at {subject}")
 
     def _expect(self) -> tuple[str, asyncio.Future[bytes]]:
         token = self._link.token()
@@ -86,7 +103,7 @@ async def main(parent: Parent, spec: Raw) -> None:
     parent.say("ready")
     async for line in parent.orders():
         load = msgspec.json.decode(line, type=Load)
-        parent.say(await closed_loop(load, caller.way(load.way), (RawFailed,)))
+        parent.say(await closed_loop(load, caller.way(load), (RawFailed,)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from .contenders import RAW, RAW_BATCHED
-from .results import Results, Row, cpu, p50, p99, recorded
+from .cold import DIRECT_GET
+from .results import RAW, RAW_BATCHED, Results, Row, p50, p99, recorded
 
 SAYS = {
     "ask": "ask by core",
@@ -14,6 +14,12 @@ SAYS = {
     "tell": "tell",
     "hot": "ask, one entity",
 }
+FIGURES = ("ops/s", "", "p50 ms", "p99 ms", "CPU ms", "of raw", "of batched", "p50 x raw")
+LEGEND = """\
+ops/s: medians of the rounds (least-most); of tells those whose outcome was recorded, while p50 and
+p99 are the time until they were stored. CPU ms: processor time of a command in all processes, the
+server's included. of raw, of batched: ops/s beside the raw client's in the same round, single
+appends or batched. p50 x raw: p50 beside the raw client's; for a cold entity a direct get's."""
 
 
 def show(results: Results, console: Console) -> None:
@@ -24,9 +30,10 @@ def show(results: Results, console: Console) -> None:
         f"Python {machine.python}, nats-server {machine.nats_server}, nats-py {machine.nats_py}"
     )
     console.print(
-        f"medians of {results.rounds} rounds of {results.seconds:g} s, least-most in brackets; "
+        f"{results.rounds} rounds of {results.seconds:g} s; "
         f"load average {machine.load_before:g} before, {machine.load_after:g} after"
     )
+    console.print(LEGEND)
     for environment in dict.fromkeys(row.environment for row in results.rows):
         console.print()
         console.print(_table(results, environment))
@@ -34,16 +41,16 @@ def show(results: Results, console: Console) -> None:
 
 def _table(results: Results, environment: str) -> Table:
     table = Table(title=environment, title_justify="left", box=None, pad_edge=False)
-    table.add_column("what", no_wrap=True)
-    for name in ("clients", "ops/s", "", "p50 ms", "p99 ms", "CPU ms", "of raw", "of batched"):
+    table.add_column("", no_wrap=True)
+    for name in ("clients", *FIGURES, "errors"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("errors", justify="right")
     last = None
     for row in results.rows:
         if row.environment != environment:
             continue
         if (row.kind, row.clients) != last:
-            table.add_row()
+            if last is not None:
+                table.add_row()
             table.add_row(SAYS.get(row.kind, row.kind), str(row.clients))
         last = row.kind, row.clients
         table.add_row(f"  {row.contender}", "", *cells(results, row))
@@ -54,23 +61,31 @@ def cells(results: Results, row: Row) -> list[str]:
     """The figures of one row, as text."""
     low, high = row.spread(recorded)
     return [
-        number(row.median(recorded)),
-        f"({number(low)}-{number(high)})",
+        number(row.median(recorded)) if high else "",
+        f"({number(low)}-{number(high)})" if high else "",
         number(row.median(p50)),
         number(row.median(p99)),
-        number(row.median(cpu)),
-        ratio(results, row, RAW),
-        ratio(results, row, RAW_BATCHED),
+        number(row.cpu_ms),
+        rate_ratio(results, row, RAW),
+        rate_ratio(results, row, RAW_BATCHED),
+        time_ratio(results, row),
         str(row.errors),
     ]
 
 
-def ratio(results: Results, row: Row, name: str) -> str:
-    """The rate beside a raw client's in the same rounds."""
+def rate_ratio(results: Results, row: Row, name: str) -> str:
+    """The rate beside a raw client's in the same rounds; empty if it wasn't there."""
     other = results.find(row.environment, row.kind, row.clients, name)
-    if other is None or other is row:
-        return ""
-    return f"{row.ratio(other, recorded):.2f}"
+    return "" if other is None or other is row else f"{row.ratio(other, recorded):.2f}"
+
+
+def time_ratio(results: Results, row: Row) -> str:
+    """The median time beside the raw client's, or a direct get's."""
+    for name in (RAW, DIRECT_GET):
+        other = results.find(row.environment, row.kind, row.clients, name)
+        if other is not None and other is not row:
+            return f"{row.ratio(other, p50):.2f}"
+    return ""
 
 
 def number(value: float | None) -> str:

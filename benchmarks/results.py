@@ -7,8 +7,26 @@ from collections.abc import Callable
 
 import msgspec
 
-from .contenders import Slice
 from .orders import Sizes
+
+PERDURE = "perdure"
+RAW, RAW_BATCHED = "raw", "raw batched"
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """What one contender did in one slice."""
+
+    rate: float
+    """Commands a second as the caller saw them: answered, or for a tell stored."""
+    recorded: float
+    """Commands a second until the last one's outcome was recorded. Only a tell's differs."""
+    p50_ms: float
+    p99_ms: float
+    completed: int
+    """Commands in all, also those before and after the time of the rate."""
+    cpu_s: float | None
+    """Processor time of server, worker and caller for all of these; None if it isn't known."""
+    errors: int
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -20,10 +38,9 @@ class Row(msgspec.Struct, frozen=True):
     contender: str
     slices: list[Slice]
 
-    def median(self, of: Callable[[Slice], float | None]) -> float | None:
-        """The median of something over the slices; None if nobody knows it."""
-        known = [value for value in map(of, self.slices) if value is not None]
-        return statistics.median(known) if known else None
+    def median(self, of: Callable[[Slice], float]) -> float:
+        """The median of something over the slices."""
+        return statistics.median(map(of, self.slices))
 
     def spread(self, of: Callable[[Slice], float]) -> tuple[float, float]:
         """The least and the most."""
@@ -34,6 +51,13 @@ class Row(msgspec.Struct, frozen=True):
         """The median, over the rounds, of what this one did beside the other in the same round."""
         pairs = zip(self.slices, other.slices, strict=True)
         return statistics.median(of(mine) / max(of(theirs), 1e-9) for mine, theirs in pairs)
+
+    @property
+    def cpu_ms(self) -> float | None:
+        """Processor time a command, over all slices: one alone is short for a clock of 10 ms."""
+        known = [one.cpu_s for one in self.slices if one.cpu_s is not None]
+        completed = sum(one.completed for one in self.slices)
+        return 1000 * sum(known) / completed if known and completed else None
 
     @property
     def errors(self) -> int:
@@ -80,11 +104,6 @@ class Results(msgspec.Struct, frozen=True):
 def recorded(one: Slice) -> float:
     """Commands a second whose outcome was recorded: what a rate is compared by."""
     return one.recorded
-
-
-def cpu(one: Slice) -> float | None:
-    """Processor time a command, in ms."""
-    return one.cpu_ms
 
 
 def p50(one: Slice) -> float:
