@@ -38,14 +38,18 @@ from .results import Results
 
 FAILED = (ServerFailed, ServerMissing, ChildFailed, Error, OSError, RuntimeError)
 STOPPED = 130
-WIDTH = 110
+WIDTH = 118
 """Columns of the tables, also where the output is no terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; the exit code."""
     options = parse(__doc__, arguments)
-    return run_until_signalled(run(plan_of(options), options))
+    plan = plan_of(options)
+    for folder in (plan.store, plan.profiles):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    return run_until_signalled(run(plan, options))
 
 
 async def run(plan: Plan, options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from perdure.streams.subjects import Subjects
 from .orders import Load, Perdure, Raw, Sample, Sizes, Way
 from .process import Child, cpu_s
 from .raw_link import api
-from .results import RAW_BATCHED, Slice
+from .results import RAW_BATCHED, Cpu, Slice
 from .scenarios import ENTITIES
 from .servers import Servers
 from .waiting import until
@@ -94,15 +94,14 @@ class Contender:
 
     async def slice(self, load: Load) -> Slice:
         """Carry a load and measure it."""
-        pids = [*self._servers.pids, self.worker.pid, self.caller.pid]
         await asyncio.sleep(SETTLE_S)
-        before, began = cpu_s(pids), time.perf_counter()
+        before, began = self._cpu(), time.perf_counter()
         sample = await self._run(load)
         recorded = sample.rate
         if load.way == "tell":
             await until(self._drained, ANSWER_S, f"the end of {self.name}'s tells")
             recorded = sample.completed / (time.perf_counter() - began)
-        after = cpu_s(pids)
+        after = self._cpu()
         return Slice(
             sample.rate,
             recorded,
@@ -117,6 +116,13 @@ class Contender:
         child = await start()
         self._children.append(child)
         return child
+
+    def _cpu(self) -> Cpu | None:
+        server = cpu_s(self._servers.pids)
+        worker, caller = cpu_s([self.worker.pid]), cpu_s([self.caller.pid])
+        if server is None or worker is None or caller is None:
+            return None
+        return Cpu(server, worker, caller)
 
     async def _run(self, load: Load) -> Sample:
         return await self.caller.order(load, Sample, load.seconds + ANSWER_S)

@@ -13,6 +13,7 @@ from typing import Any
 from .cold import cold
 from .contenders import Contender, Variant, perdure, raw, started
 from .orders import Load, Sizes
+from .profile import profile
 from .results import RAW, RAW_BATCHED, Row, Slice
 from .scenarios import CLIENTS, Environment, Kind, Point, points
 from .servers import running
@@ -38,6 +39,10 @@ class Plan:
     variants: tuple[Variant, ...]
     store: Path
     """The folder in which the servers' stores are made, and removed again."""
+    profiles: Path | None
+    """Where profiles of perdure go; None makes none."""
+    profile_s: float
+    """How long each profile takes."""
 
 
 @dataclass
@@ -98,13 +103,14 @@ async def _measure_at(
             else:
                 beside = [one for one in raws if one.name in point.raws]
                 found.rows += await _rounds(environment, point, [*ours, *beside], plan)
+                await _profile(environment, point, ours[0], plan)
 
 
 async def _rounds(
     environment: Environment, point: Point, contenders: list[Contender], plan: Plan
 ) -> list[Row]:
     """Slices in turn. Each round begins with another contender, so that none is always first."""
-    load = Load(point.way, point.clients, point.entities, plan.seconds)
+    load = load_of(point, plan)
     slices: dict[str, list[Slice]] = {contender.name: [] for contender in contenders}
     for number in range(plan.rounds):
         at = number % len(contenders)
@@ -114,3 +120,17 @@ async def _rounds(
         Row(environment.name, point.kind, point.clients, name, done)
         for name, done in slices.items()
     ]
+
+
+async def _profile(
+    environment: Environment, point: Point, contender: Contender, plan: Plan
+) -> None:
+    """After what is measured, since a profiler takes processor time, too."""
+    if plan.profiles is not None:
+        name = f"{environment.name}-{point.kind}-{point.clients}"
+        await profile(contender, load_of(point, plan), plan.profile_s, name, plan.profiles)
+
+
+def load_of(point: Point, plan: Plan) -> Load:
+    """One slice of a point."""
+    return Load(point.way, point.clients, point.entities, plan.seconds)

@@ -15,6 +15,7 @@ from .scenarios import ENVIRONMENTS, KINDS
 
 SECONDS = 0.5
 ROUNDS = 5
+PROFILE_S = 8.0
 
 T = TypeVar("T", bound=str)
 
@@ -54,6 +55,13 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     files = parser.add_argument_group("files").add_argument
     files("--json", type=Path, metavar="FILE", help="write everything there, too")
     files(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help=f"write what perdure's processes spend time in, {PROFILE_S:g} s at each point; "
+        "needs py-spy",
+    )
+    files(
         "--store",
         type=Path,
         default=ROOT / ".bench",
@@ -82,6 +90,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
         options.rounds,
         tuple(variants),
         options.store.resolve(),
+        None if options.profile is None else options.profile.resolve(),
+        PROFILE_S,
     )
 
 

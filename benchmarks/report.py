@@ -14,12 +14,12 @@ SAYS = {
     "tell": "tell",
     "hot": "ask, one entity",
 }
-FIGURES = ("ops/s", "", "p50 ms", "p99 ms", "CPU ms", "of raw", "of batched", "p50 x raw")
+FIGURES = ("ops/s", "", "p50 ms", "p99 ms", "CPU ms", "srv+run+call", "of raw", "of batch", "p50")
 LEGEND = """\
 ops/s: medians of the rounds (least-most); of tells those whose outcome was recorded, while p50 and
-p99 are the time until they were stored. CPU ms: processor time of a command in all processes, the
-server's included. of raw, of batched: ops/s beside the raw client's in the same round, single
-appends or batched. p50 x raw: p50 beside the raw client's; for a cold entity a direct get's."""
+p99 are the time until they were stored. CPU ms: processor time a command, of server, runner (or
+raw worker) and caller. of raw, of batch: ops/s beside the raw client's in the same round, single
+appends or batched. The last p50 is a multiple of raw's; for a cold entity of a direct get's."""
 
 
 def show(results: Results, console: Console) -> None:
@@ -66,6 +66,7 @@ def cells(results: Results, row: Row) -> list[str]:
         number(row.median(p50)),
         number(row.median(p99)),
         number(row.cpu_ms),
+        "" if row.cpu_parts_ms is None else "+".join(f"{part:.2f}" for part in row.cpu_parts_ms),
         rate_ratio(results, row, RAW),
         rate_ratio(results, row, RAW_BATCHED),
         time_ratio(results, row),

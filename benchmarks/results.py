@@ -13,6 +13,23 @@ PERDURE = "perdure"
 RAW, RAW_BATCHED = "raw", "raw batched"
 
 
+class Cpu(msgspec.Struct, frozen=True):
+    """Processor time in seconds, by who took it."""
+
+    server: float
+    """All servers of a cluster together."""
+    worker: float
+    """perdure's runner, or the raw client's worker."""
+    caller: float
+
+    def __sub__(self, other: Cpu) -> Cpu:
+        return Cpu(
+            self.server - other.server,
+            self.worker - other.worker,
+            self.caller - other.caller,
+        )
+
+
 class Slice(msgspec.Struct, frozen=True):
     """What one contender did in one slice."""
 
@@ -24,8 +41,8 @@ class Slice(msgspec.Struct, frozen=True):
     p99_ms: float
     completed: int
     """Commands in all, also those before and after the time of the rate."""
-    cpu_s: float | None
-    """Processor time of server, worker and caller for all of these; None if it isn't known."""
+    cpu_s: Cpu | None
+    """What all of these took; None if it isn't known."""
     errors: int
 
 
@@ -53,11 +70,26 @@ class Row(msgspec.Struct, frozen=True):
         return statistics.median(of(mine) / max(of(theirs), 1e-9) for mine, theirs in pairs)
 
     @property
-    def cpu_ms(self) -> float | None:
-        """Processor time a command, over all slices: one alone is short for a clock of 10 ms."""
+    def cpu_parts_ms(self) -> tuple[float, float, float] | None:
+        """Processor time a command in ms, of server, worker and caller.
+
+        Over all slices, since one alone is short for a clock that counts in 10 ms.
+        """
         known = [one.cpu_s for one in self.slices if one.cpu_s is not None]
-        completed = sum(one.completed for one in self.slices)
-        return 1000 * sum(known) / completed if known and completed else None
+        scale = 1000 / max(1, sum(one.completed for one in self.slices))
+        if not known:
+            return None
+        return (
+            scale * sum(one.server for one in known),
+            scale * sum(one.worker for one in known),
+            scale * sum(one.caller for one in known),
+        )
+
+    @property
+    def cpu_ms(self) -> float | None:
+        """Processor time a command in ms, over all processes."""
+        parts = self.cpu_parts_ms
+        return None if parts is None else sum(parts)
 
     @property
     def errors(self) -> int:
