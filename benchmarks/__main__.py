@@ -22,7 +22,6 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import msgspec
 from nats.errors import Error
 from rich.console import Console
 
@@ -78,8 +77,7 @@ async def run(plan: Plan, options: argparse.Namespace) -> int:
     )
     show(results, Console(width=WIDTH, highlight=False))
     if options.json is not None:
-        text = msgspec.json.format(msgspec.json.encode(results), indent=1)
-        options.json.write_bytes(text + b"\n")
+        options.json.write_bytes(results.json())
     lost = sum(row.errors for row in found.rows)
     if lost:
         errors.print(f"{lost} commands got no outcome")

@@ -14,12 +14,13 @@ SAYS = {
     "tell": "tell",
     "hot": "ask, one entity",
 }
-FIGURES = ("ops/s", "", "p50 ms", "p99 ms", "CPU ms", "srv+run+call", "of raw", "of batch", "p50")
+FIGURES = ("ops/s", "", "p50 ms", "p99 ms", "CPU ms", "srv+run+call", "of raw", "batched", "p50 x")
 LEGEND = """\
 ops/s: medians of the rounds (least-most); of tells those whose outcome was recorded, while p50 and
 p99 are the time until they were stored. CPU ms: processor time a command, of server, runner (or
-raw worker) and caller. of raw, of batch: ops/s beside the raw client's in the same round, single
-appends or batched. The last p50 is a multiple of raw's; for a cold entity of a direct get's."""
+raw worker) and caller. of raw, batched: ops/s beside the raw client's in the same round, with
+single appends or batched. p50 x: p50 as a multiple of raw's; for a cold entity, of the time that
+a direct get took."""
 
 
 def show(results: Results, console: Console) -> None:

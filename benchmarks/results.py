@@ -124,6 +124,13 @@ class Results(msgspec.Struct, frozen=True):
     """By environment."""
     rows: list[Row]
 
+    def json(self) -> bytes:
+        """As JSON, a row a line, so that a difference can be read."""
+        head = msgspec.structs.replace(self, rows=[])
+        text = msgspec.json.format(msgspec.json.encode(head), indent=1)
+        rows = b",\n  ".join(msgspec.json.encode(row) for row in self.rows)
+        return text.removesuffix(b"[]\n}") + b"[\n  " + rows + b"\n ]\n}\n"
+
     def find(self, environment: str, kind: str, clients: int, contender: str) -> Row | None:
         """One row, if it was measured."""
         wanted = (environment, kind, clients, contender)

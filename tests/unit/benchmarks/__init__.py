@@ -1,0 +1,1 @@
+"""The benchmarks: their sums, and one small run of all their processes."""
