@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import pytest
+from benchmarks.cold import ACTIVATION, AGAIN, DIRECT_GET, FIRST
+from benchmarks.options import parse, plan_of
 from benchmarks.process import ROOT
-from benchmarks.results import RAW, RAW_BATCHED, Results, recorded
+from benchmarks.results import PERDURE, RAW, RAW_BATCHED, Results, recorded
 
 LIMIT_S = 150
-CONTENDERS = {"perdure", RAW, RAW_BATCHED}
-SMALL = ("--on", "default", "--clients", "2", "--seconds", "0.1", "--rounds", "1")
+COLD = (FIRST, AGAIN, ACTIVATION, DIRECT_GET)
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -39,8 +41,9 @@ def left_behind(folder: Path) -> Iterator[str]:
 
 def test_a_small_run(tmp_path: Path) -> None:
     file, store = tmp_path / "results.json", tmp_path / "store"
+    small = ("--on", "default", "--clients", "1", "--seconds", "0.1", "--rounds", "1")
     done = subprocess.run(
-        command("--only", "ask,stream,tell,hot", *SMALL, "--json", file, "--store", store),
+        command("--only", "ask,tell,hot,cold", *small, "--json", file, "--store", store),
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -52,56 +55,33 @@ def test_a_small_run(tmp_path: Path) -> None:
     results = msgspec.json.decode(file.read_bytes(), type=Results)
     found = {(row.kind, row.contender) for row in results.rows}
     assert found == {
-        *((kind, name) for kind in ("ask", "stream", "tell") for name in CONTENDERS),
-        *(("hot", name) for name in ("perdure", RAW)),
+        *product(("ask", "tell"), (PERDURE, RAW, RAW_BATCHED)),
+        *product(("hot",), (PERDURE, RAW)),
+        *product(("cold, 20 commits", "cold, 120 commits"), COLD),
     }
     for row in results.rows:
         assert row.errors == 0
-        assert row.median(recorded) > 0
-        assert row.cpu_ms is None or row.cpu_ms > 0
+        assert row.median(recorded) > 0 or row.contender == ACTIVATION
         assert row.contender in done.stdout
     assert min(msgspec.structs.astuple(results.sizes["default"])) > 0
     assert list(store.iterdir()) == []
     assert list(left_behind(tmp_path)) == []
 
 
-def test_a_cold_entity(tmp_path: Path) -> None:
-    file = tmp_path / "results.json"
-    done = subprocess.run(
-        command("--only", "cold", *SMALL, "--json", file, "--store", tmp_path / "store"),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = msgspec.json.decode(file.read_bytes(), type=Results)
-    names = {"first ask", "second ask", "activation", "raw direct get"}
-    assert {row.contender for row in results.rows} == names
-    assert len(results.rows) == 2 * len(names)
-    assert sum(row.errors for row in results.rows) == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        command("--only", "ask", "--on", "default", "--seconds", "60", "--store", tmp_path),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "default: starting\n"
-        assert process.stderr.readline().startswith("default: ask")  # all processes are there
-        assert len(list(left_behind(tmp_path))) > 7
-        process.send_signal(number)
-        assert process.wait(LIMIT_S) == 130
-    finally:
-        process.kill()
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    endless = command("--only", "ask", "--on", "default", "--seconds", "60", "--store", tmp_path)
+    with subprocess.Popen(
+        endless, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "default: starting\n"
+            assert process.stderr.readline().startswith("default: ask")  # all processes are there
+            assert len(list(left_behind(tmp_path))) > 7
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT_S) == 130
+        finally:
+            process.kill()
     assert list(left_behind(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -110,15 +90,18 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
     "arguments",
     [("--only", "asks"), ("--on", "disk"), ("--seconds", "0"), ("--clients", "1,x"), ("-s", "a")],
 )
-def test_wrong_usage(arguments: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
+def test_wrong_usage(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(None, arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_settings_of_variants() -> None:
+    given = ("--set", "shards=4", "--variant", "askers=3,shards=8", "--beside", "/elsewhere/old")
+    usual, other, old = plan_of(parse(None, given)).variants
+    assert usual.settings == {"shards": "4"}
+    assert (other.name, other.settings) == (
+        "perdure askers=3,shards=8",
+        {"shards": "8", "askers": "3"},
     )
-    assert done.returncode == 2
-    assert arguments[0] in done.stderr
+    assert (old.name, old.settings) == ("perdure of old", {"shards": "4"})
