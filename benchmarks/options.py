@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from perdure import Settings
+
 from .contenders import Variant
 from .measure import Plan
 from .process import ROOT
@@ -69,7 +71,19 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
         help="where the servers keep their data, removed again; should be on a real disk, for "
         "memory doesn't fsync; default: .bench/ in the checkout",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        _check_settings(options)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    return options
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """Whether this checkout's perdure takes all settings. Raises TypeError, ValueError."""
+    common = dict(options.set)
+    for more in ({}, *(more for _, more in options.variant)):
+        Settings.load(environ={}, url="nats://127.0.0.1", **{**common, **more})
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

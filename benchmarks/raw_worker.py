@@ -70,7 +70,7 @@ class Worker:
         """Connect, make the streams, take commands."""
         link, spec = self.link, self._spec
         await link.open(spec.url, self._on_ack)
-        settings = Settings.load(environ={}, **spec.settings)
+        settings = Settings.load(environ={}, url=spec.url, **spec.settings)
         commands, log = streams(settings, Subjects(spec.namespace))
         for stream in (commands, log):
             await link.call(f"STREAM.CREATE.{stream.name}", stream.config)
