@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from perdure import Settings
 
@@ -81,8 +81,9 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
 
 def _check_settings(options: argparse.Namespace) -> None:
     """Whether this checkout's perdure takes all settings. Raises TypeError, ValueError."""
-    common = dict(options.set)
-    for more in ({}, *(more for _, more in options.variant)):
+    common: dict[str, Any] = dict(options.set)
+    variants: list[tuple[str, dict[str, str]]] = options.variant
+    for _, more in [("", {}), *variants]:
         Settings.load(environ={}, url="nats://127.0.0.1", **{**common, **more})
 
 
