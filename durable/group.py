@@ -205,6 +205,7 @@ class Group:
             (one,) = appends
             return [await self._log.append(one.address, one.commit, expected=one.expected)]
         self._batches += 1
+        logger.debug("a batch of %d commits", len(appends), extra={"action": "append.batch"})
         answer = await self._log.append_batch(appends)
         if isinstance(answer, Appended):
             self._batched += len(appends)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from perdure import Settings, serve
 
@@ -40,12 +41,14 @@ class Counted(logging.Handler):
             self._file.write(f"{action or record.getMessage()}\n")
 
 
-def main(url: str, namespace: str, actions: str) -> None:
+def main(url: str, namespace: str, appends: Any, actions: str) -> None:
     logger = logging.getLogger("perdure")
     logger.addHandler(Counted(Path(actions)))
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    settings = Settings(url=url, namespace=namespace, shards=8, snapshot_min_commits=20)
+    settings = Settings(
+        url=url, namespace=namespace, shards=8, snapshot_min_commits=20, appends=appends
+    )
     asyncio.run(serve(journal, settings=settings))
 
 

@@ -36,13 +36,13 @@ LIMIT_S = 1500.0
 class Host:
     """The runner's process."""
 
-    def __init__(self, url: str, actions: Path) -> None:
-        self._url, self._actions = url, actions
+    def __init__(self, url: str, appends: str, actions: Path) -> None:
+        self._arguments = (url, NAMESPACE, appends, str(actions))
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.chaos.host", self._url, NAMESPACE, str(self._actions)),
+            *(sys.executable, "-m", "tests.chaos.host", *self._arguments),
             cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONSAFEPATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},
         )
@@ -103,11 +103,12 @@ async def result(cluster: Cluster, id: str, key: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(LIMIT_S)
-async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("appends", ["auto", "batch"])
+async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path, appends: str) -> None:
     actions, record, seen = tmp_path / "actions", Record(), list[int]()
     async with (
         EmbeddedServer(tmp_path / "store", fsync=True) as server,
-        Host(server.url, actions) as host,
+        Host(server.url, appends, actions) as host,
     ):
         settings = Settings(url=server.url, namespace=NAMESPACE, ask_timeout=20)
         async with connect(settings=settings) as cluster:
@@ -130,6 +131,7 @@ async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path) -> None:
         assert await host.kill(signal.SIGTERM) == 0
     counts = Counter(actions.read_text().split("\n"))
     report = {
+        "appends": appends,
         "operations": record.done,
         "seconds": round(took, 1),
         "kills": len(seen),
@@ -152,4 +154,5 @@ async def test_kill_9_of_runner_and_server_under_load(tmp_path: Path) -> None:
     assert min(seen) >= 100
     assert counts["append.adopted"] + counts["append.unknown"] > 0, "no lost acknowledgement"
     assert counts["ledger.hit"] > 0, "no duplicate delivery"
+    assert counts["append.batch"] > 0 or appends == "auto", "no batch"
     assert counts["activation.failed"] == 0
