@@ -27,10 +27,11 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from ..streams.commit import Damaged, Stored
+from ..streams.commit import Damaged
 from ..streams.port import Unreachable
 from ..streams.subjects import escape
 from .answers import Answers
+from .append import is_end
 from .defect import described
 from .execution import BODIES, Execution
 from .folded import Folded
@@ -311,7 +312,7 @@ class Activation:
                 await self.pause()
                 continue
             self._troubles = 0
-            if ends_with(folded, last):
+            if is_end(last, folded.sequence, folded.mark):
                 self.doubted = False
                 return self.live
             if self.folded is folded:
@@ -394,13 +395,6 @@ class Activation:
         extra = {"action": action, "address": str(self.address), "request": item.request}
         named = f"{item.name}: {why}" if why else item.name
         logger.log(level, "%s: %s %s", action, self.address, named, extra=extra)
-
-
-def ends_with(folded: Folded, last: Stored | None) -> bool:
-    """Whether a fold ends with the log's last message: the same one, not only the same number."""
-    if last is None or last.sequence != folded.sequence:
-        return last is None and folded.sequence == 0
-    return folded.commit_sequence != folded.sequence or last.mark == folded.hash
 
 
 def loop_time() -> float:

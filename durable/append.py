@@ -76,14 +76,31 @@ def after_append(answer: AppendAnswer) -> Step:
 
 
 def after_read(
-    last: Stored | None, *, commit_id: str, expected: int, owned: bool, refusals: int
+    last: Stored | None,
+    *,
+    commit_id: str,
+    expected: int,
+    mark: str | None,
+    owned: bool,
+    refusals: int,
 ) -> Step:
     """What the leader's last message of the entity means for our commit."""
     if last is not None and is_ours(last, commit_id):
         return Step.ADOPT
-    if (0 if last is None else last.sequence) == expected:
+    if is_end(last, expected, mark):
         return Step.GIVE_UP if refusals >= REFUSALS else Step.PUBLISH
     return Step.RELOAD if owned else Step.DROP
+
+
+def is_end(last: Stored | None, sequence: int, mark: str | None) -> bool:
+    """Whether a log still ends with the message that has this sequence, and this hash.
+
+    A log that lost its tail gives a sequence out again. `mark` is None where the hash isn't known:
+    of no message, or a foreign one.
+    """
+    if last is None or last.sequence != sequence:
+        return last is None and sequence == 0
+    return mark is None or last.mark == mark
 
 
 def is_ours(stored: Stored, commit_id: str) -> bool:
@@ -110,13 +127,15 @@ async def append(
     sealed: Sealed,
     *,
     expected: int,
+    mark: str | None,
     owned: Callable[[], bool],
     live: Callable[[], bool],
     entropy: Entropy,
 ) -> Result:
     """Publish a commit until its fate is known.
 
-    Ends only with an answer that is certain, or when nobody waits for it any more (`live`).
+    `mark` is the hash of the message that has the expected sequence, if it is a commit. Ends only
+    with an answer that is certain, or when nobody waits for it any more (`live`).
     """
     refusals = tries = 0
     while True:
@@ -131,7 +150,12 @@ async def append(
         except _Abandoned:
             return Overtaken(owned=False)
         step = after_read(
-            last, commit_id=sealed.id, expected=expected, owned=owned(), refusals=refusals
+            last,
+            commit_id=sealed.id,
+            expected=expected,
+            mark=mark,
+            owned=owned(),
+            refusals=refusals,
         )
         match step:
             case Step.ADOPT:
@@ -139,7 +163,7 @@ async def append(
                 _log(logging.DEBUG, "append.adopted", address, answer)
                 return InLog(last.sequence)
             case Step.RELOAD | Step.DROP:
-                if (0 if last is None else last.sequence) < expected:
+                if (0 if last is None else last.sequence) <= expected:
                     _log(logging.ERROR, "log.rewound", address, answer)
                 return Overtaken(step is Step.RELOAD)
             case Step.GIVE_UP:

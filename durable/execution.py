@@ -218,6 +218,7 @@ class Execution:
             self._address,
             sealed,
             expected=folded.sequence,
+            mark=folded.mark,
             owned=lambda: self._activation.live and self._activation.shard.owned,
             live=lambda: self._activation.live,
             entropy=host.session.entropy,

@@ -47,6 +47,11 @@ class Folded:
     tail_bytes: int = 0
     snapshot_bytes: int = 0  # of that snapshot
 
+    @property
+    def mark(self) -> str | None:
+        """The hash of the last message, if it is a commit."""
+        return self.hash if self.sequence and self.commit_sequence == self.sequence else None
+
     def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
         """Take over a commit that is in the log, and the state after it."""
         self.state = state

@@ -16,6 +16,7 @@ from perdure.durable.append import (
     after_append,
     after_read,
     append,
+    is_end,
     is_ours,
 )
 from perdure.entities.address import Address
@@ -83,13 +84,28 @@ def test_what_an_answer_means(answer: AppendAnswer, step: Step) -> None:
         (FOREIGN, 5, True, 0, Step.RELOAD),
         (DAMAGED, 5, True, 0, Step.RELOAD),
         (None, 5, True, 0, Step.RELOAD),  # the log lost its tail: the fold is void
+        (stored("another", 5), 5, True, 0, Step.RELOAD),  # so it did, and gave 5 out again
+        (stored("another", 5), 5, False, 0, Step.DROP),
     ],
 )
 def test_what_the_leaders_word_means(
     last: Stored | None, expected: int, owned: bool, refusals: int, step: Step
 ) -> None:
-    got = after_read(last, commit_id="ours", expected=expected, owned=owned, refusals=refusals)
+    got = after_read(
+        last,
+        commit_id="ours",
+        expected=expected,
+        mark=sealed("other").mark,
+        owned=owned,
+        refusals=refusals,
+    )
     assert got is step
+
+
+def test_a_log_ends_with_a_foreign_message_by_its_number_alone() -> None:
+    assert is_end(FOREIGN, FOREIGN.sequence, None)
+    assert is_end(None, 0, None)
+    assert not is_end(FOREIGN, FOREIGN.sequence + 1, None)
 
 
 def test_only_the_commit_id_makes_it_ours() -> None:
@@ -151,7 +167,7 @@ def gone() -> bool:
         ([Appended(6)], [], owned, InLog(6), 1),
         ([NoAck("lost")], [stored("ours", 6)], owned, InLog(6), 1),
         ([NoAck("lost"), Appended(6)], [stored("other", 5)], owned, InLog(6), 2),
-        ([NoAck("l"), WrongLast()], [stored("o", 5), stored("ours", 6)], owned, InLog(6), 2),
+        ([NoAck("l"), WrongLast()], [stored("other", 5), stored("ours", 6)], owned, InLog(6), 2),
         ([NoAck("l")], [Unreachable("x"), stored("ours", 6)], owned, InLog(6), 1),
         ([WrongLast()], [stored("other", 6)], owned, Overtaken(owned=True), 1),
         ([WrongLast()], [stored("other", 6)], gone, Overtaken(owned=False), 1),
@@ -173,7 +189,15 @@ async def test_a_commit_is_published_until_its_fate_is_known(
 ) -> None:
     log = Script(list(answers), list(lasts))
     got = await append(
-        log, log, A1, sealed("ours"), expected=5, owned=owns, live=owned, entropy=SystemEntropy()
+        log,
+        log,
+        A1,
+        sealed("ours"),
+        expected=5,
+        mark=sealed("other").mark,
+        owned=owns,
+        live=owned,
+        entropy=SystemEntropy(),
     )
     assert got == result
     assert log.published == ["ours"] * publishes
