@@ -75,7 +75,7 @@ class Residents:
         else:
             self._sizes[resident] = BASE_BYTES
             self.bytes += BASE_BYTES
-            self.shed()
+            self.shed(resident)
 
     def weigh(self, resident: Resident, size: int) -> None:
         """It holds about that many bytes now."""
@@ -89,13 +89,13 @@ class Residents:
         """It left."""
         self.bytes -= self._sizes.pop(resident, 0)
 
-    def shed(self) -> None:
-        """Let the least recently used leave until the bounds hold."""
+    def shed(self, arrived: Resident | None = None) -> None:
+        """Let the least recently used leave until the bounds hold; never who just arrived."""
         looks = LOOKS
         while looks and (self.bytes > self.most_bytes or len(self._sizes) > self.most):
             looks -= 1
             oldest = next(iter(self._sizes))
-            if oldest.idle:
+            if oldest.idle and oldest is not arrived:
                 self.evicted += 1
                 oldest.leave()
                 self.forget(oldest)

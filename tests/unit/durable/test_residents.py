@@ -97,6 +97,15 @@ def test_who_is_at_work_stays_and_a_crowd_is_told() -> None:
     assert not residents.crowded
 
 
+def test_who_just_arrived_stays_for_what_it_came_for() -> None:
+    residents = Residents(1, 10**9)
+    busy = Fake(residents, idle=False)
+    new = Fake(residents)
+    assert not new.left
+    residents.weigh(busy, BASE_BYTES)
+    assert new.left
+
+
 async def test_entities_leave_at_once_and_come_back_as_they_were() -> None:
     async with world(tally, resident_entities=3) as w:
         runner = w.runners[0][0]
