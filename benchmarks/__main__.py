@@ -55,8 +55,14 @@ async def run(plan: Plan, options: argparse.Namespace) -> int:
     """Measure and report, also what there is when it is stopped; the exit code."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     found, before, code = Found(), load(), 0
+
+    def progress(text: str) -> None:
+        errors.print(text)
+        if options.json is not None and found.rows:  # in case that this process is killed
+            options.json.write_bytes(results(plan, found, before).json())
+
     try:
-        await measure(plan, found, errors.print)
+        await measure(plan, found, progress)
     except FAILED as error:
         errors.print(f"{type(error).__name__}: {error}")
         code = 1
@@ -65,23 +71,24 @@ async def run(plan: Plan, options: argparse.Namespace) -> int:
         code = STOPPED
     if not found.rows:
         return code
-    results = Results(
+    show(results(plan, found, before), Console(width=WIDTH, highlight=False))
+    lost = sum(row.errors for row in found.rows)
+    progress(f"{lost} commands got no outcome" if lost else "every command got its outcome")
+    return code or int(lost > 0)
+
+
+def results(plan: Plan, found: Found, load_before: float) -> Results:
+    """What was found until now, and where."""
+    return Results(
         datetime.now(UTC).isoformat(timespec="seconds"),
         revision(),
-        machine(before),
+        machine(load_before),
         plan.seconds,
         plan.rounds,
         {name: str(value) for name, value in plan.variants[0].settings.items()},
         found.sizes,
         found.rows,
     )
-    show(results, Console(width=WIDTH, highlight=False))
-    if options.json is not None:
-        options.json.write_bytes(results.json())
-    lost = sum(row.errors for row in found.rows)
-    if lost:
-        errors.print(f"{lost} commands got no outcome")
-    return code or int(lost > 0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from .account import Account, Deposit
 from .child import Parent, run
 from .closed import Call, closed_loop
 from .host import settings_of
-from .orders import Load, Perdure, Way
+from .orders import Load, Perdure, Sample, Way
 
 DEPOSIT = Deposit(5)
 
@@ -19,9 +19,12 @@ async def main(parent: Parent, spec: Perdure) -> None:
     """Send what the parent orders until it leaves."""
     async with connect(settings=settings_of(spec)) as cluster:
         parent.say("ready")
-        async for line in parent.orders():
+
+        async def carry(line: bytes) -> Sample:
             load = msgspec.json.decode(line, type=Load)
-            parent.say(await closed_loop(load, way(cluster, load.way), (ClusterError,)))
+            return await closed_loop(load, way(cluster, load.way), (ClusterError,))
+
+        await parent.serve(carry)
 
 
 def way(cluster: Cluster, name: Way) -> Call:

@@ -25,7 +25,7 @@ BARS = {
     RAW_BATCHED: ("raw nats-py, batched", "#c9cfd6"),
 }
 WIDTH, LEFT, RIGHT = 760, 190, 90
-BAR, GAP, GROUP_GAP, HEAD, FOOT = 16, 4, 18, 52, 30
+BAR, GAP, GROUP_GAP, HEAD, FOOT = 16, 4, 18, 62, 30
 INK, FAINT = "#1f2933", "#6b7680"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,10 +28,19 @@ class Parent:
         sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
         sys.stdout.buffer.flush()
 
-    async def orders(self) -> AsyncIterator[bytes]:
-        """What the parent says, until it says nothing more."""
-        while line := await self._reader.readline():
-            yield line
+    async def serve(self, do: Callable[[bytes], Coroutine[Any, Any, object]]) -> None:
+        """Do what the parent orders and answer, until it leaves; that ends also what is begun."""
+        line = await self._reader.readline()
+        while line:
+            following = asyncio.ensure_future(self._reader.readline())
+            work = asyncio.ensure_future(do(line))
+            await asyncio.wait({following, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():  # there is no order before the last one's answer: it left
+                work.cancel()
+                await asyncio.wait({work})
+                return
+            self.say(work.result())
+            line = await following
 
     async def leave(self) -> None:
         """Wait until the parent has no more use for us."""

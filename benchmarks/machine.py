@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from perdure.deploy.server import find_server
@@ -16,19 +17,24 @@ from .results import Machine
 
 def machine(load_before: float) -> Machine:
     """This machine, and how busy it was before and is now. Raises ServerMissing."""
-    shown = subprocess.run(
-        [find_server(), "--version"], capture_output=True, text=True, check=True
-    )
     return Machine(
         platform.system(),
         _processor(),
         _cores(),
         platform.python_version(),
-        shown.stdout.strip().rpartition(" ")[2].lstrip("v"),
+        _server_version(),
         importlib.metadata.version("nats-py"),
         round(load_before, 2),
         load(),
     )
+
+
+@cache
+def _server_version() -> str:
+    shown = subprocess.run(
+        [find_server(), "--version"], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.strip().rpartition(" ")[2].lstrip("v")
 
 
 def load() -> float:
@@ -36,6 +42,7 @@ def load() -> float:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
+@cache
 def revision() -> str:
     """The commit that is measured, with a + if files differ from it; "unknown" without git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]

@@ -12,7 +12,7 @@ from perdure.streams.subjects import Subjects
 
 from .child import Parent, run
 from .closed import Call, closed_loop
-from .orders import Load, Raw, Way
+from .orders import Load, Raw, Sample, Way
 from .raw_link import RawLink, acks
 
 
@@ -101,9 +101,12 @@ async def main(parent: Parent, spec: Raw) -> None:
     caller = RawCaller(spec)
     await caller.open()
     parent.say("ready")
-    async for line in parent.orders():
+
+    async def carry(line: bytes) -> Sample:
         load = msgspec.json.decode(line, type=Load)
-        parent.say(await closed_loop(load, caller.way(load), (RawFailed,)))
+        return await closed_loop(load, caller.way(load), (RawFailed,))
+
+    await parent.serve(carry)
 
 
 if __name__ == "__main__":
