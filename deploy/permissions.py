@@ -101,6 +101,9 @@ def _reading(subjects: Subjects, entity: str) -> Iterator[Need]:
     log = subjects.log_stream(entity)
     yield _api(f"STREAM.MSG.GET.{log}", "read the log at its leader")
     yield _api(f"DIRECT.GET.{log}", "read the log")
+    ids = subjects.ids_stream(entity)
+    yield _api(f"STREAM.MSG.GET.{ids}", "list ids, at their leader")
+    yield _api(f"DIRECT.GET.{ids}", "list ids")
 
 
 def _following(subjects: Subjects, entity: str) -> Iterator[Need]:
@@ -130,6 +133,7 @@ def _storing(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _publish(log, "append commits", subjects.log(entity, PROBE))
     yield _publish(snapshot, "store snapshots", subjects.snapshot(entity, PROBE))
     yield _publish(subjects.dead(entity, "*"), "copy dead letters", subjects.dead(entity, PROBE))
+    yield _publish(subjects.ids(entity, "*"), "register ids", subjects.ids(entity, PROBE))
     yield _publish(f"$KV.{bucket}.>", "keep marks and terms", f"$KV.{bucket}.{PROBE}")
     yield _api(f"STREAM.MSG.GET.KV_{bucket}", "read marks and terms")
     yield _api(f"STREAM.PURGE.KV_{bucket}", "remove marks")
@@ -138,7 +142,11 @@ def _storing(subjects: Subjects, entity: str) -> Iterator[Need]:
 
 def _taking(subjects: Subjects, entity: str) -> Iterator[Need]:
     commands = subjects.command_stream(entity)
-    kept = (subjects.log_stream(entity), subjects.snapshot_stream(entity))
+    kept = (
+        subjects.log_stream(entity),
+        subjects.snapshot_stream(entity),
+        subjects.ids_stream(entity),
+    )
     shared = (subjects.dead_stream, f"KV_{subjects.members_bucket}")
     for name in (commands, *kept, *shared):
         yield _api(f"STREAM.INFO.{name}", "check a stream")

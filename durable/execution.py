@@ -26,7 +26,7 @@ from ..entities.errors import (
     with_details,
 )
 from ..entities.retry import delay_s
-from ..streams.commit import FORMAT, Commit, Damaged, Outcome, seal
+from ..streams.commit import FORMAT, GENESIS, Commit, Damaged, Outcome, seal
 from ..streams.port import Unreachable
 from . import snapshot
 from .answers import outcome_answer, versions
@@ -196,6 +196,10 @@ class Execution:
     async def _commit(self, folded: Folded, plan: Plan) -> None:
         """Append what was decided, and answer once it is in the log."""
         host = self._host
+        if folded.hash == GENESIS:  # armed first: who has a log is in the registry of ids
+            await host.registrar.register(self._address)
+            if not self._activation.live:
+                return
         now = datetime.fromtimestamp(host.session.clock.now_ns() / 1e9, UTC)
         commit = Commit(
             v=FORMAT,

@@ -12,6 +12,7 @@ from ..streams.port import Session
 from .group import Group
 from .ledger import LedgerLimits
 from .plan import Limits
+from .registrar import Registrar
 from .residents import Residents
 from .turns import Turns
 
@@ -70,6 +71,7 @@ class Host:
         self.runner: str = runner
         self.load: Load = load
         self.group: Group = Group(session.log, settings.appends)
+        self.registrar: Registrar = Registrar(session, entity.name, runner)
         self.ledger_limits: LedgerLimits = LedgerLimits(
             int(seconds(settings.dedup_window) * 1000),
             settings.dedup_keys,

@@ -86,6 +86,7 @@ class Hosted:
     async def release(self) -> None:
         """Give the shards back."""
         await asyncio.gather(*(shard.release() for shard in self.shards))
+        await self.host.registrar.close()
 
     def _plain_ask(self, message: Message) -> None:
         """A bare ask is heard by all runners and taken by the owner only."""
@@ -212,6 +213,7 @@ class Runner:
         for hosted in self._hosted:
             await asyncio.gather(*(shard.abandon() for shard in hosted.shards))
             await hosted.host.group.abandon()
+            await hosted.host.registrar.close()
 
     def passivate_all(self) -> None:
         """Let every idle entity leave memory now."""

@@ -331,6 +331,45 @@ class DeadLetters(Protocol):
         ...
 
 
+# -- the registry of ids ----------------------------------------------------------------------
+IDS_BYTES = 256 * 1024
+"""Of the registry in one read: some 12,000 ids of 20 characters. It bounds what a server sends in
+one go while others publish, and what a reader holds."""
+
+
+class Ids(Protocol):
+    """The registry of ids, one stream a type: who has a log, written before the log is.
+
+    Messages of a page are parts of it, until one that is the whole page takes their place.
+    """
+
+    async def add(self, entity: str, page: str, data: bytes, *, whole: bool) -> PublishAnswer:
+        """Store a message of a page; a whole one replaces all of that page in the same step."""
+        ...
+
+    async def last(self, entity: str) -> int:
+        """The newest message's sequence, from the leader; 0 if there is none. Raises Unreachable.
+
+        Also 0 if the type has no registry.
+        """
+        ...
+
+    async def read(self, entity: str, *, after: int, upto: int) -> list[Stored]:
+        """The first messages with `after` < sequence <= `upto`, in order.
+
+        As many as IDS_BYTES hold, one at least; empty: there are no more. Raises Unreachable.
+        """
+        ...
+
+    async def logged(self, entity: str, *, skip: int) -> list[str]:
+        """Escaped ids that have a log, sorted, after the first `skip`; empty: no more.
+
+        It asks the log itself, which holds up its writers for half a second each 100,000 ids:
+        for repairs only. Raises Unreachable.
+        """
+        ...
+
+
 class Session(Protocol):
     """One connection to a backend, and everything behind it."""
 
@@ -343,6 +382,7 @@ class Session(Protocol):
     snapshots: Snapshots
     members: Members
     dead: DeadLetters
+    ids: Ids
 
     @property
     def connected(self) -> bool:

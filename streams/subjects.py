@@ -123,6 +123,10 @@ class Subjects:
         head = f"{self.namespace}.snap.{entity}.{token}"
         return head if part is None else f"{head}.{part}"
 
+    def ids(self, entity: str, page: str) -> str:
+        """One page of the registry of a type's ids."""
+        return f"{self.namespace}.ids.{entity}.{page}"
+
     def dead(self, entity: str, token: str) -> str:
         """Copies of dead-letter verdicts, for operators."""
         return f"{self.namespace}.dead.{entity}.{token}"
@@ -139,6 +143,10 @@ class Subjects:
     def snapshot_stream(self, entity: str) -> str:
         """The snapshots of one type."""
         return f"{self.namespace.upper()}_SNAP_{entity}"
+
+    def ids_stream(self, entity: str) -> str:
+        """The registry of ids of one type."""
+        return f"{self.namespace.upper()}_IDS_{entity}"
 
     @property
     def dead_stream(self) -> str:

@@ -109,6 +109,7 @@ def type_streams(
         command_stream(settings, subjects, entity, sharding),
         log_stream(settings, subjects, entity),
         snapshot_stream(settings, subjects, entity),
+        ids_stream(settings, subjects, entity),
     )
 
 
@@ -164,6 +165,20 @@ def snapshot_stream(settings: Settings, subjects: Subjects, entity: str) -> Stre
             "discard": "old",
             "max_msgs_per_subject": 1,
             "subjects": [subjects.snapshot(entity, ">")],
+        },
+        initial={"num_replicas": settings.replicas},
+    )
+
+
+def ids_stream(settings: Settings, subjects: Subjects, entity: str) -> Stream:
+    """The registry of ids: a page is written in parts, and rolled up to one message."""
+    return Stream(
+        subjects.ids_stream(entity),
+        {
+            **_PLAIN,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "subjects": [subjects.ids(entity, "*")],
         },
         initial={"num_replicas": settings.replicas},
     )

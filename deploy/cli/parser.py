@@ -21,6 +21,7 @@ from .advice import next_step
 from .call import ask, result, tell
 from .check import check
 from .dev import dev
+from .entities import entities
 from .look import history, state, status
 from .output import Output
 from .run import run as run_command
@@ -51,7 +52,7 @@ app.command(run_command, name="run")
 # Usages are said where the parser's own would be [ARGS], for what may be left out.
 app.command(ask, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
 app.command(tell, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
-for _command in (result, status, history, state):
+for _command in (result, status, history, state, entities):
     app.command(_command)
 app.command(check, usage="Usage: perdure check [APP] [OPTIONS]")
 

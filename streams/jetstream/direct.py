@@ -38,12 +38,15 @@ async def raw(connection: Connection, stream: str, query: dict[str, Any]) -> Rec
     return message if "Nats-Sequence" in (message.headers or {}) else None
 
 
-async def batch(connection: Connection, stream: str, subject: str, *, after: int) -> list[Stored]:
+async def batch(
+    connection: Connection, stream: str, subject: str, *, after: int, bytes: int = BATCH_BYTES
+) -> list[Stored]:
     """The first messages of a subject beyond a sequence, in order and without a gap.
 
-    As many as fit into one request; empty if this replica has none. Raises Unreachable.
+    As many as fit into one request of that many bytes, one at least; empty if this replica has
+    none. Raises Unreachable.
     """
-    query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": BATCH_BYTES}
+    query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": bytes}
     collected = _Batch(connection.live())
     inbox = connection.inbox(collected.receive)
     connection.bind(collected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...entities.clock import Clock, SystemClock
 from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
-from ..port import Asks, Commands, DeadLetters, Log, Members, Snapshots
+from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
 from ..subjects import Sharding, Subjects
 from ..topology import Difference
 from . import topology
@@ -13,6 +13,7 @@ from .asks import JetStreamAsks
 from .commands import JetStreamCommands
 from .connection import Connection, Statistics
 from .dead import JetStreamDeadLetters
+from .ids import JetStreamIds
 from .log import JetStreamLog
 from .members import JetStreamMembers
 from .snapshots import JetStreamSnapshots
@@ -33,6 +34,7 @@ class JetStreamSession:
         self.snapshots: Snapshots = JetStreamSnapshots(connection, self.subjects)
         self.members: Members = JetStreamMembers(connection, self.subjects)
         self.dead: DeadLetters = JetStreamDeadLetters(connection, self.subjects)
+        self.ids: Ids = JetStreamIds(connection, self.subjects)
         self._settings = settings
         self._connection = connection
 

@@ -17,10 +17,8 @@ from ..topology import (
     advice,
     command_stream,
     differences,
-    log_stream,
     sharding_of,
     shared_streams,
-    snapshot_stream,
     type_streams,
     updated,
 )
@@ -76,9 +74,7 @@ async def check(
     if config is not None:
         cut = sharding_of(subjects, entity, config) or cut
     wanted = (
-        command_stream(settings, subjects, entity, cut),
-        log_stream(settings, subjects, entity),
-        snapshot_stream(settings, subjects, entity),
+        *type_streams(settings, subjects, entity, cut),
         *shared_streams(settings, subjects),
     )
     found: list[Difference] = []

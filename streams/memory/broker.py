@@ -23,6 +23,7 @@ from ..port import Appended, NoStream, PublishAnswer, Refused
 from ..subjects import Sharding, Subjects, escape
 from .connection import Connection
 from .core import Core, check_subject
+from .ids import IdStore
 from .logs import LogStore
 from .queue import FULL_CODE, Limits, Queue, headers_size
 from .registers import Registers
@@ -51,6 +52,7 @@ class Streams:
         self.queues: dict[str, Queue] = {}
         self.logs: dict[str, LogStore] = {}
         self.snapshots: dict[str, bytes] = {}  # by subject
+        self.ids: dict[str, IdStore] = {}
         self.dead: list[Dead] = []
         self.members: Registers = Registers()
 
@@ -110,6 +112,7 @@ class MemoryBroker:
             sharding = Sharding(1, settings.shards)
             streams.queues[entity] = Queue(sharding, limits, self.clock.now_ns)
             streams.logs[entity] = LogStore()
+            streams.ids[entity] = IdStore()
         return streams.queues[entity].sharding
 
     def tell(
@@ -161,6 +164,8 @@ class MemoryBroker:
         if kind == "snap" and len(more) <= 1 and entity in streams.logs:
             streams.snapshots[subject] = data
             return Appended(0)
+        if kind == "ids" and not more and entity in streams.ids:
+            return streams.ids[entity].add(token, data, self.clock.now_ns(), whole=False)
         if kind == "dead" and not more:
             streams.dead.append(Dead(entity, token, data))
             return Appended(len(streams.dead))
@@ -244,5 +249,6 @@ def _stream_of(subject: str) -> str:
         "to": subjects.command_stream(entity),
         "log": subjects.log_stream(entity),
         "snap": subjects.snapshot_stream(entity),
+        "ids": subjects.ids_stream(entity),
     }
     return names.get(kind, subjects.dead_stream)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ...entities.clock import Clock
 from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
-from ..port import Asks, Commands, DeadLetters, Log, Members, Snapshots
+from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
 from ..subjects import Sharding, Subjects
 from .asks import MemoryAsks
 from .commands import MemoryCommands
 from .connection import Connection
+from .ids import MemoryIds
 from .ports import MemoryDeadLetters, MemoryLog, MemoryMembers, MemorySnapshots
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class MemorySession:
         self.snapshots: Snapshots = MemorySnapshots(broker, streams, self._connection)
         self.members: Members = MemoryMembers(streams, self._connection)
         self.dead: DeadLetters = MemoryDeadLetters(broker, streams, self._connection)
+        self.ids: Ids = MemoryIds(broker, streams, self._connection)
 
     def __repr__(self) -> str:
         return f"<MemorySession {self.name} {'up' if self.connected else 'down'}>"

@@ -27,6 +27,7 @@ from perdure.streams.port import (
     DeadLetters,
     Delivery,
     Entry,
+    Ids,
     Inbox,
     Log,
     Members,
@@ -496,6 +497,30 @@ class SimulatedDeadLetters:
             return False
 
 
+class SimulatedIds:
+    def __init__(self, inner: MemorySession, wire: Wire) -> None:
+        self._inner, self._wire = inner.ids, wire
+
+    async def add(self, entity: str, page: str, data: bytes, *, whole: bool) -> PublishAnswer:
+        try:
+            return await self._wire.call(
+                "register", lambda: self._inner.add(entity, page, data, whole=whole)
+            )
+        except Unreachable as error:
+            return NoAck(str(error))
+
+    async def last(self, entity: str) -> int:
+        return await self._wire.call("last ids", lambda: self._inner.last(entity))
+
+    async def read(self, entity: str, *, after: int, upto: int) -> list[Stored]:
+        return await self._wire.call(
+            "read ids", lambda: self._inner.read(entity, after=after, upto=upto)
+        )
+
+    async def logged(self, entity: str, *, skip: int) -> list[str]:
+        return await self._wire.call("logged ids", lambda: self._inner.logged(entity, skip=skip))
+
+
 class SimulatedSession:
     """One connection of one process."""
 
@@ -520,6 +545,7 @@ class SimulatedSession:
         self.snapshots: Snapshots = SimulatedSnapshots(inner, wire, random, world)
         self.members: Members = SimulatedMembers(inner, wire)
         self.dead: DeadLetters = SimulatedDeadLetters(inner, wire, world)
+        self.ids: Ids = SimulatedIds(inner, wire)
 
     @property
     def connected(self) -> bool:

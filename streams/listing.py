@@ -1,0 +1,127 @@
+"""Listing: the ids of a type, read from the registry, gently and without a gap.
+
+The registry's messages (streams/registration.py) are read in their order. A page that is rolled up
+meanwhile moves to the end, but once only: so it takes two rounds, one to where the registry ended
+when the listing began, and one to where it ended after the first. Who registers later may be told
+or not.
+
+Between two reads it rests, for a multiple of the time that the read took: a busy server gets more
+rest, and those who publish hardly notice (docs/adr/0007-a-registry-of-ids.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+from ..entities.errors import MalformedMessage, RpcClientError, SerializationError
+from .commit import Stored
+from .port import Session, Unreachable
+from .registration import Unreadable, decode
+from .seen import Seen
+
+logger: logging.Logger = logging.getLogger("perdure.ids")
+
+REST = 3.0
+"""A listing rests that many times as long as its reads take: it uses a quarter of a connection."""
+REST_MAX_S = 1.0
+"""Between two reads at most, in seconds: a server that is slow for another reason isn't helped."""
+
+_PLACE = re.compile(r"(\d{1,19})\.(\d{1,9})")
+
+
+def place_of(text: object) -> tuple[int, int]:
+    """A listing's place from its text; empty: the beginning. Raises MalformedMessage."""
+    if text == "":
+        return 0, 0
+    match = _PLACE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise MalformedMessage(cause=f"ids: after={text!r} isn't the place of a listing"[:100])
+    return int(match[1]), int(match[2])
+
+
+class Listing(AsyncIterator[str]):
+    """The ids of a type that have a log, in the order of their registration.
+
+    Iterate over it with `async for`, and stop whenever you like. `place` is how far it came: as
+    `after` of another listing it goes on there, in another process too.
+
+    Gotchas: an id may be listed that has no log, if its runner ended before its first commit. Over
+    four million ids, or across `after`, one may come twice.
+    """
+
+    def __init__(self, session: Session, entity: str, prefix: str, after: tuple[int, int]) -> None:
+        self._session, self._entity, self._prefix = session, entity, prefix
+        # All messages before this one were given, and of it that many ids.
+        self._sequence, self._given = after
+        self._seen = Seen()
+        self._ids = self._walk()
+
+    def __repr__(self) -> str:
+        return f"<Listing of {self._entity} at {self.place}>"
+
+    @property
+    def place(self) -> str:
+        """Right behind the last id that was given."""
+        return f"{self._sequence}.{self._given}"
+
+    async def __anext__(self) -> str:
+        """The next id.
+
+        Raises RpcClientError if the registry can't be reached (go on from `place` with another
+        listing), MalformedMessage for a place that it hasn't got, SerializationError for a format
+        of a newer release.
+        """
+        try:
+            return await anext(self._ids)
+        except Unreachable as error:
+            raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
+        except Unreadable as error:
+            raise SerializationError(cause=str(error), may_have_taken_effect=False) from None
+
+    async def aclose(self) -> None:
+        """End it before its end."""
+        await self._ids.aclose()
+
+    async def _walk(self) -> AsyncGenerator[str]:
+        end = await self._session.ids.last(self._entity)
+        if self._sequence > end + 1:
+            cause = f"ids: the registry of {self._entity} has no place {self.place}"
+            raise MalformedMessage(cause=cause)
+        for _ in range(2):
+            while self._sequence <= end:
+                found, rest_until = await self._read(end)
+                for stored in found:
+                    for id in self._new(stored):
+                        yield id
+                if not found or self._sequence > end:
+                    break
+                await asyncio.sleep(max(0.0, rest_until - _now()))
+            end = await self._session.ids.last(self._entity)
+
+    async def _read(self, end: int) -> tuple[list[Stored], float]:
+        """The next messages, and when the ones after them may be read, in the loop's time."""
+        began = _now()
+        after = max(0, self._sequence - 1)
+        found = await self._session.ids.read(self._entity, after=after, upto=end)
+        now = _now()
+        return found, now + min(REST * (now - began), REST_MAX_S)
+
+    def _new(self, stored: Stored) -> Iterator[str]:
+        """The ids of a message that weren't given yet. The place moves along with them."""
+        ids = decode(stored.data)
+        if ids is None:
+            text = "sequence %d of the registry of %s is foreign: %d bytes"
+            logger.warning(text, stored.sequence, self._entity, len(stored.data))
+        given = self._given if stored.sequence == self._sequence else 0
+        self._sequence = stored.sequence
+        for self._given, id in enumerate((ids or ())[given:], given + 1):
+            if id.startswith(self._prefix) and self._seen.add(id):
+                yield id
+        self._sequence, self._given = stored.sequence + 1, 0
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
