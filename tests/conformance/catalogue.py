@@ -6,7 +6,7 @@ import inspect
 from types import ModuleType
 
 from .backend import Check
-from .checks import asks, batches, commands, logs, registers, rewinds, terms
+from .checks import asks, batches, commands, ids, logs, registers, rewinds, terms
 
 
 def _of(module: ModuleType) -> list[Check]:
@@ -22,5 +22,7 @@ def _of(module: ModuleType) -> list[Check]:
 ALONE: list[Check] = _of(rewinds)
 """Those that restart the server; each gets one of its own."""
 ALL: list[Check] = [
-    check for module in (logs, batches, commands, terms, asks, registers) for check in _of(module)
+    check
+    for module in (logs, batches, commands, terms, asks, registers, ids)
+    for check in _of(module)
 ] + ALONE
