@@ -6,7 +6,7 @@ when the listing began, and one to where it ended after the first. Who registers
 or not.
 
 Between two reads it rests, for a multiple of the time that the read took: a busy server gets more
-rest, and those who publish hardly notice (docs/adr/0007-a-registry-of-ids.md has the figures).
+rest, and those who publish hardly notice (docs/adr/0008-a-registry-of-ids.md has the figures).
 """
 
 from __future__ import annotations

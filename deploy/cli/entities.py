@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ...entities.errors import MalformedMessage
 from ...entities.settings import Settings
 from ...streams.connect import open_session
 from ...streams.listing import Listing, place_of
@@ -60,19 +61,26 @@ def entities(
         raise UsageError(f"--limit {limit}", "give a number from 1 on")
     if rebuild and (prefix or limit or after):
         raise UsageError("--rebuild with another option", "give it alone: it looks at all ids")
-    settings = common.settings()
+    settings, place = common.settings(), _place(after)
 
     async def main() -> int:
         session = await _open(settings)
         try:
             if rebuild:
                 return await _rebuild(session, type, settings, common.output())
-            listing = Listing(session, type, prefix, place_of(after))
+            listing = Listing(session, type, prefix, place)
             return await _list(listing, type, limit, settings, common.output())
         finally:
             await session.close()
 
     return run(main())
+
+
+def _place(after: str) -> tuple[int, int]:
+    try:
+        return place_of(after)
+    except MalformedMessage as error:
+        raise UsageError(error.cause or "", "give what an earlier listing told") from None
 
 
 async def _open(settings: Settings) -> Session:

@@ -53,6 +53,7 @@ from .entities.tagged import Failure
 from .entities.testing import Given, When, given
 from .streams.client import Cluster
 from .streams.history import Commit
+from .streams.listing import Listing
 from .streams.port import Incompatible
 from .streams.ref import Ref
 
@@ -83,6 +84,7 @@ __all__ = [
     "Given",
     "IdempotencyKey",
     "Incompatible",
+    "Listing",
     "MailboxFull",
     "MalformedMessage",
     "PersistenceError",

@@ -123,6 +123,8 @@ async def total(cluster: Cluster) -> int:
         for event in commit.events:
             assert_type(event, AccountEvent)
             cents += event.cents
+    async for id in cluster.ids(Account, prefix="a-", after=""):
+        assert_type(id, str)
     async for commit in cluster.watch(account, "a-1"):
         assert_type(commit.at, datetime)
         return cents

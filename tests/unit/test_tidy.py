@@ -51,9 +51,11 @@ SLEEPS = {
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
     "durable/marks.py": "backs off while the members bucket can't be reached",
+    "durable/registrar.py": "backs off while the registry of ids takes nothing",
     "durable/runner.py": "sweeps and progress reports come at intervals",
     "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
     "durable/testing.py": "waits until all is quiet, which nothing announces",
+    "streams/listing.py": "rests between reads, so that those who publish hardly notice",
 }
 """Modules that may call `asyncio.sleep`, each with its reason. The sleep is the event loop's, so
 a simulation owns it too; but a wait for a condition is usually better."""

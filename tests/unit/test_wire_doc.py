@@ -18,7 +18,7 @@ from perdure.entities.errors import REASONS, ClusterError
 from perdure.entities.key import is_key
 from perdure.entities.settings import Settings
 from perdure.entities.tagged import values_of
-from perdure.streams import asks, topology
+from perdure.streams import asks, registration, topology
 from perdure.streams.asks import (
     Envelope,
     decode_answer,
@@ -87,6 +87,7 @@ def test_subjects() -> None:
         SUBJECTS.log("account", "a-1"),
         SUBJECTS.snapshot("account", "a-1"),
         SUBJECTS.dead("account", "a-1"),
+        SUBJECTS.ids("account", f"{runner}-7"),
     ]
 
 
@@ -230,6 +231,12 @@ def test_streams() -> None:
     assert command["duplicate_window"] == 100_000_000
     for rule in re.findall(r"`(\w+)`", rows[streams[1].name][1]):
         assert log[rule] is True
+
+
+def test_registrations() -> None:
+    (line,) = lines("registration")
+    assert registration.decode(line) == ["a-1", "customer 7"]
+    assert str(registration.PARTS) in section("registration")
 
 
 def test_terms() -> None:

@@ -85,7 +85,7 @@ async def test_the_server_has_nothing_to_say_about_a_check(own_server: OwnServer
         client = await plain_client(server.url)
         before = await everything(client, "perdure")
         streams = list(before["streams"])
-        assert len(streams) == 5
+        assert len(streams) == 6
         wanted = [*creating(streams, "CREATE"), *creating(streams, "UPDATE")]
         wanted += [
             *needs("runner", Subjects(), "counter"),
@@ -249,7 +249,7 @@ async def test_first_settings_that_differ_are_a_warning(
     assert failed(findings) == {}
     shards, *replicas = (finding.what for finding in findings["settings"])
     assert shards == "counter has 4 shards, the settings say 8"
-    assert len(replicas) == 5
+    assert len(replicas) == 6
     assert all(what.endswith(" has 1 replicas, the settings say 3") for what in replicas)
     assert ran.code == 0
     assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
@@ -302,7 +302,7 @@ async def test_no_runner(nats_server: EmbeddedServer, namespace: str, tmp_path: 
 async def test_nothing_created_yet(nats_server: EmbeddedServer, namespace: str) -> None:
     findings = await found(Settings(url=nats_server.url, namespace=namespace), "counter")
     assert list(failed(findings)) == ["streams", "runner"]
-    assert len(failed(findings)["streams"]) == 5
+    assert len(failed(findings)["streams"]) == 6
     assert all("doesn't exist" in text for text in failed(findings)["streams"])
 
 

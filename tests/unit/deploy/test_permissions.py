@@ -95,6 +95,8 @@ async def test_each_role_can_do_its_work_with_these_alone(
         assert (await a.state(version=1)).total == 1
         assert (await a.status()).version == 8
         assert len([commit async for commit in reader.history(counter, "a")]) == 9
+        await caller.at(Counter, "b").ask(Add(1))
+        assert [id async for id in reader.ids(Counter)] == ["a", "b"]
         plain = await plain_client(server.url, user="caller", password="p")
         await plain.publish("perdure.to.counter.a", b'{"type": "unknown"}')
         await plain.flush()

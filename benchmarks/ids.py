@@ -1,0 +1,270 @@
+"""How long a million ids take to list, and what those who publish notice of it.
+
+    python benchmarks/ids.py                          # a million, registered one by one
+    python benchmarks/ids.py --ids 100000 --rounds 5
+
+It starts a nats-server of its own in a temporary folder, fills a type's log with an entity an id
+(atomic batches), and its registry as runners do: `--runners` registrars, each with one id at a
+time, which is the worst shape that the registry can have. Then it lists all ids while another
+process publishes commits in a closed loop to thousands of entities of that log; before and after
+each listing, the same without it. The ratio is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from typing import Any
+
+from perdure import Settings, State
+from perdure.deploy.process import loop_factory
+from perdure.deploy.server import EmbeddedServer
+from perdure.durable.registrar import Registrar
+from perdure.entities.address import Address
+from perdure.streams.client import Cluster
+from perdure.streams.codec import digest
+from perdure.streams.commit import Sealed
+from perdure.streams.jetstream.session import JetStreamSession, open_session
+from perdure.streams.port import BATCH_COMMITS, Append, Appended
+
+BODY = json.dumps({"v": 1, "events": [{"type": "deposited", "cents": 5}], "pad": "x" * 200})
+SEALED = Sealed("benchmark", BODY.encode(), digest(BODY.encode()))
+OWN = 1000
+"""Entities that each publisher goes round."""
+FILLERS = 4
+"""Batches under way while the log is filled."""
+REBUILD_S = 5.0
+"""A publisher's time before its first measurement."""
+LEAST_S = 0.5
+"""A listing that is shorter than this is too short for a p99."""
+
+
+class Customer(State):
+    pass
+
+
+TYPE = "customer"
+
+
+def settings(url: str) -> Settings:
+    return Settings(url=url, command_stream_bytes=2**24)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--ids", type=int, default=1_000_000)
+    parser.add_argument("--runners", type=int, default=64, help="that register at once")
+    parser.add_argument("--publishers", type=int, default=16, help="in a closed loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--base-s", type=float, default=10.0, help="measured without a listing")
+    parser.add_argument("--publish-to", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# -- publishers, in a process of their own ----------------------------------------------------
+async def publish(url: str, publishers: int) -> None:
+    """Append in a closed loop; at each line of standard input tell what was measured since."""
+    session = await open_session(settings(url), name="publishers")
+    times: list[float] = []
+    tasks = [asyncio.create_task(_publisher(session, n, times)) for n in range(publishers)]
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    began = time.perf_counter()
+    while await lines.readline():
+        taken, now = sorted(times), time.perf_counter()
+        times.clear()
+        seconds, began = now - began, now
+        told = {"rate": len(taken) / seconds, **{f"p{p}": _percentile(taken, p) for p in (50, 99)}}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await session.close()
+
+
+async def _publisher(session: JetStreamSession, number: int, times: list[float]) -> None:
+    expected = [0] * OWN
+    while True:
+        for n in range(OWN):
+            began = time.perf_counter()
+            address = Address(TYPE, f"published-{number}-{n}")
+            answer = await session.log.append(address, SEALED, expected=expected[n])
+            times.append(time.perf_counter() - began)
+            if isinstance(answer, Appended):
+                expected[n] = answer.sequence
+
+
+def _percentile(taken: list[float], percent: int) -> float:
+    return 1000 * taken[len(taken) * percent // 100] if taken else 0.0
+
+
+class Publishers:
+    """The other process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, url: str, publishers: int) -> Publishers:
+        program = (sys.executable, __file__, "--publish-to", url)
+        more = ("--publishers", str(publishers))
+        made = cls(await asyncio.create_subprocess_exec(*program, *more, stdin=PIPE, stdout=PIPE))
+        await made.told()
+        await asyncio.sleep(REBUILD_S)
+        return made
+
+    async def told(self) -> dict[str, float]:
+        """What was measured since the last time, in milliseconds and commits a second."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(b"\n")
+        return dict(json.loads(await stdout.readline()))
+
+    async def over(self, seconds: float) -> dict[str, float]:
+        """What is measured from now on."""
+        await self.told()
+        await asyncio.sleep(seconds)
+        return await self.told()
+
+    async def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+
+
+# -- filling ----------------------------------------------------------------------------------
+async def fill_log(session: JetStreamSession, ids: int) -> None:
+    """A first commit for each id."""
+
+    async def some(filler: int) -> None:
+        step = BATCH_COMMITS * FILLERS
+        for start in range(filler * BATCH_COMMITS, ids, step):
+            numbers = range(start, min(start + BATCH_COMMITS, ids))
+            batch = [Append(Address(TYPE, _id(n)), SEALED, 0) for n in numbers]
+            if len(batch) == 1:
+                await session.log.append(batch[0].address, SEALED, expected=0)
+            else:
+                answer = await session.log.append_batch(batch)
+                assert isinstance(answer, Appended), answer
+
+    await asyncio.gather(*(some(filler) for filler in range(FILLERS)))
+
+
+async def fill_registry(session: JetStreamSession, ids: int, runners: int) -> list[float]:
+    """Each id by itself; how long each took, sorted."""
+    taken: list[float] = []
+
+    async def one(runner: int) -> None:
+        registrar = Registrar(session, TYPE, f"runner{runner}")
+        for n in range(runner, ids, runners):
+            began = time.perf_counter()
+            await registrar.register(Address(TYPE, _id(n)))
+            taken.append(time.perf_counter() - began)
+        assert not registrar.owed
+        await registrar.close()
+
+    await asyncio.gather(*(one(runner) for runner in range(runners)))
+    return sorted(taken)
+
+
+def _id(number: int) -> str:
+    return f"customer-{number:08d}"
+
+
+# -- measuring --------------------------------------------------------------------------------
+async def measure(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    session = await open_session(settings(url), name="benchmark")
+    await session.provision(TYPE)
+    began = time.perf_counter()
+    await fill_log(session, options.ids)
+    _say(f"log: {options.ids} entities in {time.perf_counter() - began:.1f} s")
+    began = time.perf_counter()
+    taken = await fill_registry(session, options.ids, options.runners)
+    seconds = time.perf_counter() - began
+    _say(
+        f"registry: {options.ids} ids one by one by {options.runners} runners in {seconds:.1f} s, "
+        f"p50 {_percentile(taken, 50):.2f} ms, p99 {_percentile(taken, 99):.2f} ms"
+    )
+    del taken
+    cluster = Cluster(session, settings(url))
+    publishers = await Publishers.start(url, options.publishers)
+    rounds: list[dict[str, float]] = []
+    try:
+        for number in range(options.rounds):
+            rounds.append(await one_round(cluster, publishers, options))
+            _say(f"round {number + 1}: {_shown(rounds[-1])}")
+    finally:
+        await publishers.stop()
+        await session.close()
+    return {
+        "ids": options.ids,
+        "rounds": rounds,
+        **{key: statistics.median(r[key] for r in rounds) for key in rounds[0]},
+    }
+
+
+async def one_round(
+    cluster: Cluster, publishers: Publishers, options: argparse.Namespace
+) -> dict[str, float]:
+    """Publishers alone, with a listing, alone again."""
+    before = await publishers.over(options.base_s)
+    began, count = time.perf_counter(), 0
+    await publishers.told()
+    async for _ in cluster.ids(Customer):
+        count += 1
+    seconds = time.perf_counter() - began
+    if seconds < LEAST_S:
+        await asyncio.sleep(LEAST_S - seconds)
+    during = await publishers.told()
+    assert count == options.ids, count
+    after = await publishers.over(options.base_s)
+    base_p99 = (before["p99"] + after["p99"]) / 2
+    return {
+        "listing_s": seconds,
+        "base_p50_ms": (before["p50"] + after["p50"]) / 2,
+        "base_p99_ms": base_p99,
+        "base_rate": (before["rate"] + after["rate"]) / 2,
+        "during_p50_ms": during["p50"],
+        "during_p99_ms": during["p99"],
+        "during_rate": during["rate"],
+        "p99_ratio": during["p99"] / base_p99,
+    }
+
+
+def _shown(values: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.2f}" for key, value in values.items())
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+async def main(options: argparse.Namespace) -> None:
+    folder = tempfile.mkdtemp(prefix="perdure-ids-")
+    try:
+        async with EmbeddedServer(folder, fsync=False) as server:
+            result = await measure(options, server.url)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.stdout.write(json.dumps({"cores": os.cpu_count(), **result}) + "\n")
+
+
+if __name__ == "__main__":
+    given = parsed()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if given.publish_to:
+            runner.run(publish(given.publish_to, given.publishers))
+        else:
+            runner.run(main(given))
