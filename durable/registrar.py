@@ -74,15 +74,15 @@ class Registrar:
         id = address.id
         if id in self._known or id in self._owed:
             return
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._run())
         if self._owed:  # it is out of order; don't wait for it
             self._owe([id])
             return
-        loop = asyncio.get_running_loop()
         waiting = self._waiting.get(id)
         if waiting is None:
             waiting = self._waiting[id] = loop.create_future()
-        if self._task is None:
-            self._task = loop.create_task(self._run())
         await asyncio.shield(waiting)  # others may wait for the same
 
     async def close(self) -> None:
@@ -107,11 +107,17 @@ class Registrar:
                     await self._register_waiting()
                 elif not await self._register_owed():
                     await asyncio.sleep(OWED_S)
+        except Exception:  # a bug of ours must not hold up commits
+            logger.exception(
+                "the registrar of %s failed", self._entity, extra={"action": "ids.failed"}
+            )
+            self._owe(list(self._waiting))
         finally:
             self._task = None
-            for waiting in self._waiting.values():  # closed: nobody commits any more
+            for waiting in self._waiting.values():  # if it was closed, nobody commits any more
                 if not waiting.done():
                     waiting.set_result(None)
+            self._waiting.clear()
 
     async def _register_waiting(self) -> None:
         batch = list(islice(self._waiting, TOGETHER))

@@ -234,6 +234,27 @@ def test_what_is_owed_at_the_end_is_reported(
     assert "3 ids of tally have a log and aren't registered" in caplog.text
 
 
+def test_a_bug_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(d: Desk) -> None:
+        add = MemoryIds.add
+
+        async def broken(*args: Any, **more: Any) -> PublishAnswer:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(MemoryIds, "add", broken)
+        await d.register("a")
+        assert d.registrar.owed == 1
+        monkeypatch.setattr(MemoryIds, "add", add)
+        await d.register("b")
+        await asyncio.sleep(1)
+        assert (d.registrar.owed, await d.listed()) == (0, ["a", "b"])
+
+    desk(monkeypatch, main)
+    assert "the registrar of tally failed" in caplog.text
+
+
 def test_nobody_waits_for_a_registrar_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(d: Desk) -> None:
         d.delay_s = 100.0
