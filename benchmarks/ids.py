@@ -2,12 +2,14 @@
 
     python benchmarks/ids.py                          # a million, registered one by one
     python benchmarks/ids.py --ids 100000 --rounds 5
+    python benchmarks/ids.py --pages                  # the same registry, filled in seconds
 
 It starts a nats-server of its own in a temporary folder, fills a type's log with an entity an id
 (atomic batches), and its registry as runners do: `--runners` registrars, each with one id at a
 time, which is the worst shape that the registry can have. Then it lists all ids while another
 process publishes commits in a closed loop to thousands of entities of that log; before and after
-each listing, the same without it. The ratio is the median of the rounds.
+each listing, the same without it. The ratio is the median of the rounds. Before all that, one
+registration after another is timed beside one append after another: what a first commit costs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from perdure.streams.codec import digest
 from perdure.streams.commit import Sealed
 from perdure.streams.jetstream.session import JetStreamSession, open_session
 from perdure.streams.port import BATCH_COMMITS, Append, Appended
+from perdure.streams.registration import PARTS, encode
 
 BODY = json.dumps({"v": 1, "events": [{"type": "deposited", "cents": 5}], "pad": "x" * 200})
 SEALED = Sealed("benchmark", BODY.encode(), digest(BODY.encode()))
@@ -43,6 +46,9 @@ FILLERS = 4
 """Batches under way while the log is filled."""
 REBUILD_S = 5.0
 """A publisher's time before its first measurement."""
+ALONE = 2000
+"""First commits that are timed one after another."""
+ALONE_ID = "alone-"
 LEAST_S = 0.5
 """A listing that is shorter than this is too short for a p99."""
 
@@ -62,6 +68,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--runners", type=int, default=64, help="that register at once")
+    parser.add_argument("--pages", action="store_true", help="write rolled-up pages at once")
     parser.add_argument("--publishers", type=int, default=16, help="in a closed loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--base-s", type=float, default=10.0, help="measured without a listing")
@@ -178,25 +185,57 @@ async def fill_registry(session: JetStreamSession, ids: int, runners: int) -> li
     return sorted(taken)
 
 
+async def fill_pages(session: JetStreamSession, ids: int) -> None:
+    """What is left of ids that came one by one."""
+    for start in range(0, ids, PARTS):
+        page = [_id(n) for n in range(start, min(start + PARTS, ids))]
+        answer = await session.ids.add(TYPE, f"pages-{start}", encode(page), whole=True)
+        assert isinstance(answer, Appended), answer
+
+
 def _id(number: int) -> str:
     return f"customer-{number:08d}"
 
 
 # -- measuring --------------------------------------------------------------------------------
+async def alone(session: JetStreamSession) -> dict[str, float]:
+    """One first commit after another: its registration, and its append."""
+    registrar = Registrar(session, TYPE, "alone")
+    registered: list[float] = []
+    appended: list[float] = []
+    for n in range(ALONE):
+        address = Address(TYPE, f"{ALONE_ID}{n}")
+        began = time.perf_counter()
+        await registrar.register(address)
+        between = time.perf_counter()
+        await session.log.append(address, SEALED, expected=0)
+        registered.append(between - began)
+        appended.append(time.perf_counter() - between)
+    await registrar.close()
+    return {
+        f"{what}_p{p}_ms": _percentile(sorted(times), p)
+        for what, times in (("register", registered), ("append", appended))
+        for p in (50, 99)
+    }
+
+
 async def measure(options: argparse.Namespace, url: str) -> dict[str, Any]:
     session = await open_session(settings(url), name="benchmark")
     await session.provision(TYPE)
+    one = await alone(session)
+    _say(f"one after another: {_shown(one)}")
     began = time.perf_counter()
     await fill_log(session, options.ids)
     _say(f"log: {options.ids} entities in {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
-    taken = await fill_registry(session, options.ids, options.runners)
-    seconds = time.perf_counter() - began
-    _say(
-        f"registry: {options.ids} ids one by one by {options.runners} runners in {seconds:.1f} s, "
-        f"p50 {_percentile(taken, 50):.2f} ms, p99 {_percentile(taken, 99):.2f} ms"
-    )
-    del taken
+    if options.pages:
+        await fill_pages(session, options.ids)
+    else:
+        taken = await fill_registry(session, options.ids, options.runners)
+        p50, p99 = _percentile(taken, 50), _percentile(taken, 99)
+        _say(f"registered one by one by {options.runners}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+        del taken
+    _say(f"registry: {options.ids} ids in {time.perf_counter() - began:.1f} s")
     cluster = Cluster(session, settings(url))
     publishers = await Publishers.start(url, options.publishers)
     rounds: list[dict[str, float]] = []
@@ -208,7 +247,8 @@ async def measure(options: argparse.Namespace, url: str) -> dict[str, Any]:
         await publishers.stop()
         await session.close()
     return {
-        "ids": options.ids,
+        "ids": options.ids + ALONE,
+        **one,
         "rounds": rounds,
         **{key: statistics.median(r[key] for r in rounds) for key in rounds[0]},
     }
@@ -227,7 +267,7 @@ async def one_round(
     if seconds < LEAST_S:
         await asyncio.sleep(LEAST_S - seconds)
     during = await publishers.told()
-    assert count == options.ids, count
+    assert count == options.ids + ALONE, count
     after = await publishers.over(options.base_s)
     base_p99 = (before["p99"] + after["p99"]) / 2
     return {

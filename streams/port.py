@@ -332,8 +332,8 @@ class DeadLetters(Protocol):
 
 
 # -- the registry of ids ----------------------------------------------------------------------
-IDS_BYTES = 256 * 1024
-"""Of the registry in one read: some 12,000 ids of 20 characters. It bounds what a server sends in
+IDS_BYTES = 128 * 1024
+"""Of the registry in one read: some 6,000 ids of 20 characters. It bounds what a server sends in
 one go while others publish, and what a reader holds."""
 
 

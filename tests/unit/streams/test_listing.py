@@ -210,6 +210,22 @@ def test_it_rests_between_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
+async def test_a_listing_lets_others_run() -> None:
+    r = await registry()
+    for n in range(20):
+        await r.add(*(f"a-{n}-{i}" for i in range(10)), page=f"p-{n}")
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    turn()
+    assert len(await r.list()) == 200
+    assert turns > 20
+
+
 async def test_a_listing_can_be_stopped_at_any_time() -> None:
     r = await registry()
     await r.add("a", "b")
