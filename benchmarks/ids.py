@@ -1,8 +1,8 @@
 """How long a million ids take to list, and what those who publish notice of it.
 
-    python benchmarks/ids.py                          # a million, registered one by one
-    python benchmarks/ids.py --ids 100000 --rounds 5
-    python benchmarks/ids.py --pages                  # the same registry, filled in seconds
+    python -m benchmarks.ids                          # a million, registered one by one
+    python -m benchmarks.ids --ids 100000 --rounds 5
+    python -m benchmarks.ids --pages                  # the same registry, filled in seconds
 
 It starts a nats-server of its own in a temporary folder, fills a type's log with an entity an id
 (atomic batches), and its registry as runners do: `--runners` registrars, each with one id at a
