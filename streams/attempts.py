@@ -49,6 +49,8 @@ ELSEWHERE_S = 0.05
 it: failover takes tenths of a second, and such an attempt costs next to nothing."""
 ELSEWHERE_GROWTH = 1.5
 """By what that wait grows, up to the policy's `repeat_after_s`."""
+NO_LEADER_S = 0.5
+"""The longest wait for a stream without a leader: it takes seconds, so this costs a tenth more."""
 OWNERS_LOST = 3
 """How many owners may vanish with an ask in hand before its caller gives up: it may be what kills
 them, and nobody but its caller knows that they had it."""
@@ -254,9 +256,19 @@ class Publishes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def published(
-    state: Publishes, policy: Policy, answer: PublishAnswer, entity: str, jitter: float
+    state: Publishes,
+    policy: Policy,
+    answer: PublishAnswer,
+    entity: str,
+    jitter: float,
+    *,
+    hosted: bool = False,
 ) -> tuple[Publishes, Repeat | Fail | int]:
-    """What to do about an answer to a publish; the stream sequence when it is stored."""
+    """What to do about an answer to a publish; the stream sequence when it is stored.
+
+    `hosted`: the type has a stream, as somebody told. While a server starts, or a stream has no
+    leader, nobody takes a publish either; then it is tried until the time is up.
+    """
     match answer:
         case Appended(sequence):
             return state, sequence
@@ -264,9 +276,16 @@ def published(
             state = Publishes(tries=state.tries + 1, unsure=True, why=answer.why)
         case Full():
             state = Publishes(tries=state.tries + 1, unsure=state.unsure, full=True)
+        case NoStream() if hosted:
+            why = "nobody takes it: the server starts, or the stream has no leader"
+            tries = state.tries + 1
+            state = Publishes(tries=tries, unsure=state.unsure, why=why)
+            return state, Repeat(min(delay_s(policy.transient, tries, jitter), NO_LEADER_S))
         case NoStream():
-            error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
-            return state, Fail(error)
+            state = Publishes(tries=state.tries + 1, unsure=state.unsure)
+            if state.tries >= policy.transient.attempts:
+                error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
+                return state, Fail(error)
         case Refused(code, why):
             cause = f"the command stream refused it: {why} ({code})"
             return state, Fail(PersistenceError(cause=cause, may_have_taken_effect=state.unsure))

@@ -221,7 +221,9 @@ class Caller:
         )
         policy = self._policy(Effect.COMMAND)
         body = encode_envelope(envelope)
-        sequence = await publish(self.session, answers, target, policy, body, timeout_s)
+        sequence = await publish(
+            self.session, self.routes, answers, target, policy, body, timeout_s
+        )
         if sequence is not None:  # else it has its answer, and what comes next is after it
             self.told.tell(target.address, sequence)
 

@@ -12,13 +12,16 @@ from ..entities.errors import ClusterError, MalformedMessage, RpcClientError
 from .answers import Answers, Closed
 from .attempts import ELSEWHERE_S, Fail, Policy, Publishes, Repeat, published, unpublished
 from .call import Target
-from .port import NoAck, PublishAnswer, Session
+from .codec import Undecodable
+from .port import NoAck, NoStream, PublishAnswer, Session, Unreachable
+from .routes import AGAIN_TIMEOUT_S, NobodyThere, Routes
 
 logger: logging.Logger = logging.getLogger("perdure.client")
 
 
 async def publish(
     session: Session,
+    routes: Routes,
     answers: Answers,
     target: Target,
     policy: Policy,
@@ -43,7 +46,9 @@ async def publish(
                 raise MalformedMessage(cause=f"{why}{session.max_payload}")
             answer = await _try(session, target, body, deadline)
             jitter = session.entropy.uniform(0.0, 1.0)
-            state, action = published(state, policy, answer, target.address.entity, jitter)
+            entity = target.address.entity
+            hosted = isinstance(answer, NoStream) and await _hosted(routes, entity, deadline)
+            state, action = published(state, policy, answer, entity, jitter, hosted=hosted)
             match action:
                 case Repeat(after_s):
                     _log(target, "tell.repeated", f"again in {after_s:.3f} s: {answer}")
@@ -58,6 +63,18 @@ async def publish(
         raise _failed(target, gone) from None
     except ClusterError as error:
         raise _failed(target, error) from None
+
+
+async def _hosted(routes: Routes, entity: str, deadline: float) -> bool:
+    """Whether the type is known to have a stream."""
+    if routes.known(entity) is not None:
+        return True
+    left_s = deadline - asyncio.get_running_loop().time()
+    try:
+        await routes.ask(entity, timeout_s=max(0.0, min(left_s, AGAIN_TIMEOUT_S)))
+    except (NobodyThere, Unreachable, Undecodable):
+        return False
+    return True
 
 
 async def _ready(

@@ -31,6 +31,7 @@ from perdure.streams.attempts import (
     GROWTH,
     IGNORE,
     LONGEST_S,
+    NO_LEADER_S,
     OWNERS_LOST,
     Attempts,
     Effect,
@@ -48,6 +49,7 @@ from perdure.streams.attempts import (
     refused,
     sent,
     unknown_type,
+    unpublished,
 )
 from perdure.streams.port import Appended, Full, NoAck, NoStream, PublishAnswer, Refused
 
@@ -423,12 +425,23 @@ def test_a_full_mailbox_is_tried_three_times() -> None:
     assert publishes(NoAck("lost"), Full(), Full())[-1] == Fail(unsure)
 
 
-def test_a_type_without_a_stream_is_told_at_once() -> None:
+def test_a_type_without_a_stream_is_told_soon() -> None:
     sure, unsure = (
         RunnerNotRegistered(entity="account", may_have_taken_effect=m) for m in (False, True)
     )
-    assert publishes(NoStream()) == [Fail(sure)]
-    assert publishes(NoAck("lost"), NoStream())[-1] == Fail(unsure)
+    nowhere = [NoStream()] * ASK.transient.attempts
+    assert publishes(*nowhere)[-1] == Fail(sure)
+    assert publishes(NoAck("lost"), *nowhere[1:])[-1] == Fail(unsure)
+    assert all(isinstance(action, Repeat) for action in publishes(*nowhere)[:-1])
+
+
+def test_a_stream_that_is_known_is_waited_for() -> None:
+    state = Publishes()
+    for _ in range(100):
+        state, action = published(state, ASK, NoStream(), "account", 1.0, hosted=True)
+        assert isinstance(action, Repeat)
+        assert action.after_s <= NO_LEADER_S
+    assert isinstance(unpublished(state, 3.0), SendTimeout)
 
 
 def test_another_refusal_is_a_persistence_error() -> None:
