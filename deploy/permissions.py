@@ -1,9 +1,10 @@
 """Permissions: what each role must be allowed to do, subject by subject, and why.
 
-Three roles: a *caller* asks and tells, a *reader* reads logs (`history`, `watch`), a *runner*
-hosts. What a runner needs beyond that to create or update a stream is apart (`creating`): it may
-have it, or an operator lends it for a moment. Nobody needs more, and nobody should have it: who
-may publish to a log's subject can write history.
+Four roles: a *caller* asks and tells, a *reader* reads logs (`history`, `watch`), a *runner*
+hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `stats`), which takes a
+caller's and a reader's rights too. What a runner needs beyond that to create or update a stream
+is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody needs more, and
+nobody should have it: who may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
@@ -20,7 +21,7 @@ from typing import Literal, TypeAlias
 
 from ..streams.subjects import Subjects
 
-Role: TypeAlias = Literal["caller", "reader", "runner"]
+Role: TypeAlias = Literal["caller", "reader", "runner", "operator"]
 Verb: TypeAlias = Literal["publish", "subscribe"]
 
 PROBE = "perdure-check"
@@ -36,6 +37,7 @@ CONTRADICTIONS = {
     "STREAM.CREATE.": b'{"name":"%b"}' % PROBE.encode(),  # not the name in the subject
     "STREAM.UPDATE.": b'{"name":"%b"}' % PROBE.encode(),
     "STREAM.PURGE.": b'{"filter":"%b","seq":1,"keep":1}' % PROBE.encode(),  # up to, and all but
+    "STREAM.MSG.DELETE.": b'{"seq":0}',  # no message has that sequence
     "CONSUMER.CREATE.": b'{"stream_name":"%b","config":{}}' % PROBE.encode(),
 }
 """Bodies that the server refuses, by the beginning of the API request. They are known to it: an
@@ -81,6 +83,8 @@ def needs(
             return [answers, *_reading(subjects, entity), *_following(subjects, entity)]
         case "runner":
             return [answers, *_hosting(subjects, entity, reply_prefixes)]
+        case "operator":
+            return [answers, *_operating(subjects, entity)]
 
 
 def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[Need]:
@@ -114,12 +118,28 @@ def _following(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield from _consuming(log)
 
 
+def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
+    log, dead = subjects.log_stream(entity), subjects.dead_stream
+    yield from _calling(subjects, entity)
+    yield from _reading(subjects, entity)
+    yield from _following(subjects, entity)
+    yield _publish(subjects.stats, "ask runners for their statistics")
+    yield _api("STREAM.NAMES", "find the entity types")
+    for name in (log, dead):
+        yield _api(f"STREAM.INFO.{name}", "see how far a stream goes")
+    yield _api(f"DIRECT.GET.{subjects.snapshot_stream(entity)}", "compare snapshots")
+    yield _api(f"DIRECT.GET.{dead}", "read dead letters")
+    yield _api(f"STREAM.MSG.GET.{dead}", "read a dead letter at its leader")
+    yield _api(f"STREAM.MSG.DELETE.{dead}", "discard a dead letter's copy")
+
+
 def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> Iterator[Need]:
     shards = f"{subjects.ask(entity, '*')}.*.*"
     yield _subscribe(subjects.ask(entity, "*"), "hear asks")
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
     yield _subscribe(subjects.member("*"), "be pinged")
+    yield _subscribe(subjects.stats, "be asked for statistics")
     for prefix in reply_prefixes:
         yield _publish(f"{prefix}.>", "answer", f"{prefix}.{PROBE}")
     yield from _storing(subjects, entity)

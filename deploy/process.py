@@ -15,7 +15,7 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from .logs import flush
@@ -29,13 +29,15 @@ HARD_EXIT = 1
 """The exit code after a second signal: it wasn't drained."""
 
 
-def run_until_signalled(main: Coroutine[Any, Any, int]) -> int:
-    """Run `main` on a new loop; its result, or 0 if a signal ended it, cleanly.
+def run_until_signalled(
+    main: Coroutine[Any, Any, int], signals: Sequence[signal.Signals] = SIGNALS
+) -> int:
+    """Run `main` on a new loop; its result, or 0 if one of the signals ended it, cleanly.
 
     Raises what `main` raises.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_until_signalled(main))
+        return runner.run(_until_signalled(main, signals))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -47,11 +49,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _until_signalled(main: Coroutine[Any, Any, int]) -> int:
+async def _until_signalled(
+    main: Coroutine[Any, Any, int], signals: Sequence[signal.Signals]
+) -> int:
     loop = asyncio.get_running_loop()
     task = loop.create_task(main)
     stopping = Stopping(task)
-    heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    heard = [n for n in signals if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     for number in heard:
         loop.add_signal_handler(number, stopping.on_signal, number)
     try:

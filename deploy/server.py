@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .tied import tie
+
 START_TIMEOUT_S = 30.0
 """How long a start may take: recovering a store of a million subjects took 2 s."""
 STOP_TIMEOUT_S = 10.0
@@ -93,11 +95,13 @@ class EmbeddedServer:
         extra: str = "",
         log_file: str | os.PathLike[str] | None = None,
         program: str | os.PathLike[str] | None = None,
+        tied: bool = False,
     ) -> None:
         """`port` 0 takes a free one; `extra` is text for the end of the configuration file.
 
         `fsync` writes each message to the disk before it is acknowledged. The log goes to
-        `server.log` in the folder unless `log_file` says otherwise.
+        `server.log` in the folder unless `log_file` says otherwise. A `tied` one ends with this
+        process, and the thread that starts it, however these end (see `tied.py`).
         """
         self.folder: Path = Path(folder).resolve()
         self.host = host
@@ -106,6 +110,7 @@ class EmbeddedServer:
         self._fsync = fsync
         self._extra = extra
         self._program = program
+        self._tied = tied
         self._process: Process | None = None
         self._ports: dict[str, list[str]] = {}
 
@@ -277,6 +282,7 @@ class EmbeddedServer:
                 stderr=log,
                 pass_fds=(lock,),
                 start_new_session=True,
+                preexec_fn=tie(signal.SIGTERM) if self._tied else None,
             )
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(process.pid).encode(), 0)

@@ -54,6 +54,16 @@ class Load:
         return f"Load({self.asks} of {self.capacity} asks, {self.bytes} of {WAITING_BYTES} bytes)"
 
 
+def ledger_limits(settings: Settings) -> LedgerLimits:
+    """How much an entity's ledger remembers."""
+    return LedgerLimits(
+        int(seconds(settings.dedup_window) * 1000),
+        settings.dedup_keys,
+        int(seconds(settings.made_window) * 1000),
+        settings.made_keys,
+    )
+
+
 class Host:
     """One entity type in one runner: what never changes while it runs."""
 
@@ -72,12 +82,7 @@ class Host:
         self.load: Load = load
         self.group: Group = Group(session.log, settings.appends)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
-        self.ledger_limits: LedgerLimits = LedgerLimits(
-            int(seconds(settings.dedup_window) * 1000),
-            settings.dedup_keys,
-            int(seconds(settings.made_window) * 1000),
-            settings.made_keys,
-        )
+        self.ledger_limits: LedgerLimits = ledger_limits(settings)
 
     def __repr__(self) -> str:
         return f"Host({self.entity.name!r}, {self.runner!r}, {self.load})"

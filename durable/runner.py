@@ -29,6 +29,7 @@ from .host import Host, Load
 from .notices import Notices
 from .residents import Residents
 from .shard import Shard
+from .stats import Stats
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
 
@@ -132,7 +133,8 @@ class Runner:
         residents = Residents(settings.resident_entities, settings.cache_bytes)
         self._load = Load(settings.runner_capacity, residents)
         self._hosted: list[Hosted] = []
-        self._ping: Subscription | None = None
+        self._stats = Stats(self.id, session, self._load)
+        self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -153,8 +155,8 @@ class Runner:
 
     async def start(self) -> None:
         """Own the types' shards. Raises Incompatible, Unreachable."""
-        session = self._session
-        self._ping = await session.asks.subscribe(session.subjects.member(self.id), self._pong)
+        session, subjects = self._session, self._session.subjects
+        self._heard = [await session.asks.subscribe(subjects.member(self.id), self._pong)]
         for entity in self._entities:
             sharding = await session.provision(entity.name)
             host = Host(session, entity, self._settings, self.id, self._load)
@@ -163,6 +165,7 @@ class Runner:
             await hosted.start()
         create = asyncio.get_running_loop().create_task
         self._timers = [create(self._sweeps()), create(self._progress())]
+        self._heard.append(await session.asks.subscribe(subjects.stats, self._tell_stats))
         waits = [create(_wait(s.ready)) for hosted in self._hosted for s in hosted.shards]
         _, late = await asyncio.wait(waits, timeout=READY_S)
         for task in late:
@@ -192,8 +195,8 @@ class Runner:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
         await asyncio.gather(*(hosted.release() for hosted in self._hosted))
-        if self._ping is not None:
-            await self._ping.stop()
+        for subscription in self._heard:
+            await subscription.stop()
         logger.info("runner %s stopped", self.id, extra={"action": "runner.stop"})
 
     @property
@@ -222,6 +225,11 @@ class Runner:
     def _pong(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):
             self._session.asks.send(message.reply, b"")
+
+    def _tell_stats(self, message: Message) -> None:
+        if reply_allowed(message.reply, self._settings.reply_prefixes):
+            types = ((hosted.host.entity.name, hosted.shards) for hosted in self._hosted)
+            self._session.asks.send(message.reply, self._stats.answer(types))
 
     async def _sweeps(self) -> None:
         idle_s = seconds(self._settings.passivate_after)

@@ -35,6 +35,10 @@ class Unusable(Exception):
     """A snapshot that can't be used; the text says why."""
 
 
+class OtherCode(Unusable):
+    """A snapshot made by other types, or by another revision of `evolve`: no damage."""
+
+
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     address: str
     fingerprint: str
@@ -96,7 +100,7 @@ def decode(
         if kept.address != str(address):
             raise Unusable(f"it is of {kept.address[:300]}")
         if kept.fingerprint != entity.fingerprint:
-            raise Unusable("made by other types or another revision of evolve")
+            raise OtherCode("made by other types or another revision of evolve")
         state = entity.state_decoder.decode(kept.state)
         ledger = Ledger(limits)
         ledger.unpack(kept.ledger, kept.forgotten_birth)

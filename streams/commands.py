@@ -23,6 +23,19 @@ def cause_of(at: At, payload_hash: str) -> str:
     return f"{CAUSE}{at.generation}.{at.sequence}.{at.time_ns}.{payload_hash[:16]}"
 
 
+RETRY = "dead:"
+"""The first characters of the key of a retried dead letter."""
+
+
+def retry_key(cause: str) -> str:
+    """The key under which a dead letter is retried: one for each cause, so it happens once.
+
+    A cause's `@` and dots are no characters of a key: it begins behind the one, and has dashes for
+    the others.
+    """
+    return RETRY + cause.removeprefix(CAUSE).replace(".", "-")
+
+
 @dataclass(frozen=True, slots=True)
 class TermName:
     """One term of one shard."""

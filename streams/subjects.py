@@ -113,6 +113,11 @@ class Subjects:
         """A runner's own subject: a ping there tells whether its process lives."""
         return f"{self.namespace}.member.{runner}"
 
+    @property
+    def stats(self) -> str:
+        """Asks every runner for its statistics."""
+        return f"{self.namespace}.stats"
+
     # -- what is kept -------------------------------------------------------------------------
     def log(self, entity: str, token: str) -> str:
         """The commits of one entity."""

@@ -1,4 +1,4 @@
-"""The command line: `perdure dev | run | ask | tell | result | status | history | state | check`.
+"""The command line: `perdure`. `parser.py` lists its commands.
 
 One small file a group of commands. It needs the extra `cli`; without it this says so in one line,
 as a traceback would send people looking for a bug.

@@ -131,6 +131,10 @@ def _guarded(
 def _broken(error: Exception, label: str) -> Failed:
     frames = traceback.extract_tb(error.__traceback__)
     users = [frame for frame in frames if not _machinery(frame.filename)]
+    if isinstance(error, SyntaxError):
+        at = f"{error.filename or label}:{error.lineno or '?'}"
+        code = f": {error.text.strip()}" if error.text else ""
+        return Failed(f"{at}: {type(error).__name__}: {error.msg}{code}", "mend it")
     if isinstance(error, TypeError) and frames[-1].filename.startswith(_OURS):
         last = next(f for f in reversed(users) if not f.filename.startswith(_OURS))
         return Failed(f"{last.filename}:{last.lineno}: {error}", "mend the definition")

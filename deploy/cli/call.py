@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from msgspec.structs import replace
 
 from ...entities.errors import MalformedMessage, SendTimeout
-from ...streams.caller import Way
+from ...streams.caller import Caller, Way
 from ...streams.outgoing import lasting_key
-from ..logs import silence
-from ..process import loop_factory
 from .advice import next_step, quoted
 from .calling import (
     address_of,
-    calling,
+    connected,
     interruptible,
     key_of,
     new_key,
@@ -72,22 +68,21 @@ def ask(
     # Not the setting's way: nothing here tells a query, which can't be stored, from a command.
     settings = replace(settings, ask_via="stream" if durable else "core")
 
-    async def main() -> int:
-        async with calling(settings) as caller:
-            timeout_s = caller.timeout_s(timeout)
-            key = given or await new_key(caller, type, durable=durable)
-            try:
-                with interruptible(address, key):
-                    target = caller.target(address, key)
-                    answer = await caller.ask(target, payload, Way(key, timeout_s))
-            except MalformedMessage as error:
-                undecodable = (error.cause or "").startswith((f"{type}: ", "no command "))
-                step = await takes(caller, type) if undecodable else None
-                common.output().cluster_error(error, step or next_step(error))
-                return FAILED
+    async def work(caller: Caller) -> int:
+        timeout_s = caller.timeout_s(timeout)
+        key = given or await new_key(caller, type, durable=durable)
+        try:
+            with interruptible(address, key):
+                target = caller.target(address, key)
+                answer = await caller.ask(target, payload, Way(key, timeout_s))
+        except MalformedMessage as error:
+            undecodable = (error.cause or "").startswith((f"{type}: ", "no command "))
+            step = await takes(caller, type) if undecodable else None
+            common.output().cluster_error(error, step or next_step(error))
+            return FAILED
         return show_answer(common.output(), answer)
 
-    return run(main())
+    return connected(settings, work)
 
 
 def tell(
@@ -128,16 +123,15 @@ def tell(
     address, payload, given = address_of(type, id), payload_of(command, fields), key_of(key)
     settings = common.settings(timeout=timeout)
 
-    async def main() -> int:
-        async with calling(settings) as caller:
-            key = given or lasting_key(caller.session.entropy)
-            with interruptible(address, key):
-                await caller.tell(caller.target(address, key), payload)
+    async def work(caller: Caller) -> int:
+        key = given or lasting_key(caller.session.entropy)
+        with interruptible(address, key):
+            await caller.tell(caller.target(address, key), payload)
         at = f"{type} {quoted(id)} {key}"
         common.output().result({"key": key}, f"stored; what came of it: perdure result {at}")
         return SUCCESS
 
-    return run(main())
+    return connected(settings, work)
 
 
 def result(
@@ -171,22 +165,14 @@ def result(
     address, name = address_of(type, id), key_of(key)
     settings = common.settings(timeout=timeout)
 
-    async def main() -> int:
-        async with calling(settings) as caller:
-            target = caller.target(address, name)
-            try:
-                answer = await caller.result(target, timeout_s=caller.timeout_s(timeout))
-            except SendTimeout as error:
-                step = f"see whether it is there: perdure history {type} {quoted(id)}"
-                common.output().cluster_error(error, step)
-                return FAILED
+    async def work(caller: Caller) -> int:
+        target = caller.target(address, name)
+        try:
+            answer = await caller.result(target, timeout_s=caller.timeout_s(timeout))
+        except SendTimeout as error:
+            step = f"see whether it is there: perdure history {type} {quoted(id)}"
+            common.output().cluster_error(error, step)
+            return FAILED
         return show_answer(common.output(), answer)
 
-    return run(main())
-
-
-def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run a short command to its end; Ctrl-C interrupts it."""
-    silence()  # what it comes to is told once, by its output
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(main)
+    return connected(settings, work)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -26,6 +27,8 @@ from ...streams.outgoing import lasting_key, made_key
 from ...streams.port import Unreachable
 from ...streams.routes import NobodyThere
 from ...streams.subjects import escape
+from ..logs import silence
+from ..process import loop_factory
 from .advice import HOST, quoted
 from .chronicle import tagged
 from .hint import INFO_S, no_such_type
@@ -69,6 +72,17 @@ def interruptible(address: Address, key: str | None) -> Generator[None]:
         raise Failed("interrupted; a command may have taken effect", step) from None
 
 
+@contextmanager
+def until_interrupted() -> Generator[None]:
+    """Ctrl-C within is how it was meant to end, so no trouble."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+
+
 async def new_key(caller: Caller, entity: str, *, durable: bool) -> str | None:
     """The key that the client would make for an ask; known beforehand, to be told if need be.
 
@@ -84,13 +98,36 @@ async def new_key(caller: Caller, entity: str, *, durable: bool) -> str | None:
     return made_key(entropy, clock.now_ns() // 1_000_000 + route.offset_ms)
 
 
-def address_of(entity: str, id: str) -> Address:
-    """An address from the command line. Raises UsageError."""
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run a short command to its end; Ctrl-C interrupts it."""
+    silence()  # what it comes to is told once, by its output
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)
+
+
+def connected(settings: Settings, work: Callable[[Caller], Coroutine[Any, Any, int]]) -> int:
+    """Run a short command that needs a connection; its exit code."""
+
+    async def main() -> int:
+        async with calling(settings) as caller:
+            return await work(caller)
+
+    return run(main())
+
+
+def type_of(entity: str) -> str:
+    """An entity type's name from the command line. Raises UsageError."""
     if not _NAME.fullmatch(entity):
         raise UsageError(
             f"not an entity type's name: {entity[:60]!r}",
             "write it as in its state's tag: account (perdure check lists them)",
         )
+    return entity
+
+
+def address_of(entity: str, id: str) -> Address:
+    """An address from the command line. Raises UsageError."""
+    type_of(entity)
     try:
         escape(id)
     except ValueError as error:

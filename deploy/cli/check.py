@@ -12,8 +12,7 @@ from ..checks import check as checks
 from ..finding import Finding
 from ..permissions import Role
 from .app import load_app
-from .call import run
-from .calling import address_of
+from .calling import run, type_of
 from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import FAILED, SUCCESS, UsageError
@@ -50,7 +49,7 @@ def check(
     if app is not None and type:
         raise UsageError("APP and --type together", "give one of them")
     for name in type:
-        address_of(name, "any")
+        type_of(name)
     names = [entity.name for entity in load_app(app)] if app is not None else list(type)
     settings = common.settings()
     if settings.url.startswith(MEMORY):

@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 from ...entities.key import is_key
 from ...streams.commit import GENESIS, Commit, Damaged, Outcome, Stored, check_link, unseal
 from ...streams.outgoing import birth_of
+from .output import stamp
 from .trouble import one_line
 
 SHOWN = 400
@@ -62,8 +63,9 @@ class Chronicle:
     """Reads one entity's log from its beginning."""
 
     def __init__(self) -> None:
+        self.version: int = 0
+        """Of the entity, after what was read."""
         self._prev = GENESIS
-        self._version = 0
 
     def read(self, stored: Stored) -> Iterator[Entry | Foreign]:
         """The entries of the next message. Raises Damaged."""
@@ -72,12 +74,12 @@ class Chronicle:
             time = datetime.fromtimestamp(stored.time_ns // 1_000_000_000, UTC)
             yield Foreign(seq=stored.sequence, time=time, bytes=len(stored.data))
             return
-        check_link(commit, prev=self._prev, version=self._version, sequence=stored.sequence)
+        check_link(commit, prev=self._prev, version=self.version, sequence=stored.sequence)
         if stored.mark is None:  # unseal refuses it, so this can't be
             raise Damaged(f"sequence {stored.sequence}: a commit without its hash")
         for outcome in commit.outcomes:
-            self._version += len(outcome.events)
-            yield _entry(commit, outcome, self._version, stored.sequence)
+            self.version += len(outcome.events)
+            yield _entry(commit, outcome, self.version, stored.sequence)
         self._prev = stored.mark
 
 
@@ -104,7 +106,7 @@ def _entry(commit: Commit, outcome: Outcome, version: int, sequence: int) -> Ent
 
 def told(entry: Entry | Foreign) -> str:
     """An entry as one line for people. Keys that a client made for itself are left out."""
-    at = entry.time.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
+    at = stamp(entry.time)
     if isinstance(entry, Foreign):
         return f"{'-':>6}  {at}  foreign message of {entry.bytes} bytes, sequence {entry.seq}"
     events = ", ".join(tagged(event) for event in entry.events)

@@ -13,8 +13,7 @@ from ...streams.listing import Listing, place_of
 from ...streams.port import Session
 from ...streams.rebuild import rebuild as repair
 from .advice import HOST
-from .call import run
-from .calling import address_of
+from .calling import run, type_of
 from .hint import no_such_type
 from .options import NO_OPTIONS, Common
 from .output import Output
@@ -56,7 +55,7 @@ def entities(
         Register the ids that have a log and aren't listed, instead of listing. It asks the log
         itself, so those who publish may wait for half a second at each 100,000 ids.
     """
-    address_of(type, "x")  # the type's name
+    type_of(type)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}", "give a number from 1 on")
     if rebuild and (prefix or limit or after):

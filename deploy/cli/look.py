@@ -1,4 +1,4 @@
-"""`perdure history`, `state` and `status`: what an entity did, what it is, and who has it."""
+"""`perdure state` and `status`: what an entity is, or was, and who has it."""
 
 from __future__ import annotations
 
@@ -10,64 +10,10 @@ from msgspec import UNSET, Raw
 from ...entities.address import Address
 from ...streams.asks import NULL, raw
 from ...streams.caller import Caller
-from ...streams.commit import Damaged
-from .advice import HOST
-from .call import run
-from .calling import address_of, calling
-from .chronicle import Chronicle, tagged, told
-from .hint import no_such_type
+from .calling import address_of, connected
+from .chronicle import tagged
 from .options import NO_OPTIONS, Common
-from .output import Output
-from .trouble import SUCCESS, Failed, UsageError
-
-
-def history(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:
-    """Print an entity's log: of each command its version, time, key, and what came of it.
-
-    It reads the log itself, needs no runner, and checks the chain of hashes on the way.
-
-    For instance:
-
-    * `perdure history account a-1`
-    * `perdure history account a-1 --json | jq .events`
-
-    Parameters
-    ----------
-    type
-        The entity type: `account`.
-    id
-        The entity's id: `a-1`.
-    """
-    address = address_of(type, id)
-    settings = common.settings()
-
-    async def main() -> int:
-        async with calling(settings) as caller:
-            return await _history(caller, address, common.output())
-
-    return run(main())
-
-
-async def _history(caller: Caller, address: Address, output: Output) -> int:
-    log = caller.session.log
-    last = await log.last(address)
-    if last is None:
-        missing = await no_such_type(caller.settings, address.entity)
-        if missing is not None:
-            raise Failed(missing, f"correct it, or host it: {HOST}")
-        output.note(f"{address} has no history")
-        return SUCCESS
-    chronicle = Chronicle()
-    async for stored in log.read(address, after=0, upto=last.sequence):
-        try:
-            for entry in chronicle.read(stored):
-                output.result(entry, told(entry))
-        except Damaged as error:
-            raise Failed(
-                f"{address}: the log is damaged: {error}",
-                "its runner has quarantined it; compare with a backup of the stream",
-            ) from None
-    return SUCCESS
+from .trouble import SUCCESS, UsageError
 
 
 def state(
@@ -102,16 +48,15 @@ def state(
     settings = common.settings()
     payload = NULL if version is None and time is None else _past(version, time)
 
-    async def main() -> int:
-        async with calling(settings) as caller:
-            answer = await caller.control(caller.target(address), "state", payload)
+    async def work(caller: Caller) -> int:
+        answer = await caller.control(caller.target(address), "state", payload)
         at = answer.version
         reply = Raw(b"null") if answer.reply is UNSET else answer.reply
         value = {"state": reply, "version": at}
         common.output().result(value, f"{address} at version {at}: {tagged(reply)}")
         return SUCCESS
 
-    return run(main())
+    return connected(settings, work)
 
 
 def _past(version: int | None, time: str | None) -> Raw:
@@ -147,14 +92,13 @@ def status(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:
     address = address_of(type, id)
     settings = common.settings()
 
-    async def main() -> int:
-        async with calling(settings) as caller:
-            answer = await caller.control(caller.target(address), "status")
+    async def work(caller: Caller) -> int:
+        answer = await caller.control(caller.target(address), "status")
         found = Raw(b"null") if answer.reply is UNSET else answer.reply
         common.output().result(found, _told(address, found))
         return SUCCESS
 
-    return run(main())
+    return connected(settings, work)
 
 
 class _Status(msgspec.Struct):

@@ -9,15 +9,28 @@ and never wraps: a line that a person copies must stay one line.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 from rich.text import Text
 
 from ...entities.errors import ClusterError
 from ...entities.tagged import to_wire
-from .trouble import Trouble, one_line
+from .trouble import Trouble, UsageError, one_line
+
+UNBOUNDED = 100_000
+"""Columns of a table at most: a line that a person copies must stay one line."""
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -46,6 +59,46 @@ class Output:
         """A line for people on standard output; programs don't see it."""
         if not self.json:
             self._out.print(text, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Rows for people, each on one line however wide; a `#` before a name: to the right."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for name in columns:
+            right = name.startswith("#")
+            table.add_column(name.lstrip("#"), justify="right" if right else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        if not self.json:  # a console cuts what is wider than itself
+            Console(file=self._out.file, width=UNBOUNDED, highlight=False).print(table)
+
+    def clear(self) -> None:
+        """Begin the screen anew, where there is one."""
+        if not self.json and self._out.is_terminal:
+            self._out.clear()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a person looks at standard error, so that progress is worth showing."""
+        return self._err.is_terminal
+
+    def progress(self) -> Progress:
+        """A bar on standard error, to be used in `with`; it stays away where nobody looks."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._err,
+            transient=True,
+            disable=not self.watched,
+        )
+
+    def confirm(self, question: str, option: str) -> bool:
+        """A person's yes. Raises UsageError where nobody can answer, which names the option."""
+        if not sys.stdin.isatty():
+            raise UsageError(f"nobody here to ask: {question}", f"add {option} if you are sure")
+        self._err.print(Text(f"{question} [y/N] "), end="")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def note(self, text: str | Text) -> None:
         """Something beside the result, on standard error in both forms."""
@@ -83,15 +136,22 @@ class Output:
         )
 
 
+def stamp(time: datetime) -> str:
+    """A time for people: UTC, to the millisecond."""
+    return time.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
 def told(error: ClusterError) -> str:
-    """A cluster error for people: tag, meaning, cause, whom it concerns, and its effect."""
+    """A cluster error for people: tag, cause, whom it concerns, and its effect.
+
+    Where there is no cause, its kind's meaning stands for it.
+    """
     meaning = (type(error).__doc__ or "").partition("\n")[0].rstrip(".")
     known = {"": error.address, "key ": error.key, "request ": error.request_id}
     about = ", ".join(f"{name}{value}" for name, value in known.items() if value)
     whom = f" ({about})" if about else ""
-    cause = f": {error.cause}" if error.cause else ""
     effect = "may have taken effect" if error.may_have_taken_effect else "has had no effect"
-    return one_line(f"{error.tag}: {meaning}{cause}{whom}; it {effect}")
+    return one_line(f"{error.tag}: {error.cause or meaning}{whom}; it {effect}")
 
 
 def _write(line: str) -> None:

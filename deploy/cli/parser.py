@@ -1,8 +1,4 @@
-"""The parser: which commands there are, and how any of them ends.
-
-A command is a plain function that returns its exit code or raises Trouble; here is the one place
-that turns what it raises into a line and a code.
-"""
+"""The parser: which commands there are, in the order in which `--help` lists them."""
 
 from __future__ import annotations
 
@@ -12,20 +8,22 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, Group
 
-from ...entities.errors import ClusterError
-from ...streams.port import Incompatible, Unreachable
-from ..server import FolderUnusable, ServerFailed, ServerMissing, StoreInUse
-from .advice import next_step
 from .call import ask, result, tell
 from .check import check
+from .dead import dead
 from .dev import dev
+from .ending import ending
 from .entities import entities
-from .look import history, state, status
+from .history import history
+from .look import state, status
 from .output import Output
 from .run import run as run_command
-from .trouble import FAILED, SUCCESS, Advised, Failed, Trouble, UsageError
+from .settings import settings
+from .stats import stats
+from .trouble import FAILED
+from .verify import verify
 
 HELP = """
 Durable, sharded, event-sourced entities on NATS JetStream.
@@ -36,7 +34,7 @@ Start with the first, then type the others in another terminal:
 * `perdure ask account a-1 deposit '{"cents": 700}' --key pay-1`
 * `perdure history account a-1`
 
-Exit codes: 0 done, 1 refused or failed, 2 not understood.
+Exit codes: 0 done, 1 refused, failed or a fault found, 2 not understood.
 """
 
 app: App = App(
@@ -47,14 +45,26 @@ app: App = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # told like any other trouble
 )
-app.command(dev)
-app.command(run_command, name="run")
+HOST = Group("Develop and host", sort_key=1)
+CALL = Group("Call", sort_key=2)
+LOOK = Group("Look at an entity", sort_key=3)
+OPERATE = Group("Operate", sort_key=4)
+
+app.command(dev, group=HOST)
+app.command(run_command, name="run", group=HOST)
 # Usages are said where the parser's own would be [ARGS], for what may be left out.
-app.command(ask, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
-app.command(tell, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
-for _command in (result, status, history, state, entities):
-    app.command(_command)
-app.command(check, usage="Usage: perdure check [APP] [OPTIONS]")
+app.command(ask, group=CALL, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
+app.command(tell, group=CALL, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
+app.command(result, group=CALL)
+for _command in (status, history, state):
+    app.command(_command, group=LOOK)
+app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")
+app.command(entities, group=OPERATE)
+app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
+app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")
+dead.group = OPERATE  # an app of its own takes no options here
+app.command(dead)
+app.command(verify, group=OPERATE, usage="Usage: perdure verify [TYPE] [OPTIONS]")
 
 
 def run(tokens: Sequence[str]) -> int:
@@ -69,53 +79,6 @@ def run(tokens: Sequence[str]) -> int:
 
 def _run(tokens: Sequence[str]) -> int:
     output = Output(json="--json" in tokens)
-    try:
-        code = app(tokens, exit_on_error=False, print_error=False, verbose=False)
-    except ClusterError as error:
-        output.cluster_error(error, next_step(error))
-        return FAILED
-    except Advised as advised:
-        output.cluster_error(advised.error, advised.next_step)
-        return FAILED
-    except (Exception, KeyboardInterrupt) as error:
-        trouble = trouble_of(error)
-        if trouble is None:
-            raise
-        output.trouble(trouble)
-        return trouble.code
-    return code if isinstance(code, int) else SUCCESS
-
-
-def trouble_of(error: BaseException) -> Trouble | None:
-    """What a person can do about an error; None for a bug of ours."""
-    match error:
-        case Trouble():
-            return error
-        case CycloptsError():
-            return UsageError(str(error).rstrip("."), f"see {_help_of(error)}")
-        case Unreachable():
-            return Failed(str(error), "perdure check")
-        case Incompatible():
-            return Failed(str(error), "perdure check tells all that doesn't fit")
-        case StoreInUse():
-            stop = f"kill {error.owner}" if error.owner is not None else "stop that nats-server"
-            return Failed(
-                str(error), f"end its perdure dev, or if that is gone: {stop}; or another --store"
-            )
-        case FolderUnusable():
-            return UsageError(str(error), "give a folder that can be written as --store")
-        case ServerMissing():
-            return Failed(str(error), "do one of that")
-        case ServerFailed():
-            return Failed(
-                str(error), "mend that, or take another --port or --store (--port 0: a free one)"
-            )
-        case KeyboardInterrupt():
-            return Failed("interrupted", "run it again")
-        case _:
-            return None
-
-
-def _help_of(error: CycloptsError) -> str:
-    chain = " ".join(error.command_chain or ())
-    return f"perdure {chain} --help" if chain else "perdure --help"
+    return ending(
+        output, lambda: app(tokens, exit_on_error=False, print_error=False, verbose=False)
+    )

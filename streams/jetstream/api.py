@@ -35,6 +35,13 @@ class StreamInfo(Response, frozen=True):
     config: dict[str, Any] = {}
 
 
+class StreamNames(Response, frozen=True):
+    """One page of names."""
+
+    total: int = 0
+    streams: list[str] | None = None
+
+
 class StreamState(msgspec.Struct, frozen=True):
     """What a stream holds."""
 

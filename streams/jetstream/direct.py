@@ -7,6 +7,7 @@ be asked.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,6 +23,27 @@ BATCH = 500
 """Messages in one request; the server's own limit is 1,024."""
 BATCH_BYTES = 4 * 1024**2
 """Bytes in one request: what a reader holds in memory at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of any stream, with its subject."""
+
+    sequence: int
+    time_ns: int  # the server's timestamp
+    subject: str
+    data: bytes
+    mark: str | None  # the header MARK, if there is one
+
+    @property
+    def token(self) -> str:
+        """The last token of its subject: an escaped id, or should be."""
+        return self.subject.rpartition(".")[2]
+
+    @property
+    def stored(self) -> Stored:
+        """The same as a message of a log."""
+        return Stored(self.sequence, self.time_ns, self.data, self.mark)
 
 
 async def one(connection: Connection, stream: str, query: dict[str, Any]) -> Stored | None:
@@ -46,6 +68,21 @@ async def batch(
     As many as fit into one request of that many bytes, one at least; empty if this replica has
     none. Raises Unreachable.
     """
+    found = await _batch(connection, stream, subject, after, bytes)
+    return [_stored(message) for message in found]
+
+
+async def records(
+    connection: Connection, stream: str, subject: str, *, after: int
+) -> list[Record]:
+    """The same of a subject with wildcards, so of many entities in the order of the stream."""
+    found = await _batch(connection, stream, subject, after, BATCH_BYTES)
+    return [_record(message) for message in found]
+
+
+async def _batch(
+    connection: Connection, stream: str, subject: str, after: int, bytes: int
+) -> list[Received]:
     query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": bytes}
     collected = _Batch(connection.live())
     inbox = connection.inbox(collected.receive)
@@ -68,8 +105,9 @@ class _Batch:
 
     def __init__(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
-        self.found: list[Stored] = []
+        self.found: list[Received] = []
         self.done: asyncio.Future[None] = loop.create_future()
+        self._last = ""  # the sequence of the newest
         self._link = link
         self._loop = loop
         self._deadline = loop.time() + TIMEOUT_S
@@ -78,10 +116,11 @@ class _Batch:
         headers = message.headers or {}
         if "Nats-Sequence" not in headers:
             self._finish()  # the end of the batch, or an error
-        elif self.found and headers.get("Nats-Last-Sequence") != str(self.found[-1].sequence):
+        elif self.found and headers.get("Nats-Last-Sequence") != self._last:
             self._finish()  # one was lost on the way
         elif not self.done.done():
-            self.found.append(_stored(message))
+            self.found.append(message)
+            self._last = headers["Nats-Sequence"]
             self._deadline = self._loop.time() + TIMEOUT_S
 
     def tick(self, now: float) -> None:
@@ -100,3 +139,10 @@ def _stored(message: Received) -> Stored:
     headers = message.headers or {}
     time_ns = parse_time(headers["Nats-Time-Stamp"])
     return Stored(int(headers["Nats-Sequence"]), time_ns, message.data, headers.get(MARK))
+
+
+def _record(message: Received) -> Record:
+    found, headers = _stored(message), message.headers or {}
+    return Record(
+        found.sequence, found.time_ns, headers.get("Nats-Subject", ""), found.data, found.mark
+    )

@@ -42,6 +42,11 @@ class JetStreamSession:
         return f"<JetStreamSession {self._connection!r}>"
 
     @property
+    def connection(self) -> Connection:
+        """What is beneath, for those who look at whole streams (scan.py)."""
+        return self._connection
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
         return self._connection.alive

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from perdure.durable.stats import decode_stats
 from perdure.entities.errors import REASONS, ClusterError
 from perdure.entities.key import is_key
 from perdure.entities.settings import Settings
@@ -28,7 +30,7 @@ from perdure.streams.asks import (
     reply_allowed,
 )
 from perdure.streams.codec import digest
-from perdure.streams.commands import cause_of, parse_term
+from perdure.streams.commands import cause_of, parse_term, retry_key
 from perdure.streams.commit import (
     At,
     Commit,
@@ -39,6 +41,7 @@ from perdure.streams.commit import (
     seal,
     unseal,
 )
+from perdure.streams.jetstream.connection import Statistics
 from perdure.streams.subjects import Sharding, Subjects, escape, fnv1a32, shard_of, unescape
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
@@ -84,6 +87,7 @@ def test_subjects() -> None:
         SUBJECTS.command("account", 1, shard_of("a-1", 16), "a-1"),
         SUBJECTS.info("account"),
         SUBJECTS.member(runner),
+        SUBJECTS.stats,
         SUBJECTS.log("account", "a-1"),
         SUBJECTS.snapshot("account", "a-1"),
         SUBJECTS.dead("account", "a-1"),
@@ -95,6 +99,12 @@ def test_info() -> None:
     info = decode_info(lines("info")[0])
     assert (info.entity, info.generation, info.shards) == ("account", 1, 16)
     assert set(json.loads(lines("info")[0])) == set(asks.TypeInfo.__struct_fields__)
+
+
+def test_stats() -> None:
+    told = json.loads(lines("stats")[0])
+    assert json.loads(msgspec.json.encode(decode_stats(lines("stats")[0]))) == told
+    assert set(told["connection"]) == {field.name for field in fields(Statistics)}
 
 
 def test_ids() -> None:
@@ -215,6 +225,12 @@ def test_causes() -> None:
 
 
 # -- streams -----------------------------------------------------------------------------------
+def test_retry_keys() -> None:
+    for cause, key in table("retry keys"):
+        assert retry_key(cause) == key
+        assert is_key(key)
+
+
 def test_streams() -> None:
     settings, sharding = Settings(), Sharding(1, 16)
     streams = (

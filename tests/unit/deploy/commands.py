@@ -54,7 +54,8 @@ class Shell:
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
-        (folder / "app.py").write_text(APP)
+        if not (folder / "app.py").exists():  # a file that is written anew is a change
+            (folder / "app.py").write_text(APP)
         self.env = {
             name: value
             for name, value in os.environ.items()

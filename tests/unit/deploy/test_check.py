@@ -68,7 +68,7 @@ async def test_all_is_well_and_nothing_changes(
     async with hosted(nats_server.url, namespace=namespace) as settings:
         client = await plain_client(nats_server.url)
         before = await everything(client, namespace)
-        for role in ("runner", "reader", "caller"):
+        for role in ("runner", "reader", "caller", "operator"):
             findings = await found(settings, "counter", role=role)
             assert failed(findings) == {}
             assert "runner" in findings
@@ -90,6 +90,7 @@ async def test_the_server_has_nothing_to_say_about_a_check(own_server: OwnServer
         wanted += [
             *needs("runner", Subjects(), "counter"),
             *needs("reader", Subjects(), "counter"),
+            *needs("operator", Subjects(), "counter"),
         ]
         assert await probe.denied(wanted) == []
         answers = [await refusal(probe, need) for need in wanted if need.body != PROBE_BODY]

@@ -1,0 +1,158 @@
+"""Stats: what a runner tells of itself to whoever asks on `perdure.stats`; for operators.
+
+Every runner answers, so the asker collects. It is the `statistics()` of what a runner is made of,
+added up by entity type: nothing here decides anything, and nothing on a command's way reads it. To
+add it up takes a look at every entity in memory, so an answer is kept for a moment: asking often
+costs no more than asking now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from ..streams.port import Session
+from .activation import Activation, loop_time
+from .host import WAITING_BYTES, Load
+from .phase import Quarantined
+from .shard import Shard
+
+KEPT_S = 0.25
+"""How long an answer is kept, in seconds: ten thousand entities take some 20 ms to add up."""
+
+
+class TypeStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One entity type in one runner."""
+
+    entity: str
+    shards: int
+    """Of the type, wherever they are."""
+    owned: int
+    """Shards that this runner has; 0 while it stands by."""
+    terms: int
+    """Consumers of tells that run; fewer than `owned` only for moments."""
+    entities: int
+    """Activations: entities in memory."""
+    quarantined: int
+    """Of them, those whose log can't be folded."""
+    asks: int
+    """Commands by ask in mailboxes."""
+    tells: int
+    """Commands by tell in mailboxes: of those in the stream, what the terms' credit allows."""
+    aside: int
+    """Asks among them that wait for their caller's last tell."""
+    fullest: int
+    """Commands in the fullest mailbox."""
+    keys: int
+    """Names in ledgers for the dedup window."""
+    made: int
+    """Names in ledgers that clients made for their own repeats."""
+    single: int
+    """Commits appended alone, since the runner began."""
+    batched: int
+    """Commits appended in batches with those of other entities."""
+    batches: int
+    refused: int
+    """Batches that were refused: their commits went alone then."""
+    batching: bool
+    """Whether commits go in batches now."""
+    evicted_early: int
+    """Names that ledgers in memory dropped before their time, for lack of room."""
+
+
+class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer on `perdure.stats`."""
+
+    runner: str
+    time: int
+    """The runner's clock, Unix milliseconds."""
+    asks: int
+    """That wait in the whole runner."""
+    capacity: int
+    """Of them: beyond, asks are refused."""
+    bytes: int
+    """Of their payloads."""
+    bytes_capacity: int
+    types: tuple[TypeStats, ...]
+    connection: dict[str, Any] = {}
+    """The backend's own record of its connection, where it has one: what is in flight, what was
+    dropped."""
+
+
+@runtime_checkable
+class _Records(Protocol):
+    """A session that keeps a record of its connection."""
+
+    def statistics(self) -> Any: ...
+
+
+class Stats:
+    """Adds up one runner, at most every `KEPT_S`."""
+
+    def __init__(self, runner: str, session: Session, load: Load) -> None:
+        self._runner, self._session, self._load = runner, session, load
+        self._kept = b""
+        self._until = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"Stats({self._runner})"
+
+    def answer(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> bytes:
+        """The body of an answer, about these types and their shards."""
+        now = loop_time()
+        if now >= self._until:
+            self._kept = msgspec.json.encode(self.take(types))
+            self._until = now + KEPT_S
+        return self._kept
+
+    def take(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> RunnerStats:
+        """The record, as of now."""
+        session = self._session
+        backend = asdict(session.statistics()) if isinstance(session, _Records) else {}
+        return RunnerStats(
+            runner=self._runner,
+            time=session.clock.now_ns() // 1_000_000,
+            asks=self._load.asks,
+            capacity=self._load.capacity,
+            bytes=self._load.bytes,
+            bytes_capacity=WAITING_BYTES,
+            types=tuple(stats_of(name, shards) for name, shards in types),
+            connection=backend,
+        )
+
+
+def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
+    """One type, added up over its shards; it has at least one."""
+    held: list[Activation] = [a for shard in shards for a in shard.activations.values()]
+    boxes = [activation.mailbox.statistics() for activation in held]
+    ledgers = [a.folded.ledger for a in held if a.folded is not None]
+    kept = [ledger.statistics() for ledger in ledgers]
+    group = shards[0].host.group.statistics()
+    return TypeStats(
+        entity=entity,
+        shards=len(shards),
+        owned=sum(shard.owned for shard in shards),
+        terms=sum(shard.term is not None for shard in shards),
+        entities=len(held),
+        quarantined=sum(isinstance(a.phase, Quarantined) for a in held),
+        asks=sum(box.asks for box in boxes),
+        tells=sum(box.tells for box in boxes),
+        aside=sum(box.waiting for box in boxes),
+        fullest=max((box.asks + box.tells for box in boxes), default=0),
+        keys=sum(ledger.given for ledger in kept),
+        made=sum(ledger.made for ledger in kept),
+        single=group.single,
+        batched=group.batched,
+        batches=group.batches,
+        refused=group.refused,
+        batching=group.batching,
+        evicted_early=sum(ledger.evicted_early for ledger in ledgers),
+    )
+
+
+def decode_stats(data: bytes) -> RunnerStats:
+    """A runner's answer. Raises what msgspec raises."""
+    return msgspec.json.decode(data, type=RunnerStats)
