@@ -286,13 +286,14 @@ class Activation:
     async def _recover(self) -> None:
         host = self.host
         try:
-            folded = await recover(
-                host.session,
-                host.entity,
-                self.address,
-                host.ledger_limits,
-                from_start=self._from_start,
-            )
+            async with host.load.recoveries:
+                folded = await recover(
+                    host.session,
+                    host.entity,
+                    self.address,
+                    host.ledger_limits,
+                    from_start=self._from_start,
+                )
         except Unreachable:
             await self.pause()
         except Damaged as error:
@@ -302,6 +303,7 @@ class Activation:
             self._troubles = 0
             self.doubted = False
             self.phase = Running(folded)
+            self.execution.saving.if_due(folded)
 
     async def fresh(self, folded: Folded) -> bool:
         """Whether the leader has nothing newer than our fold; if it has, the fold is dropped."""
@@ -347,6 +349,10 @@ class Activation:
         if self._folded_from_start:
             self.quarantine(why)
             return
+        self.refold(why)
+
+    def refold(self, why: str) -> None:
+        """What is stored beside the log is of no use: fold the log from its start."""
         self.log("snapshot.distrusted", level=logging.ERROR, why=why)
         self._from_start = True
         self.phase = Cold()

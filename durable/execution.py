@@ -2,8 +2,8 @@
 
 Part of an activation (durable/activation.py), whose worker calls `step`. Here is the I/O around
 the pure plan: repeats are answered from the log, commits appended, dead letters copied, suspects
-marked before they run, defects retried, snapshots stored. Nothing is answered or acknowledged
-before its record is in the log, and nothing at all once the activation is dropped.
+marked before they run, defects retried. Nothing is answered or acknowledged before its record is
+in the log, and nothing at all once the activation is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from ..entities.errors import (
 from ..entities.retry import delay_s
 from ..streams.commit import FORMAT, GENESIS, Commit, Damaged, Outcome, seal
 from ..streams.port import Unreachable
-from . import snapshot
 from .answers import outcome_answer, versions
 from .append import InLog, Overtaken, Rejected, append
 from .deadletter import told
@@ -36,10 +35,12 @@ from .defect import described
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, has_mark, remove_mark
+from .paging import load
 from .phase import Cold
 from .plan import Limits, Plan, dead_letter, defect_error, make_plan
 from .recorded import find_recorded
 from .residents import KEPT_BYTES
+from .saving import Saving
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -72,18 +73,18 @@ class Execution:
         self._address = activation.address
         self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
         self.kept_bytes: int = 0  # what they hold, about
-        self._saving: asyncio.Task[None] | None = None
+        self.saving: Saving = Saving(activation)
         self._outcomes: int | None = None  # fewer in the next commit: the last was too large
 
     @property
     def busy(self) -> bool:
         """Whether a snapshot is on its way."""
-        return self._saving is not None
+        return bool(self.saving.tasks)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What it has in the background."""
-        return [] if self._saving is None else [self._saving]
+        return self.saving.tasks
 
     async def step(self, folded: Folded) -> None:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
@@ -145,6 +146,8 @@ class Execution:
             await self._commit(folded, plan)
         elif plan.defect is not None:
             await self._defect(folded, *plan.defect)
+        elif plan.absent is not None:
+            await load(self._activation, folded, plan.absent)
 
     # -- verdicts without an append -------------------------------------------------------------
     async def _answer_recorded(self, item: Item, sequence: int) -> bool:
@@ -281,7 +284,7 @@ class Execution:
             self._end(item, ack=buried)
         for item in marked:
             await self._unmark(item)
-        self._save_if_due(folded)
+        self.saving.after_commit(folded)
 
     async def _unmark(self, item: Item) -> None:
         """A suspect ran, and the process lives."""
@@ -422,29 +425,3 @@ class Execution:
                 self._activation.phase = Cold()
                 return False
         return True
-
-    # -- snapshots ------------------------------------------------------------------------------
-    def _save_if_due(self, folded: Folded) -> None:
-        settings = self._host.settings
-        if self._saving is None and snapshot.due(
-            folded,
-            min_commits=settings.snapshot_min_commits,
-            max_commits=settings.snapshot_max_commits,
-        ):
-            self._saving = asyncio.get_running_loop().create_task(self._save(folded))
-
-    async def _save(self, folded: Folded) -> None:
-        try:
-            folded.tail_commits = folded.tail_bytes = 0  # also if it fails: not again at once
-            body = snapshot.encode(self._host.entity, self._address, folded)
-            folded.snapshot_bytes = len(body)
-            stored = await snapshot.put(self._host.session.snapshots, self._address, body)
-            self._activation.log("snapshot.stored" if stored else "snapshot.not_stored")
-        except Exception:  # the state can't be encoded: user code; the log stays the truth
-            logger.exception(
-                "no snapshot of %s",
-                self._address,
-                extra={"action": "snapshot.failed", "address": str(self._address)},
-            )
-        finally:
-            self._saving = None

@@ -66,9 +66,9 @@ class Folded:
             if outcome.at is not None:
                 self.watermark = newest(self.watermark, outcome.at)
             entry = seen(outcome, sequence, now_ms)
-            self.ledger.add(outcome.name, entry)
+            self.ledger.add(outcome.name, entry, mark)
             if outcome.dead is not None and outcome.dead.key is not None:
-                self.ledger.add(REFUSED + outcome.dead.key, entry)
+                self.ledger.add(REFUSED + outcome.dead.key, entry, mark)
         self.ledger.prune(log_time_ms=now_ms, watermark_ms=self.watermark.time_ns // 1_000_000)
 
 

@@ -24,6 +24,12 @@ WAITING_BYTES = 64 * 1024 * 1024
 thousand of the largest payload would be 5 GiB."""
 
 
+RECOVERIES = 64
+"""Entities that one runner reads from the backend at a time, cold ones and pages of ledgers:
+enough to keep a server busy over a slow network. After a restart thousands wait, and each may take
+4 MB of the log, of the runner's memory, and of the connection on which all appends go, too."""
+
+
 class Load:
     """How much waits in the whole runner. Overload is answered before memory grows."""
 
@@ -33,6 +39,8 @@ class Load:
         self.asks: int = 0
         self.bytes: int = 0
         self.turns: Turns = Turns()
+        self.recoveries: asyncio.Semaphore = asyncio.Semaphore(RECOVERIES)
+        self.evicted_early: int = 0  # keys that ledgers had no room for, since the start
         # held by the one marked suspect that runs (durable/marks.py)
         self.alone: asyncio.Lock = asyncio.Lock()
 

@@ -36,6 +36,7 @@ from .defect import described
 from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
+from .pages import Absent
 
 OUTCOME_BYTES = 512
 """What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
@@ -66,7 +67,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do next. Items in the order of the queue; at most one of the last three is set."""
+    """What to do next. Items in the order of the queue; one of the last three at most."""
 
     recorded: list[tuple[Item, Seen]] = field(default_factory=list[tuple[Item, Seen]])
     processed: list[Item] = field(default_factory=list[Item])
@@ -81,6 +82,7 @@ class Plan:
     size: int = 0  # of the outcomes, in bytes
     suspect: Item | None = None
     defect: tuple[Item, BaseException] | None = None
+    absent: Absent | None = None  # the ledger can't tell before these parts are read
 
     def add(self, item: Item, outcome: Outcome, size: int) -> None:
         """One more outcome."""
@@ -94,7 +96,7 @@ class Unencodable(Exception):
 
 
 def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
-    """What the entity's record says of a command. The ledger is asked first."""
+    """What the entity's record says of a command. The ledger is asked first. Raises Absent."""
     if item.cause is not None and (found := folded.ledger.find(item.cause)) is not None:
         return Standing.RECORDED, found
     if item.key is not None or item.way == "ask":
@@ -133,8 +135,12 @@ def make_plan(
     for item in queue:
         if item.evicted:  # its body is not there to be decided on, or buried
             break
-        verdict, found = standing(folded, item)
         pending = bool(plan.outcomes)
+        try:
+            verdict, found = standing(folded, item)
+        except Absent as absent:
+            plan.absent = None if pending else absent
+            break
         if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:
             if pending:
                 break

@@ -26,6 +26,8 @@ from .answers import error_answer, outcome_answer
 from .defect import described
 from .folded import REFUSED, Folded
 from .ledger import Seen
+from .pages import Absent
+from .paging import load
 from .reads import (
     Past,
     Read,
@@ -168,7 +170,10 @@ class Reading:
             if read not in self._waiting:
                 continue
             if read.kind == "result":
-                await self._result(read, folded)
+                try:
+                    await self._result(read, folded)
+                except Absent as absent:  # the worker comes again
+                    await load(self._activation, folded, absent)
             else:
                 self._leave(read)
                 self._answer(read, folded)
@@ -193,7 +198,7 @@ class Reading:
         return answer_status(folded, busy=busy, runner=activation.host.runner)
 
     async def _result(self, read: Read, folded: Folded) -> None:
-        """The outcome of a key: recorded, on its way, or not known yet.
+        """The outcome of a key: recorded, on its way, or not known yet. Raises Absent.
 
         After each wait the read may be gone: a repetition took its place.
         """

@@ -51,6 +51,7 @@ class RunnerStatistics:
     asks: int  # waiting
     bytes: int  # of their payloads
     cached: int  # bytes that the entities in memory hold, about
+    evicted_early: int  # keys forgotten before `dedup_window`, since `dedup_keys` were newer
 
 
 class Hosted:
@@ -151,6 +152,7 @@ class Runner:
             self._load.asks,
             self._load.bytes,
             self._load.residents.bytes,
+            self._load.evicted_early,
         )
 
     async def start(self) -> None:

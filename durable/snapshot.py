@@ -3,7 +3,9 @@
 A snapshot is used only if the log still holds exactly the commit that it ends with; otherwise it
 is reported and the log is folded from its start. Its form is private to perdure and may change
 with any release: the fingerprint covers the state's and the events' types, `evolve`'s declared
-revision and this format. A large one is stored in parts, whose hashes the head lists.
+revision and this format. A large one is stored in parts, whose hashes the head lists; the sealed
+pages of its ledger are parts that are written once (durable/saving.py) and read when they are
+needed (durable/paging.py).
 
 It is taken when the tail since the last one has more bytes than the snapshot itself, and at least
 `snapshot_min_commits`, and always after `snapshot_max_commits`: so its cost is amortised and
@@ -24,9 +26,9 @@ from ..streams.commit import At
 from ..streams.port import Snapshots
 from .defect import described
 from .folded import Folded
-from .ledger import Ledger, LedgerLimits
+from .ledger import Ledger, LedgerHead, LedgerLimits
 
-FORMAT = 1
+FORMAT = 2
 PART_BYTES = 256 * 1024
 """Well below a server's smallest usual limit of a message."""
 
@@ -49,8 +51,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     hash: str
     time: datetime
     watermark: At
-    ledger: bytes
-    forgotten_birth: int
+    ledger: LedgerHead
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +74,6 @@ def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
 
 def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
     """A fold as bytes. Raises what msgspec raises on a state that can't be encoded."""
-    ledger, forgotten = folded.ledger.pack()
     return msgspec.msgpack.encode(
         _Snapshot(
             str(address),
@@ -85,8 +85,7 @@ def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
             folded.hash,
             folded.time,
             folded.watermark,
-            ledger,
-            forgotten,
+            folded.ledger.pack(),
         )
     )
 
@@ -103,7 +102,7 @@ def decode(
             raise OtherCode("made by other types or another revision of evolve")
         state = entity.state_decoder.decode(kept.state)
         ledger = Ledger(limits)
-        ledger.unpack(kept.ledger, kept.forgotten_birth)
+        ledger.unpack(kept.ledger)
     except Unusable:
         raise
     except Exception as error:  # a damaged body, or user code in a state's __post_init__

@@ -30,7 +30,7 @@ from perdure.durable.answers import outcome_answer
 from perdure.durable.append import InLog, Overtaken
 from perdure.durable.group import Group
 from perdure.durable.item import Item
-from perdure.durable.ledger import Ledger
+from perdure.durable.ledger import Ledger, LedgerHead, LedgerLimits
 from perdure.durable.term import Term
 from perdure.streams.commit import Commit, Stored, seal, unseal
 from perdure.streams.memory.ports import MemoryLog
@@ -78,8 +78,11 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def _empty(*_: Any) -> tuple[bytes, int]:
-    return b"", -1
+_pack = Ledger.pack
+
+
+def _empty(_: Ledger) -> LedgerHead:
+    return _pack(Ledger(LedgerLimits(0, 0, 0, 0)))
 
 
 def _no_hash(_: bytes) -> str:
@@ -424,12 +427,7 @@ def no_ledger() -> Patches:
 @bug
 def a_snapshot_is_trusted() -> Patches:
     """A snapshot is used without asking whether the log holds its last commit."""
-
-    async def from_snapshot(session: Any, entity: Any, address: Any, kept: Any, last: Any) -> Any:
-        await getattr(recovery, "_fold_tail")(session, entity, address, kept, last)  # noqa: B009
-        return kept
-
-    return [(recovery, "_from_snapshot", from_snapshot)]
+    return [(recovery, "_check_end", _nothing)]
 
 
 @bug

@@ -132,7 +132,7 @@ def test_commands_are_decided_one_after_another_each_on_the_state_before() -> No
 )
 def test_standing(one: Item, expected: Standing) -> None:
     on = folded(watermark=At(1, 10, 10_000_000), time=datetime.fromtimestamp(100, UTC))
-    on.ledger.add("known", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5))
+    on.ledger.add("known", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5), "")
     assert standing(on, one)[0] is expected
 
 
@@ -147,9 +147,9 @@ def test_a_lower_sequence_with_a_newer_time_means_a_rewound_stream_and_is_execut
 def test_a_tell_recorded_by_its_cause_is_found_though_its_key_is_anothers() -> None:
     on = folded()
     one = tell(Add(1), 5, key="k")
-    on.ledger.add("k", Seen(2, bytes(16), -1, 5))
+    on.ledger.add("k", Seen(2, bytes(16), -1, 5), "")
     assert standing(on, one)[0] is Standing.REUSED
-    on.ledger.add(one.cause or "", Seen(4, bytes(16), -1, 5))
+    on.ledger.add(one.cause or "", Seen(4, bytes(16), -1, 5), "")
     found = standing(on, one)
     assert found[0] is Standing.RECORDED
     assert found[1] is not None
@@ -163,7 +163,7 @@ def test_a_repeat_of_something_undecided_waits() -> None:
 
 def test_what_is_recorded_is_answered_first_and_ends_a_commit_otherwise() -> None:
     on = folded()
-    on.ledger.add("old", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5))
+    on.ledger.add("old", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5), "")
     got = plan(item(Add(1), "old"), item(Add(1), "a"), item(Add(1), "old"), on=on)
     assert [i.name for i, _ in got.recorded] == ["old"]
     assert [i.name for i in got.taken] == ["a"]
@@ -239,7 +239,7 @@ def test_a_deadline_that_passed_is_not_executed() -> None:
 
 def test_a_refusal_ends_a_commit_and_a_dead_letter_does_not() -> None:
     on = folded()
-    on.ledger.add("used", Seen(3, bytes(16), -1, 5))
+    on.ledger.add("used", Seen(3, bytes(16), -1, 5), "")
     got = plan(item(Add(1), "a"), item(Add(1), "used"), on=on)
     assert [i.name for i in got.taken] == ["a"]
     assert not got.refused
@@ -249,7 +249,7 @@ def test_a_refusal_ends_a_commit_and_a_dead_letter_does_not() -> None:
 
 def test_a_plan_ends_before_a_body_that_is_not_in_memory() -> None:
     on = folded()
-    on.ledger.add("old", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5))
+    on.ledger.add("old", Seen(3, bytes.fromhex(payload_hash(Add(1))), -1, 5), "")
     got = plan(tell(Add(1), 1, key="old"), tell(Add(1), 2, evicted=True), item(Add(1)), on=on)
     assert len(got.recorded) == 1
     assert not got.taken

@@ -1,0 +1,98 @@
+"""Saving: when an activation's fold is stored as a snapshot, and in which order its parts are.
+
+Part of an activation (durable/activation.py); `after_commit` is called once a commit is in the
+log. New pages of the ledger go out before the head that lists them, so that a head never lists
+what isn't there; what no head lists any more is blanked after the one that leaves it out. Each
+page is written once, so a command's part in it is constant, however much is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from . import snapshot
+from .folded import Folded
+
+if TYPE_CHECKING:
+    from .activation import Activation
+
+logger: logging.Logger = logging.getLogger("perdure.activation")
+
+
+class Saving:
+    """Stores the snapshots of one activation, one at a time."""
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What it has in the background."""
+        return [] if self._task is None else [self._task]
+
+    def after_commit(self, folded: Folded) -> None:
+        """Store a snapshot if it is time, and say what the ledger had no room for."""
+        self._tell_evicted(folded)
+        self.if_due(folded)
+
+    def if_due(self, folded: Folded) -> None:
+        """Store a snapshot if it is time; after a long recovery, too: none should be repeated."""
+        settings = self._activation.host.settings
+        if self._task is None and snapshot.due(
+            folded,
+            min_commits=settings.snapshot_min_commits,
+            max_commits=settings.snapshot_max_commits,
+        ):
+            self._task = asyncio.get_running_loop().create_task(self._save(folded))
+
+    def _tell_evicted(self, folded: Folded) -> None:
+        """Keys that left the ledger before their time: counted, and told once an entity."""
+        evicted = folded.ledger.take_evicted()
+        if not evicted:
+            return
+        activation = self._activation
+        activation.host.load.evicted_early += evicted
+        if folded.ledger.evicted_early == evicted:
+            keys = activation.host.settings.dedup_keys
+            why = f"more than dedup_keys ({keys}) within dedup_window: the oldest are forgotten"
+            activation.log("ledger.evicted_early", level=logging.WARNING, why=why)
+
+    async def _save(self, folded: Folded) -> None:
+        activation = self._activation
+        try:
+            folded.tail_commits = folded.tail_bytes = 0  # also if it fails: not again at once
+            stored = await self._store(folded)
+            activation.log("snapshot.stored" if stored else "snapshot.not_stored")
+        except Exception:  # the state can't be encoded: user code; the log stays the truth
+            logger.exception(
+                "no snapshot of %s",
+                activation.address,
+                extra={"action": "snapshot.failed", "address": str(activation.address)},
+            )
+        finally:
+            self._task = None
+
+    async def _store(self, folded: Folded) -> bool:
+        """Whether all of it was confirmed. What is stored is the fold as it is now."""
+        host, address = self._activation.host, self._activation.address
+        snapshots, pages = host.session.snapshots, folded.ledger.sealed
+        new = [] if pages is None else pages.unstored()
+        old = [] if pages is None else list(pages.doomed)
+        body = snapshot.encode(host.entity, address, folded)
+        folded.snapshot_bytes = len(body)
+        for part, data in new:
+            if not await snapshots.put(address, data, part=part):
+                return False
+            assert pages is not None
+            pages.stored(part)
+        if not await snapshot.put(snapshots, address, body):
+            return False
+        for part in old:
+            if not await snapshots.put(address, b"", part=part):
+                break  # it stays doomed, until the next time
+            if pages is not None and part in pages.doomed:
+                pages.doomed.remove(part)
+        return True
