@@ -200,20 +200,17 @@ class Pages:
             return Seen(sequence, payload, -1, time) if remembered else None
         return None
 
-    def _candidates(self, key: bytes) -> Iterator[int]:
+    def _candidates(self, key: bytes) -> list[int]:
         """The pages that may hold it, newest first."""
         prefix = int.from_bytes(key[:8], "big") & ~_PLACE
-        newest = self._pages[-1].number // self._group
-        for group in range(newest, self._pages[0].number // self._group - 1, -1):
-            filter = self._filters.get(group)
-            if filter is None:
-                continue
+        found: list[int] = []
+        for group, filter in self._filters.items():
             places = filter.places
-            at = end = bisect_left(places, prefix)
-            while end < len(places) and places[end] & ~_PLACE == prefix:
-                end += 1
-            for found in reversed(places[at:end]):
-                yield group * self._group + (found & _PLACE)
+            at = bisect_left(places, prefix)
+            while at < len(places) and places[at] <= prefix | _PLACE:
+                found.append(group * self._group + (places[at] & _PLACE))
+                at += 1
+        return sorted(found, reverse=True)
 
     def _page(self, number: int) -> _Page | None:
         at = number - self._pages[0].number if self._pages else -1
