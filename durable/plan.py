@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do next. Items in the order of the queue; one of the last three at most."""
+    """What to do next. Items in the order of the queue; at most one of the last three is set."""
 
     recorded: list[tuple[Item, Seen]] = field(default_factory=list[tuple[Item, Seen]])
     processed: list[Item] = field(default_factory=list[Item])

@@ -102,6 +102,7 @@ def test_a_head_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 class Shelf:
     """Where snapshots are kept, as a runner does it."""
 
+    limits: LedgerLimits = PAGED
     parts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     reads: list[str] = field(default_factory=list[str])
     written: int = 0
@@ -117,7 +118,7 @@ class Shelf:
             for part in list(sealed.doomed):
                 self.parts[part] = b""
                 sealed.doomed.remove(part)
-        copy = Ledger(PAGED)
+        copy = Ledger(self.limits)
         copy.unpack(ledger.pack())
         assert copy.pack() == ledger.pack()
         return copy
@@ -332,3 +333,18 @@ def test_with_pages_it_remembers_what_a_naive_one_does(
         for number in range(41):
             for name in (f"k{number}", f"m{number}"):
                 assert shelf.find(ledger, name) == naive.find(name)
+
+
+def test_a_hundred_thousand_keys_take_few_bytes() -> None:
+    limits = LedgerLimits(10**9, 100_000, 10**6, 10_000)
+    ledger, shelf = filled(100_000, limits), Shelf(limits)
+    copy = shelf.save(ledger)
+    assert sum(map(len, shelf.parts.values())) < 57 * 100_000
+    assert ledger.memory_bytes < 20 * 100_000
+    assert ledger.evicted_early == 0
+    assert shelf.find(copy, "new") is None
+    assert len(shelf.reads) < 14  # six filters, and the pages of the group that isn't full
+    assert copy.memory_bytes < 20 * 100_000
+    for n in range(0, 100_000, 9_973):
+        assert shelf.find(copy, f"k{n}") == Seen(n + 1, HASH, -1, n)
+    assert copy.memory_bytes < 20 * 100_000
