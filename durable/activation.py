@@ -42,7 +42,7 @@ from .phase import Cold, Phase, Quarantined, Running
 from .reading import Reading
 from .reads import Read
 from .recovery import recover
-from .residents import BASE_BYTES, ENTRY_BYTES, STATE_FACTOR
+from .residents import BASE_BYTES, STATE_FACTOR
 
 logger: logging.Logger = logging.getLogger("perdure.activation")
 
@@ -238,7 +238,7 @@ class Activation:
         folded = self.folded
         size = BASE_BYTES + self.execution.kept_bytes
         if folded is not None:
-            size += len(folded.ledger) * ENTRY_BYTES + self._state_bytes(folded) * STATE_FACTOR
+            size += folded.ledger.memory_bytes + self._state_bytes(folded) * STATE_FACTOR
         self.host.load.residents.weigh(self, size)
 
     def _state_bytes(self, folded: Folded) -> int:

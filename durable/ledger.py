@@ -26,9 +26,9 @@ from .pages import Seen as Seen  # others know it from here
 _MADE = Struct(f">{HASH_BYTES}sqqq")
 """A made key's payload hash, sequence, birth, time."""
 
-_ROW_BYTES = 200
-_MADE_BYTES = 220
-"""What a row, and a made key, take in memory with their place in a dict."""
+ROW_BYTES = 200
+MADE_BYTES = 200
+"""What a row, and a made key, take in memory with their place in a dict that just grew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Ledger:
     def memory_bytes(self) -> int:
         """What it takes in memory, about."""
         sealed = 0 if self._pages is None else self._pages.memory_bytes
-        return len(self._places) * _ROW_BYTES + len(self._made) * _MADE_BYTES + sealed
+        return len(self._places) * ROW_BYTES + len(self._made) * MADE_BYTES + sealed
 
     def find(self, name: str) -> Seen | None:
         """The place of a name's outcome, of the newest one. Raises Absent: parts to be read."""
