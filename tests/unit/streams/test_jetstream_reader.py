@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
-from perdure.streams.jetstream.reader import LINE_BYTES, Reader, StrictParser
+from perdure.streams.jetstream.reader import LINE_BYTES, Reader, StrictParser, headers_of
 
 Got = tuple[int, bytes, bytes, bytes, bytes | None]
 
@@ -129,6 +129,18 @@ def test_nats_py_can_read_the_headers_that_are_passed_on(block: bytes) -> None:
     client: Any = Reader()
     found = asyncio.run(client._process_headers(headers))
     assert found is None or all(isinstance(v, str) for v in found.values())
+
+
+LINES = st.lists(st.one_of(st.binary(max_size=20), st.from_regex(rb"[!-~]{1,9}:[ -~]{0,9}")))
+
+
+@given(LINES)
+def test_headers_are_read_as_nats_py_reads_them(lines: list[bytes]) -> None:
+    block = b"NATS/1.0\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+    client: Any = Reader()
+    theirs: dict[str, str] = client._parse_header_lines(block[len(b"NATS/1.0\r\n") :])
+    visible = {n: v for n, v in theirs.items() if n and n.isprintable()}
+    assert headers_of(block) == visible
 
 
 @pytest.mark.parametrize(
