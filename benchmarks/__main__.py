@@ -37,7 +37,7 @@ from .results import Results
 
 FAILED = (ServerFailed, ServerMissing, ChildFailed, Error, OSError, RuntimeError)
 STOPPED = 130
-WIDTH = 118
+WIDTH = 124
 """Columns of the tables, also where the output is no terminal."""
 
 

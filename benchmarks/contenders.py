@@ -103,10 +103,10 @@ class Contender:
             recorded = sample.completed / (time.perf_counter() - began)
         after = self._cpu()
         return Slice(
-            sample.rate,
-            recorded,
-            sample.p50_ms,
-            sample.p99_ms,
+            round(sample.rate, 1),
+            round(recorded, 1),
+            round(sample.p50_ms, 4),
+            round(sample.p99_ms, 4),
             sample.completed,
             None if before is None or after is None else after - before,
             sum(sample.errors.values()),

@@ -24,9 +24,9 @@ class Cpu(msgspec.Struct, frozen=True):
 
     def __sub__(self, other: Cpu) -> Cpu:
         return Cpu(
-            self.server - other.server,
-            self.worker - other.worker,
-            self.caller - other.caller,
+            round(self.server - other.server, 3),
+            round(self.worker - other.worker, 3),
+            round(self.caller - other.caller, 3),
         )
 
 
