@@ -37,8 +37,8 @@ from .results import Results
 
 FAILED = (ServerFailed, ServerMissing, ChildFailed, Error, OSError, RuntimeError)
 STOPPED = 130
-WIDTH = 124
-"""Columns of the tables, also where the output is no terminal."""
+WIDTH = 112
+"""Columns of the tables beside the contenders' names, also where the output is no terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +71,8 @@ async def run(plan: Plan, options: argparse.Namespace) -> int:
         code = STOPPED
     if not found.rows:
         return code
-    show(results(plan, found, before), Console(width=WIDTH, highlight=False))
+    width = WIDTH + max(len(row.contender) for row in found.rows)
+    show(results(plan, found, before), Console(width=width, highlight=False))
     lost = sum(row.errors for row in found.rows)
     progress(f"{lost} commands got no outcome" if lost else "every command got its outcome")
     return code or int(lost > 0)
