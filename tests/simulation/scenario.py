@@ -124,7 +124,7 @@ class Scenario:
             drain_timeout=3.0,
             appends=random.choice(["batch", "batch", "batch", "batch", "auto", "auto", "single"]),
         )
-        count = random.choice([1, 3, 4, 6, 8])
+        count = random.choice([1, 3, 4, 6, 8, 8])
         return Scenario(
             seed,
             settings,

@@ -176,6 +176,10 @@ def _torn(e: Evidence) -> Evidence:
 
 def test_what_was_lost_with_a_logs_tail_binds_nobody() -> None:
     assert violations(_torn(sound()), LIMITS) == []
+    refused = sound()
+    _dishonest(refused)
+    refused.torn["a"] = log_of([SECOND])  # refused on what was lost, then delivered again
+    assert violations(refused, LIMITS) == []
     evidence = sound()
     del evidence.logs["a"][1]
     assert kinds(violations(evidence, LIMITS)) == ["answered, not in the log"]

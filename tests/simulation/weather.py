@@ -53,7 +53,7 @@ class Climate:
             stale=pick([0.0, 0.2, 0.6]),
             lost_acks=pick([0.0, 0.05, 0.3]),
             staged=pick([0.0, 0.1, 0.5]),
-            sync_s=pick([0.0, 0.002, 0.01, 0.04]),
+            sync_s=pick([0.0, 0.01, 0.05, 0.15]),
         )
 
 
