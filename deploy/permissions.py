@@ -171,6 +171,7 @@ def _taking(subjects: Subjects, entity: str) -> Iterator[Need]:
     for name in (commands, *kept, *shared):
         yield _api(f"STREAM.INFO.{name}", "check a stream")
     yield _api(f"STREAM.MSG.GET.{commands}", "read a waiting tell again")
+    yield _api(f"STREAM.MSG.DELETE.{commands}", "remove a tell that no consumer finds")
     yield _api(f"CONSUMER.LIST.{commands}", "find earlier terms")
     start = f"CONSUMER.CREATE.{commands}."
     probe = f"{start}{PROBE}.{subjects.command(entity, 0, 0, PROBE)}"

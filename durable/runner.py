@@ -21,7 +21,7 @@ from ..entities.duration import seconds
 from ..entities.entity import Entity
 from ..entities.settings import Settings
 from ..streams.asks import TypeInfo, encode_info, raw, reply_allowed
-from ..streams.port import Message, Session, Subscription
+from ..streams.port import Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
 from .activation import loop_time
 from .answers import Answers
@@ -30,6 +30,7 @@ from .notices import Notices
 from .residents import Residents
 from .shard import Shard
 from .stats import Stats
+from .undelivered import Undelivered, pause_s
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
 
@@ -65,6 +66,7 @@ class Hosted:
         self.shards: list[Shard] = [
             Shard(host, sharding, n, answers, notices) for n in range(sharding.shards)
         ]
+        self._undelivered = Undelivered(host, sharding)
         self._schemas = schemas_of(host.entity)
         self._subscriptions: list[Subscription] = []
 
@@ -89,6 +91,22 @@ class Hosted:
         """Give the shards back."""
         await asyncio.gather(*(shard.release() for shard in self.shards))
         await self.host.registrar.close()
+
+    async def look(self) -> bool:
+        """Take out of the command stream what nobody is given; whether there may be more."""
+        term = self.shards[0].term
+        if term is None or term.ended.done():
+            return False  # whoever holds the first shard looks
+        try:
+            return await self._undelivered.look(term)
+        except Unreachable as error:
+            logger.warning(
+                "can't look through the command stream of %s: %s",
+                self.host.entity.name,
+                error,
+                extra={"action": "undelivered.unreachable"},
+            )
+            return False
 
     def _plain_ask(self, message: Message) -> None:
         """A bare ask is heard by all runners and taken by the owner only."""
@@ -166,7 +184,7 @@ class Runner:
             self._hosted.append(hosted)
             await hosted.start()
         create = asyncio.get_running_loop().create_task
-        self._timers = [create(self._sweeps()), create(self._progress())]
+        self._timers = [create(self._sweeps()), create(self._progress()), create(self._looks())]
         self._heard.append(await session.asks.subscribe(subjects.stats, self._tell_stats))
         waits = [create(_wait(s.ready)) for hosted in self._hosted for s in hosted.shards]
         _, late = await asyncio.wait(waits, timeout=READY_S)
@@ -251,6 +269,12 @@ class Runner:
             for hosted in self._hosted:
                 for shard in hosted.shards:
                     shard.progress()
+
+    async def _looks(self) -> None:
+        more = False
+        while True:
+            await asyncio.sleep(pause_s(more))
+            more = any([await hosted.look() for hosted in self._hosted])
 
 
 async def _wait(event: asyncio.Event) -> None:

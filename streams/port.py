@@ -220,6 +220,21 @@ class Commands(Protocol):
         """A stored tell again (its `handle` and `consumer` are empty). Raises Unreachable."""
         ...
 
+    async def oldest(self, entity: str, *, after: int) -> Delivery | None:
+        """The first stored tell beyond a sequence, as `by_sequence` gives it.
+
+        Of any token, also of one that is never delivered. Raises Unreachable.
+        """
+        ...
+
+    async def remove(self, entity: str, sequence: int) -> None:
+        """Delete a stored tell, whoever holds it; it may be gone already. Raises Unreachable.
+
+        It goes out on the present connection or not at all, as an ack does: a stream that was
+        set back gives the sequence to another tell.
+        """
+        ...
+
 
 # -- asks -------------------------------------------------------------------------------------
 class Message(Struct, frozen=True):

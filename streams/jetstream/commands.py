@@ -21,10 +21,28 @@ from ..port import (
     Unreachable,
 )
 from ..subjects import Subjects, escape
-from .api import ConsumerList, ConsumerResponse, Response, call, lookup, parse_time
+from .api import (
+    ConsumerList,
+    ConsumerResponse,
+    RawMessage,
+    Response,
+    call,
+    lookup,
+    parse_time,
+)
 from .connection import ACK_TIMEOUT_S, Connection
 from .consumer import NONCE, OWNER, JetStreamConsumer, described
-from .errors import DENIED, NO_CONSUMER, NO_STREAM, TOO_LARGE, Denied, Forbidden, Lost, TooLarge
+from .errors import (
+    DENIED,
+    NO_CONSUMER,
+    NO_SEQUENCE,
+    NO_STREAM,
+    TOO_LARGE,
+    Denied,
+    Forbidden,
+    Lost,
+    TooLarge,
+)
 from .errors import publish_answer as answer_of
 from .messages import no_responders, strings
 from .topology import sharding
@@ -128,11 +146,20 @@ class JetStreamCommands:
         """A stored tell again (its `handle` and `consumer` are empty). Raises Unreachable."""
         stream = self._subjects.command_stream(entity)
         found = await lookup(self._connection, stream, {"seq": sequence}) if sequence > 0 else None
-        if found is None:
-            return None
-        token = found.subject.rpartition(".")[2]
-        time_ns = parse_time(found.time)
-        return Delivery("", 0, found.seq, time_ns, token, found.data, found.headers(), "")
+        return None if found is None else _undelivered(found)
+
+    async def oldest(self, entity: str, *, after: int) -> Delivery | None:
+        """The first stored tell beyond a sequence, of any token. Raises Unreachable."""
+        # A filter of everything isn't looked up in the server's index of subjects.
+        query = {"seq": after + 1, "next_by_subj": ">"}
+        found = await lookup(self._connection, self._subjects.command_stream(entity), query)
+        return None if found is None else _undelivered(found)
+
+    async def remove(self, entity: str, sequence: int) -> None:
+        """Delete a stored tell; it may be gone already. Raises Unreachable."""
+        path = f"STREAM.MSG.DELETE.{self._subjects.command_stream(entity)}"
+        body = {"seq": sequence, "no_erase": True}  # overwriting it would cost a rewrite
+        await self._call(path, body, Response, *NO_SEQUENCE, NO_STREAM)
 
     async def _nobody(self, stream: str) -> PublishAnswer:
         """Nobody took a tell: there is no stream, or it has no leader for some seconds."""
@@ -165,3 +192,10 @@ class JetStreamCommands:
             return await call(self._connection, path, body, kind, accept=accept)
         except Incompatible as error:
             raise Unreachable(str(error)) from None
+
+
+def _undelivered(found: RawMessage) -> Delivery:
+    """A stored tell, as no consumer's delivery."""
+    token = found.subject.rpartition(".")[2]
+    time_ns = parse_time(found.time)
+    return Delivery("", 0, found.seq, time_ns, token, found.data, found.headers(), "")

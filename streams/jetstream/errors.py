@@ -31,6 +31,8 @@ DENIED = 403
 NO_RESPONDERS = 503
 NO_CONSUMER = 10014
 NO_MESSAGE = 10037
+NO_SEQUENCE = (10043, 10057)
+"""To delete what isn't there: below the last sequence, and beyond it."""
 TOO_LARGE = 10054
 NAME_IN_USE = 10058
 NO_STREAM = 10059

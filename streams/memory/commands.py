@@ -153,6 +153,20 @@ class MemoryCommands:
         tell = None if queue is None else queue.by_sequence(sequence)
         return await self._connection.answer(tell)
 
+    async def oldest(self, entity: str, *, after: int) -> Delivery | None:
+        """The first stored tell beyond a sequence."""
+        self._connection.demand()
+        queue = self._streams.queues.get(entity)
+        return await self._connection.answer(None if queue is None else queue.oldest(after))
+
+    async def remove(self, entity: str, sequence: int) -> None:
+        """Delete a stored tell; it may be gone already."""
+        self._connection.demand()
+        queue = self._streams.queues.get(entity)
+        if queue is not None:
+            queue.delete_tell(sequence)
+        await self._connection.answer(None)
+
     def part(self) -> None:
         """The connection breaks or ends: the broker sees that nobody pulls."""
         for consumer in self._consumers:

@@ -129,6 +129,11 @@ class QueueConsumer:
             return True
         return self._held.pop(sequence, None) is not None
 
+    def forget(self, sequence: int) -> None:
+        """A message was deleted: it is delivered no more."""
+        if not self.settle(sequence) and sequence in self._new:
+            self._new.remove(sequence)
+
     def extend(self, sequence: int) -> None:
         """Progress was reported: another `ack_wait` for a held message."""
         if sequence in self._held:

@@ -3,6 +3,9 @@
 Held to the server's configuration: retention work queue, discard new, a limit for each subject
 and one of bytes for the whole; an acknowledged message is removed and frees its place. One
 consumer a shard, since overlapping filters are refused on a work queue.
+
+A token with a DEL byte is no part of any subject to the server's index: such a tell is stored and
+acknowledged, but no consumer is given it and no limit of a subject counts it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from .consumer import Attached, QueueConsumer
 
 FULL_CODE = 10077
 """The server's code when any limit of a stream is reached; only the text tells which."""
+
+
+UNINDEXED = "\x7f"
+"""What the server's index of subjects takes for no part of one."""
 
 
 def headers_size(headers: Mapping[str, str] | None) -> int:
@@ -78,7 +85,8 @@ class Queue:
         self, token: str, data: bytes, headers: Mapping[str, str] | None, subject_size: int
     ) -> PublishAnswer:
         """Store a tell, or refuse it; `subject_size` is the length of its stored subject."""
-        if self._waiting.get(token, 0) >= self.limits.per_entity:
+        indexed = UNINDEXED not in token
+        if indexed and self._waiting.get(token, 0) >= self.limits.per_entity:
             return Full()
         size = 30 + subject_size + len(data) + (headers_size(headers) + 4 if headers else 0)
         if self._bytes + size > self.limits.bytes:
@@ -94,8 +102,10 @@ class Queue:
             size,
         )
         self._tells[tell.sequence] = tell
-        self._waiting[token] = self._waiting.get(token, 0) + 1
         self._bytes += size
+        if not indexed:
+            return Appended(tell.sequence)
+        self._waiting[token] = self._waiting.get(token, 0) + 1
         consumer = self._consumer_of(tell.shard)
         if consumer is not None:
             consumer.stored(tell.sequence)
@@ -105,6 +115,18 @@ class Queue:
         """A waiting tell, as no consumer's delivery."""
         tell = self._tells.get(sequence)
         return None if tell is None else _delivery(tell, "", 0, "")
+
+    def oldest(self, after: int) -> Delivery | None:
+        """The first tell beyond a sequence, as no consumer's delivery."""
+        found = next((tell for sequence, tell in self._tells.items() if sequence > after), None)
+        return None if found is None else _delivery(found, "", 0, "")
+
+    def delete_tell(self, sequence: int) -> None:
+        """Remove a tell, if it is there, whoever holds it."""
+        if sequence in self._tells:
+            for consumer in self._consumers.values():
+                consumer.forget(sequence)
+            self._remove(sequence)
 
     # -- consumers --------------------------------------------------------------------------------
     def create(
@@ -178,6 +200,8 @@ class Queue:
     def _remove(self, sequence: int) -> None:
         tell = self._tells.pop(sequence)
         self._bytes -= tell.size
+        if UNINDEXED in tell.token:
+            return
         self._waiting[tell.token] -= 1
         if not self._waiting[tell.token]:
             del self._waiting[tell.token]
@@ -207,7 +231,11 @@ class Queue:
         return None
 
     def _of_shard(self, shard: int) -> list[int]:
-        return [s for s, tell in self._tells.items() if tell.shard == shard]
+        return [
+            s
+            for s, tell in self._tells.items()
+            if tell.shard == shard and UNINDEXED not in tell.token
+        ]
 
     def _emit(self, consumer: QueueConsumer, sequence: int) -> None:
         number = consumer.consumer_sequence

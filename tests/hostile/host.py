@@ -1,7 +1,8 @@
 """A runner in a process of its own: `python -m tests.hostile.host URL NAMESPACE ACTIONS [JSON]`.
 
 Each noteworthy action is one line in the file ACTIONS: its name, a space, and the message. JSON
-holds more settings. With `PERDURE_HOST_QUIET` only warnings are noted: a line costs time.
+holds more settings. With `PERDURE_HOST_QUIET` only warnings are noted: a line costs time. With
+`PERDURE_HOST_LOOK_S` tells that nobody is given are looked for so often, and taken at that age.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from perdure import Settings, serve
+from perdure.durable import undelivered
 
 from .victim import victim
 
@@ -40,6 +42,8 @@ def main(url: str, namespace: str, actions: str, more: str = "{}") -> None:
     root.addHandler(Actions(Path(actions)))
     quiet = "PERDURE_HOST_QUIET" in os.environ
     logging.getLogger("perdure").setLevel(logging.WARNING if quiet else logging.DEBUG)
+    if "PERDURE_HOST_LOOK_S" in os.environ:
+        undelivered.LOOK_S = undelivered.AGE_S = float(os.environ["PERDURE_HOST_LOOK_S"])
     given = {"url": url, "namespace": namespace, **json.loads(more)}
     settings = msgspec.convert(given, Settings)
     asyncio.run(serve(victim, settings=settings))

@@ -333,6 +333,14 @@ class SimulatedCommands:
             "tell by sequence", lambda: self._inner.by_sequence(entity, sequence)
         )
 
+    async def oldest(self, entity: str, *, after: int) -> Delivery | None:
+        return await self._wire.call(
+            "oldest tell", lambda: self._inner.oldest(entity, after=after)
+        )
+
+    async def remove(self, entity: str, sequence: int) -> None:
+        await self._wire.call("remove tell", lambda: self._inner.remove(entity, sequence))
+
 
 class SimulatedInbox:
     def __init__(self, inner: Inbox, wire: Wire) -> None:

@@ -163,3 +163,64 @@ async def an_unacknowledged_tell_is_stored_once(backend: Backend) -> None:
     term = await begin(backend, session, "g1-s0-t1-a", credit=10)
     await term.got(2)
     assert term.texts == ["one", "two"]
+
+
+async def a_token_with_a_del_is_never_delivered(backend: Backend) -> None:
+    """Stored and acknowledged, but no filter and no limit of a subject finds it; `oldest` does."""
+    session = await backend.session(mailbox_capacity=1)
+    await session.provision(TYPE)
+    terms = [
+        await begin(backend, session, f"g1-s{n}-t1-a", shard=n, credit=100) for n in range(SHARDS)
+    ]
+    hidden = session.subjects.to(TYPE, "a\x7fb")
+    for number in (1, 2):
+        answer = await session.asks.request(hidden, b"x", timeout_s=backend.patience_s)
+        assert json.loads(answer.data)["seq"] == number
+    await tell(session, "a-1", "an innocent one")
+    await until(backend, lambda: any(term.texts for term in terms), "the innocent one")
+    assert [text for term in terms for text in term.texts] == ["an innocent one"]
+    found = await session.commands.oldest(TYPE, after=1)
+    assert found is not None
+    assert (found.sequence, found.token, found.data) == (2, "a\x7fb", b"x")
+
+
+async def the_oldest_tell_beyond_a_sequence(backend: Backend) -> None:
+    """In the order of the stream, of all entities, as by its sequence, held or not."""
+    session = await backend.session()
+    await session.provision(TYPE)
+    assert await session.commands.oldest(TYPE, after=0) is None
+    assert await session.commands.oldest("unknown", after=0) is None
+    await tell(session, "a-1", "1")
+    await tell(session, "a-2", "2")
+    await tell(session, "a-1", "3")
+    term = await begin(backend, session, "g1-s0-t1-a", credit=10)
+    await term.got(2)
+    found = [await session.commands.oldest(TYPE, after=n) for n in range(4)]
+    assert [None if f is None else f.data for f in found] == [b"1", b"2", b"3", None]
+    assert found[0] == await session.commands.by_sequence(TYPE, 1)
+    term.consumer.ack(term.deliveries[0].handle)
+    await settled(backend, session, 1)
+    assert await session.commands.oldest(TYPE, after=0) == found[1]
+
+
+async def a_removed_tell_is_gone(backend: Backend) -> None:
+    """Not delivered, not counted; held ones don't come again. Removing it again does nothing."""
+    session = await backend.session(mailbox_capacity=4, ack_wait=1, ack_progress=0.2)
+    await session.provision(TYPE)
+    await tell(session, "a-1", "1", "2", "3", "4")
+    term = await begin(backend, session, "g1-s0-t1-a", credit=2)
+    await term.got(2)
+    for sequence in (2, 3, 2, 99):
+        await session.commands.remove(TYPE, sequence)
+    await session.commands.remove("unknown", 1)
+    assert await session.commands.by_sequence(TYPE, 2) is None
+    await tell(session, "a-1", "5", "6")
+    assert await session.commands.publish(address(), b"x") == Full()
+    term.consumer.grant(10)
+    await until(backend, lambda: term.texts.count("1") > 1, "the held one again")
+    assert "3" not in term.texts
+    assert term.texts.count("2") == 1
+    await session.commands.delete(TYPE, term.name)
+    again = await begin(backend, session, "g1-s0-t2-b", credit=10)
+    await again.got(4)
+    assert again.texts == ["1", "4", "5", "6"]

@@ -9,18 +9,21 @@ from typing import Any
 from perdure.entities.address import Address
 from perdure.entities.settings import Settings
 from perdure.streams.memory import consumer as consumers
+from perdure.streams.memory import queue as queues
 from perdure.streams.memory.broker import MemoryBroker, Streams
 from perdure.streams.memory.commands import MemoryCommands, MemoryConsumer
 from perdure.streams.memory.consumer import Attached, QueueConsumer
 from perdure.streams.memory.queue import FULL_CODE, Limits, Queue
 from perdure.streams.memory.session import MemorySession
-from perdure.streams.port import ConsumerInfo, Full, NoAck, PublishAnswer, Refused, Taken
+from perdure.streams.port import ConsumerInfo, Delivery, Full, NoAck, PublishAnswer, Refused, Taken
 from perdure.streams.subjects import Sharding
 
 from ..backend import SHARDS, TYPE
 from .plant import Patch, nothing, noticed_by
 
 _publish = Queue.publish
+_by_sequence = Queue.by_sequence
+_oldest = Queue.oldest
 _create = Queue.create
 _delete = Queue.delete
 _settle = QueueConsumer.settle
@@ -476,3 +479,60 @@ def nobody_hears_of_a_rewind(patch: Patch) -> None:
         self.streams("perdure").queues[TYPE].rewind(keep)
 
     patch.setattr(MemoryBroker, "rewind", rewind)
+
+
+# -- the walk along the stream ----------------------------------------------------------------
+@noticed_by("a_token_with_a_del_is_never_delivered")
+def a_del_is_a_byte_like_others(patch: Patch) -> None:
+    patch.setattr(queues, "UNINDEXED", "no token has this")
+
+
+@noticed_by("a_token_with_a_del_is_never_delivered")
+def the_walk_uses_the_index(patch: Patch) -> None:
+    def oldest(self: Any, after: int) -> Delivery | None:
+        left = (s for s, t in self._tells.items() if s > after and "\x7f" not in t.token)
+        return _by_sequence(self, next(left, 0))
+
+    patch.setattr(Queue, "oldest", oldest)
+
+
+@noticed_by("the_oldest_tell_beyond_a_sequence")
+def the_walk_never_moves(patch: Patch) -> None:
+    def oldest(self: Queue, after: int) -> Delivery | None:
+        return _oldest(self, 0)
+
+    patch.setattr(Queue, "oldest", oldest)
+
+
+@noticed_by("the_oldest_tell_beyond_a_sequence")
+def the_walk_gives_the_same_again(patch: Patch) -> None:
+    def oldest(self: Queue, after: int) -> Delivery | None:
+        return _oldest(self, after - 1)
+
+    patch.setattr(Queue, "oldest", oldest)
+
+
+@noticed_by("a_removed_tell_is_gone")
+def nothing_is_removed(patch: Patch) -> None:
+    patch.setattr(Queue, "delete_tell", nothing)
+
+
+@noticed_by("a_removed_tell_is_gone")
+def a_removed_tell_keeps_its_place(patch: Patch) -> None:
+    def delete_tell(self: Any, sequence: int) -> None:
+        for consumer in self._consumers.values():
+            consumer.forget(sequence)
+        self._tells.pop(sequence, None)
+
+    patch.setattr(Queue, "delete_tell", delete_tell)
+
+
+@noticed_by("a_removed_tell_is_gone")
+def what_is_held_cannot_be_removed(patch: Patch) -> None:
+    delete_tell = Queue.delete_tell
+
+    def deleting(self: Any, sequence: int) -> None:
+        if not any(sequence in consumer._held for consumer in self._consumers.values()):
+            delete_tell(self, sequence)
+
+    patch.setattr(Queue, "delete_tell", deleting)
