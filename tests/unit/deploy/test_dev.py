@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -277,7 +277,7 @@ def test_a_server_that_dies_ends_it(tmp_path: Path) -> None:
     with shell.running("dev", "app.py", "--port", "0", "--json", "--store", "s") as process:
         process.ready()
         pid = int((tmp_path / "s" / "lock").read_text())
-        subprocess.run(["kill", "-9", str(pid)], check=True)
+        os.kill(pid, signal.SIGKILL)
         ended = process.end()
     assert ended.code == 1
     assert f"nats-server ended by itself with code {-signal.SIGKILL}" in ended.out
