@@ -168,10 +168,28 @@ def nobody(state: Attempts, policy: Policy, number: int, jitter: float) -> Step:
     return _elsewhere(state, policy, jitter)
 
 
+def costs(state: Attempts) -> bool:
+    """Whether the next attempt is a repeat that could make an overload worse."""
+    return not state.answered or state.standing in (Standing.BUSY, Standing.SUSPENDED)
+
+
+def put_off(state: Attempts, policy: Policy, jitter: float) -> Step:
+    """A repeat is due, but its client may send no more now: it waits for its next interval."""
+    wait_s = state.silence_s or policy.repeat_after_s
+    state = msgspec.structs.replace(state, silence_s=min(wait_s * GROWTH, LONGEST_S))
+    return state, Repeat(_spread(wait_s, jitter))
+
+
 def refused(
-    state: Attempts, policy: Policy, number: int, error: ClusterError, jitter: float
+    state: Attempts,
+    policy: Policy,
+    number: int,
+    error: ClusterError,
+    jitter: float,
+    *,
+    may_repeat: bool = True,
 ) -> Step:
-    """An attempt was answered by a cluster error."""
+    """An attempt was answered by a cluster error. `may_repeat`: the client can pay for another."""
     if _is_none(error):
         state = msgspec.structs.replace(state, open=state.open - {number})
     if number != state.number:
@@ -187,7 +205,7 @@ def refused(
             return _elsewhere(state, policy, jitter)
         case MailboxFull():
             state = msgspec.structs.replace(state, refusals=state.refusals + 1)
-            if state.refusals < policy.transient.attempts:
+            if may_repeat and state.refusals < policy.transient.attempts:
                 return state, Repeat(delay_s(policy.transient, state.refusals, jitter))
         case _:
             pass

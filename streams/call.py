@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct
 from ..entities.address import Address
 from ..entities.errors import (
     ClusterError,
+    MailboxFull,
     MalformedMessage,
     RpcClientError,
     SendTimeout,
@@ -30,15 +31,18 @@ from .attempts import (
     Policy,
     Repeat,
     Step,
+    costs,
     cut,
     expired,
     may,
     nobody,
+    put_off,
     refused,
     sent,
     unheard,
     unknown_type,
 )
+from .budget import Budget
 from .codec import Undecodable
 from .port import Message, Session, Unreachable
 from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
@@ -73,6 +77,7 @@ class Call:
         session: Session,
         routes: Routes,
         answers: Answers,
+        budget: Budget,
         target: Target,
         policy: Policy,
         timeout_s: float,
@@ -82,6 +87,7 @@ class Call:
         self._session = session
         self._routes = routes
         self._answers = answers
+        self._budget = budget
         self._target = target
         self._policy = policy
         self._timeout_s = timeout_s
@@ -90,7 +96,9 @@ class Call:
         self._state = Attempts()
         self._due = self._loop.time()  # when to send next
         self._refresh = False  # ask for the route before
+        self._paid_at: float | None = None  # when the newest attempt went out, if it cost a token
         self._body = b""
+        budget.call()
 
     def __repr__(self) -> str:
         return f"<Call {self._target.request} to {self._target.address}: {self._state}>"
@@ -148,6 +156,13 @@ class Call:
             self._target = self._target.keyed(made.key)
             self._body = encode_envelope(made)
             self._check_size()
+        now = self._loop.time()
+        self._paid_at = None
+        if costs(self._state):
+            if not self._budget.take(now):
+                self._apply(put_off(self._state, self._policy, self._jitter()))
+                return
+            self._paid_at = now
         self._apply(sent(self._state, self._policy, self._jitter()))
         number, target, sharding = self._state.number, self._target, route.sharding
         if number > 1:
@@ -215,6 +230,7 @@ class Call:
         try:
             answer = decode_answer(message.data)
             if answer.error is UNSET:
+                self._give_back(number)
                 return answer
             error: ClusterError = ClusterError.decode(bytes(answer.error))
         except Undecodable as undecodable:
@@ -225,8 +241,19 @@ class Call:
             self._routes.doubt(self._target.address.entity)
         if answer.seq is not None:  # a recorded verdict: an outcome, from whichever attempt
             raise self._failed(error)
-        self._apply(refused(self._state, self._policy, number, error, self._jitter()))
+        full = isinstance(error, MailboxFull) and number == self._state.number
+        paid = not full or self._budget.take(self._loop.time())
+        jitter = self._jitter()
+        self._apply(refused(self._state, self._policy, number, error, jitter, may_repeat=paid))
         return None
+
+    def _give_back(self, number: int) -> None:
+        """The outcome came: at once after a repeat, in answer to it?"""
+        paid_at = self._paid_at
+        if paid_at is None or number != self._state.number:
+            return
+        if self._loop.time() - paid_at <= self._policy.repeat_after_s:
+            self._budget.give()
 
     # -- what was decided ---------------------------------------------------------------------
     def _apply(self, step: Step) -> None:

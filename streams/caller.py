@@ -20,6 +20,7 @@ from ..entities.settings import Settings
 from .answers import Answers
 from .asks import NULL, Answer, Envelope, encode_envelope
 from .attempts import Effect, Policy
+from .budget import Budget
 from .call import Call, Target
 from .outgoing import birth_of, lasting_key, made_key, timeout_of, token_of
 from .port import Session
@@ -66,6 +67,7 @@ class Caller:
         self.session = session
         self.settings = settings
         self.routes: Routes = Routes(session)
+        self.budget: Budget = Budget()
         self.told: Told = Told(settings.told_addresses)
         self._policies: dict[tuple[Effect, bool], Policy] = {
             (effect, wait): Policy(
@@ -123,7 +125,8 @@ class Caller:
             reply_to = answers.subject(0)
             await self._store(target, payload, answers, way.timeout_s, reply_to)
             call = Call(
-                self.session, self.routes, answers, target, policy, way.timeout_s, deadline
+                *(self.session, self.routes, answers, self.budget),
+                *(target, policy, way.timeout_s, deadline),
             )
             answer = await call.attach(self._result_envelope(target, deadline, payload))
         return self._saw(target, answer)
@@ -197,7 +200,7 @@ class Caller:
         envelope: Callable[[Route], Envelope],
     ) -> Answer:
         with self._answers() as answers:
-            call = Call(self.session, self.routes, answers, target, policy, timeout_s)
+            call = Call(self.session, self.routes, answers, self.budget, target, policy, timeout_s)
             answer = await call.run(envelope)
         return self._saw(target, answer)
 
