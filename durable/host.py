@@ -11,6 +11,7 @@ from ..entities.settings import Settings
 from ..streams.port import Session
 from .group import Group
 from .ledger import LedgerLimits
+from .pace import Pace
 from .plan import Limits
 from .registrar import Registrar
 from .residents import Residents
@@ -33,19 +34,27 @@ enough to keep a server busy over a slow network. After a restart thousands wait
 class Load:
     """How much waits in the whole runner. Overload is answered before memory grows."""
 
-    def __init__(self, capacity: int, residents: Residents) -> None:
-        self.capacity = capacity
+    def __init__(self, most: int, residents: Residents) -> None:
+        """`most` asks may wait, whatever the pace."""
+        self.pace: Pace = Pace(most)
         self.residents: Residents = residents
         self.asks: int = 0
         self.bytes: int = 0
-        self.turns: Turns = Turns()
+        self.turns: Turns = Turns(self.pace)
         self.recoveries: asyncio.Semaphore = asyncio.Semaphore(RECOVERIES)
         self.evicted_early: int = 0  # keys that ledgers had no room for, since the start
         # held by the one marked suspect that runs (durable/marks.py)
         self.alone: asyncio.Lock = asyncio.Lock()
 
+    @property
+    def capacity(self) -> int:
+        """How many asks may wait right now."""
+        return self.pace.capacity
+
     def full(self) -> bool:
         """Whether no more asks may wait."""
+        if self.asks >= self.capacity:
+            self.pace.look(asyncio.get_running_loop().time())
         return self.asks >= self.capacity or self.bytes >= WAITING_BYTES
 
     def add(self, size: int) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from .pace import Pace
+
 SLICE_S = 0.005
 """How long the loop may be busy with decisions between two looks at the network, in seconds: far
 below the 0.1 s within which a refusal must be on its way, since all else takes its time, too."""
@@ -25,7 +27,8 @@ SHARE = 0.1
 class Turns:
     """A line of workers. Uncontended, a turn costs next to nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._line: deque[asyncio.Future[None]] = deque()
         self._running: bool = False
         self._free: int = 1  # who may still go before the next look at the network
@@ -68,6 +71,7 @@ class Turns:
                 turn.set_result(None)
                 free -= 1
         self._free = free
+        self._pace.round(loop.time(), waiting=bool(self._line))
         if idle and free == most:
             self._running = False
         else:
@@ -75,6 +79,7 @@ class Turns:
 
     def took(self, seconds: float, outcomes: int) -> None:
         """A decision about that many commands took that long."""
+        self._pace.did(outcomes)
         self._plan_s += SHARE * (seconds - self._plan_s)
         if outcomes:
             self._outcome_s += SHARE * (seconds / outcomes - self._outcome_s)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from perdure.durable.pace import Pace
 from perdure.durable.turns import AT_ONCE, SLICE_S, Turns
 
 
@@ -29,7 +30,7 @@ async def rounds(turns: Turns, workers: int) -> list[int]:
 
 
 async def test_alone_nobody_waits() -> None:
-    turns = Turns()
+    turns = Turns(Pace(10_000))
     for _ in range(3):
         with pytest.raises(StopIteration):  # it ends without waiting for anything
             turns.take().send(None)
@@ -38,7 +39,7 @@ async def test_alone_nobody_waits() -> None:
 
 
 async def test_slow_decisions_go_one_by_one() -> None:
-    turns = Turns()
+    turns = Turns(Pace(10_000))
     for _ in range(200):
         turns.took(SLICE_S * 3, 1)
     assert turns.at_once == 1
@@ -47,7 +48,7 @@ async def test_slow_decisions_go_one_by_one() -> None:
 
 
 async def test_quick_ones_go_together() -> None:
-    turns = Turns()
+    turns = Turns(Pace(10_000))
     for _ in range(200):
         turns.took(SLICE_S / 1000, 1)
     assert turns.at_once == AT_ONCE
@@ -55,7 +56,7 @@ async def test_quick_ones_go_together() -> None:
 
 
 async def test_who_gave_up_takes_nobodys_turn() -> None:
-    turns = Turns()
+    turns = Turns(Pace(10_000))
     turns.took(SLICE_S * 100, 1)
     await turns.take()
     waiting = [asyncio.create_task(turns.take()) for _ in range(5)]
@@ -69,7 +70,7 @@ async def test_who_gave_up_takes_nobodys_turn() -> None:
 
 
 def test_a_decision_is_about_as_many_as_end_in_time() -> None:
-    turns = Turns()
+    turns = Turns(Pace(10_000))
     assert turns.outcomes(64) == 64, "nothing is known yet"
     for _ in range(200):
         turns.took(0.001 * 4, 4)
