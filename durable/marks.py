@@ -26,13 +26,20 @@ def mark_key(entity: str, cause: str) -> str:
 async def add_mark(members: Members, entity: str, cause: str) -> int:
     """Store one more mark; how many there are now. Returns only when the server confirmed."""
     key = mark_key(entity, cause)
+    unsure: tuple[int, int] | None = None  # count and revision of a put that nobody confirmed
     while True:
         try:
             entry = await members.get(key)
+            if entry is not None and unsure is not None:
+                count, expected = unsure
+                if int(entry.value) == count and entry.revision > expected:
+                    return count  # it was stored; only its acknowledgement is missing
             count = 1 if entry is None else int(entry.value) + 1
             expected = 0 if entry is None else entry.revision
+            unsure = count, expected
             if await members.put(key, str(count).encode(), expected=expected) is not None:
                 return count
+            unsure = None
         except Unreachable:
             await asyncio.sleep(RETRY_S)
 
