@@ -9,11 +9,11 @@ from __future__ import annotations
 import msgspec
 from typing_extensions import dataclass_transform
 
-from .naming import snake
+from .naming import Tags, snake
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Event(msgspec.Struct, frozen=True, tag=snake):
+class Event(msgspec.Struct, metaclass=Tags, frozen=True, tag=snake):
     """What happened, in the past tense: `Deposited`, `Withdrawn`.
 
     Gotchas: it is stored for ever under its tag. Rename the class, keep `tag="old_name"`; add

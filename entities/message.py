@@ -22,6 +22,7 @@ from typing_extensions import TypeVar, dataclass_transform
 from .annotations import name_of
 from .decision import Decision
 from .event import Event as Event
+from .naming import Tags
 from .naming import snake as snake
 from .state import State
 from .tagged import Failure
@@ -40,7 +41,12 @@ def _require_reply(base: bool, name: str, arguments: object) -> None:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(
-    msgspec.Struct, Generic[S, R_co, E_co], frozen=True, tag=snake, forbid_unknown_fields=True
+    msgspec.Struct,
+    Generic[S, R_co, E_co],
+    metaclass=Tags,
+    frozen=True,
+    tag=snake,
+    forbid_unknown_fields=True,
 ):
     """Asks an entity with state `S` to change; answered by `R`, or refused with `E`.
 
@@ -73,7 +79,14 @@ class Command(
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Query(msgspec.Struct, Generic[S, R_co], frozen=True, tag=snake, forbid_unknown_fields=True):
+class Query(
+    msgspec.Struct,
+    Generic[S, R_co],
+    metaclass=Tags,
+    frozen=True,
+    tag=snake,
+    forbid_unknown_fields=True,
+):
     """Asks an entity with state `S` something; answered by `R`. It writes nothing."""
 
     if not TYPE_CHECKING:

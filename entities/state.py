@@ -11,11 +11,11 @@ from typing import Any, Self
 import msgspec
 from typing_extensions import dataclass_transform
 
-from .naming import snake
+from .naming import Tags, snake
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class State(msgspec.Struct, frozen=True, tag=snake):
+class State(msgspec.Struct, metaclass=Tags, frozen=True, tag=snake):
     """What an entity is at one version: the fold of its events.
 
     The tag is the entity type's name: `Account` gives `account`, `class Account(State,
@@ -36,5 +36,5 @@ class State(msgspec.Struct, frozen=True, tag=snake):
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Value(msgspec.Struct, frozen=True, tag=snake):
+class Value(msgspec.Struct, metaclass=Tags, frozen=True, tag=snake):
     """Any other plain data: a reply, a verdict, a part of a state. Frozen and tagged."""

@@ -20,7 +20,7 @@ import msgspec
 from typing_extensions import dataclass_transform
 
 from .annotations import hints
-from .naming import snake
+from .naming import TYPE_FIELD, snake
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -113,8 +113,10 @@ def wire_twin(cls: type[Tagged]) -> type[msgspec.Struct]:
             kw_only=True,
             module=cls.__module__,
         )
-    except ValueError as error:  # a field named `type`, which is where the tag goes
-        raise TypeError(f"{cls.__name__}: {error}") from None
+    except ValueError as error:
+        if "tag_field" not in str(error):
+            raise TypeError(f"{cls.__name__}: {error}") from None
+        raise TypeError(f"{cls.__name__}: {TYPE_FIELD}") from None
     return _twins.setdefault(cls, twin)
 
 
