@@ -8,13 +8,18 @@ do that of `permissions.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from ..durable.clocks import MEND, told, verdict
+from ..entities.clock import SystemClock
+from ..entities.duration import seconds
 from ..entities.settings import Settings
 from ..streams.asks import TypeInfo, decode_info
 from ..streams.codec import Undecodable
+from ..streams.jetstream.api import parse_time
 from ..streams.jetstream.consumer import OWNER
 from ..streams.jetstream.errors import ENABLE, NO_STREAM
 from ..streams.jetstream.login import shown
@@ -35,6 +40,9 @@ from .probe import Nobody, Probe, Silent
 
 FIRST_GENERATION = 1
 """Of a type that was never resized."""
+SENDS = 20
+"""Questions that are timed: enough that one of them would meet what delays one in a hundred now
+and then, and done in some milliseconds."""
 RUN = "start a runner, which creates what is missing: perdure run APP"
 RESTART = "restart the runner {}, which creates what is missing when it starts"
 ALLOW = "allow it in the server's configuration for this login"
@@ -47,6 +55,8 @@ class Checks:
         self._probe, self._settings = probe, settings
         self._role: Role = role
         self._subjects = Subjects(settings.namespace)
+        self._clock = SystemClock()
+        self._ahead_s: float | None = None  # this machine's clock, before the server's
 
     async def run(self, entities: Sequence[str]) -> AsyncIterator[Finding]:
         """All findings, for these types, or those that the server has if none is given."""
@@ -112,13 +122,18 @@ class Checks:
             missing = [s.name for s in wanted if configs.get(s.name, "") is None]
             runner = await self._info(entity)
             create = RUN if isinstance(runner, Finding) else RESTART.format(runner.runner)
+            for finding in clocks_found(self._settings, self._clocks(runner)):
+                yield finding
             for finding in streams_found(entity, wanted, configs, create):
                 yield finding
             for finding in settings_found(entity, self._settings, wanted, configs, sharding):
                 yield finding
         async for finding in self._permissions(entity, missing):
             yield finding
-        yield await self._runner(entity, sharding)
+        runner_says = await self._runner(entity, sharding)
+        yield runner_says
+        if runner_says.ok:
+            yield await self._send(entity)
 
     # -- parts ------------------------------------------------------------------------------------
     def _wanted(self, entity: str, sharding: Sharding | None) -> list[Stream]:
@@ -134,6 +149,9 @@ class Checks:
                 answer = await self._probe.api(f"STREAM.INFO.{stream.name}")
             except (Nobody, Silent):
                 continue
+            now = self._clock.now_ns()
+            if "ts" in answer:  # of the last stream: the server's time, late by the answer's way
+                self._ahead_s = (now - parse_time(str(answer["ts"]))) / 1e9
             config: Any = answer.get("config")
             if isinstance(config, dict):
                 found[stream.name] = config
@@ -175,6 +193,28 @@ class Checks:
                     return dict(held)
         except (Nobody, Silent):
             return {}
+
+    def _clocks(self, runner: TypeInfo | Finding) -> dict[str, float]:
+        """Whose clock is how many seconds ahead of the server's, as far as that is known."""
+        if self._ahead_s is None:
+            return {}
+        found = {"this machine": self._ahead_s}
+        if isinstance(runner, TypeInfo):
+            off_s = runner.time / 1e3 - self._clock.now_ns() / 1e9
+            found[f"runner {runner.runner}"] = self._ahead_s + off_s
+        return found
+
+    async def _send(self, entity: str) -> Finding:
+        """How long a few questions to the type's runners take, one after the other."""
+        loop = asyncio.get_running_loop()
+        slowest_s = 0.0
+        for _ in range(SENDS):
+            began = loop.time()
+            found = await self._info(entity)
+            if isinstance(found, Finding):
+                return found
+            slowest_s = max(slowest_s, loop.time() - began)
+        return send_found(entity, slowest_s, seconds(self._settings.send_sla))
 
     async def _info(self, entity: str) -> TypeInfo | Finding:
         """What a runner says of the type, or what is wrong with that."""
@@ -276,6 +316,32 @@ def runner_found(
     )
     by = "" if info.runner in owners else f"; {info.runner} stands by"
     return good("runner", f"{info.entity}: {held}{by}")
+
+
+def clocks_found(settings: Settings, clocks: Mapping[str, float]) -> list[Finding]:
+    """What each clock is worth, by how many seconds it is ahead of the server's."""
+    findings: list[Finding] = []
+    for whose, ahead_s in clocks.items():
+        what = f"the clock of {whose} is {told(ahead_s)}"
+        match verdict(ahead_s, settings):
+            case "good":
+                findings.append(good("clock", what))
+            case "odd":
+                findings.append(odd("clock", what, MEND))
+            case "bad":
+                findings.append(bad("clock", what, f"{MEND}; a runner refuses to start"))
+    return findings
+
+
+def send_found(entity: str, slowest_s: float, sla_s: float) -> Finding:
+    """The slowest of SENDS sends, held against the objective."""
+    what = (
+        f"{entity}: the slowest of {SENDS} sends took {slowest_s * 1e3:.1f} ms, "
+        f"the objective is {sla_s * 1e3:g} ms"
+    )
+    if slowest_s <= sla_s:
+        return good("send", what)
+    return odd("send", what, "look for load, and for distance; or set another send_sla")
 
 
 def _sharding(

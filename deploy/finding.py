@@ -9,7 +9,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of a check."""
 
     check: str
-    """What was looked at: server, version, jetstream, types, streams, permissions, runner."""
+    """What was looked at: server, version, jetstream, types, clock, streams, settings,
+    permissions, runner, send."""
     ok: bool
     what: str
     """What was seen, on one line."""

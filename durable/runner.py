@@ -25,6 +25,7 @@ from ..streams.port import Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
 from .activation import loop_time
 from .answers import Answers
+from .clocks import check_clock
 from .host import Host, Load
 from .notices import Notices
 from .residents import Residents
@@ -179,6 +180,8 @@ class Runner:
         self._heard = [await session.asks.subscribe(subjects.member(self.id), self._pong)]
         for entity in self._entities:
             sharding = await session.provision(entity.name)
+            if not self._hosted:
+                await check_clock(session, self._settings)
             host = Host(session, entity, self._settings, self.id, self._load)
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)

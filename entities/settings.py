@@ -63,8 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When an ask is first repeated with its key, then later and later. Far above a normal reply
     (about 1 ms), so repeats are rare; small enough that a lost message is hardly felt."""
     send_sla: Duration = 0.1
-    """The measured objective of a send between two processes, at the 99th percentile. Only
-    reported against; nothing is refused for it."""
+    """The measured objective of a send between two processes, at the 99th percentile. `perdure
+    check` times some and reports against it; nothing is refused for it."""
     told_addresses: int = 65_536
     """Addresses whose last tell a client remembers, to order a later ask behind it: a few MB.
     Asks to forgotten ones go by the stream, which orders them too, slower."""
@@ -77,8 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Commands that may wait for one entity, by each way. At 1 ms a command the last one waits
     0.1 s, the SLA; for tells the server holds the bound."""
     runner_capacity: int = 10_000
-    """Asks that may wait in one runner: about a second's worth, so that overload is refused at
-    once and what is accepted is still wanted when its turn comes."""
+    """Asks that may wait in one runner at most. Under load fewer may: about a second's worth of
+    what the runner decides, at least 256, so that overload is refused at once and what is accepted
+    is still wanted when its turn comes."""
     max_payload_bytes: int = 512 * 1024
     """The largest message taken. Half of nats-server's default limit of 1 MiB, so that a command
     fits into a commit beside its reply and headers."""
@@ -159,7 +160,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The machine number in this process's snowflakes, 0-1023; different in each process."""
 
     def __post_init__(self) -> None:
-        """Refuse the first bad value with a ValueError that names it."""
+        """Refuse the first bad value with a ValueError that names it.
+
+        A value written as in a file (a table for a `Retry`, a list for a tuple) becomes what it
+        means.
+        """
         for name, problem in self._problems():
             raise ValueError(f"{name}: {problem}")
 
@@ -189,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong, as pairs of a setting's name and a text."""
-        yield from _type_problems(self)
+        yield from _converted(self)
         yield from _range_problems(self)
         if not _NAMESPACE.fullmatch(self.namespace):
             yield (
@@ -256,12 +261,17 @@ _DURATIONS: dict[str, tuple[float, float]] = {
 }
 
 
-def _type_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+def _converted(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Give each value its type, before anything is asked of it; the problems of those without."""
     for name, annotation in _TYPES.items():
+        given = getattr(settings, name)
         try:
-            msgspec.convert(getattr(settings, name), annotation)
+            value = msgspec.convert(given, annotation)
         except msgspec.ValidationError as error:
             yield name, str(error)
+        else:
+            if type(value) is not type(given):
+                msgspec.structs.force_setattr(settings, name, value)
 
 
 def _range_problems(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -420,6 +420,13 @@ class Session(Protocol):
         """
         ...
 
+    async def clock_ahead_s(self) -> float:
+        """By how many seconds `clock` is ahead of the server's; wrong by a request's way at most.
+
+        Needs the streams of a type. Raises Unreachable.
+        """
+        ...
+
     async def close(self) -> None:
         """Send what waits, then end the connection."""
         ...

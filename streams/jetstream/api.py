@@ -33,6 +33,7 @@ class StreamInfo(Response, frozen=True):
     """A stream."""
 
     config: dict[str, Any] = {}
+    ts: str = ""  # the server's time
 
 
 class StreamNames(Response, frozen=True):

@@ -88,6 +88,13 @@ class JetStreamSession:
         """
         return await topology.check(self._connection, self._settings, self.subjects, entity)
 
+    async def clock_ahead_s(self) -> float:
+        """By how many seconds `clock` is ahead of the server's. Raises Unreachable."""
+        before = self.clock.now_ns()
+        server_ns = await topology.server_time_ns(self._connection, self.subjects)
+        middle_ns = (before + self.clock.now_ns()) // 2
+        return (middle_ns - server_ns) / 1e9
+
     async def close(self) -> None:
         """Send what waits, then end the connection."""
         await self._connection.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...entities.settings import Settings
-from ..port import Incompatible
+from ..port import Incompatible, Unreachable
 from ..subjects import Sharding, Subjects
 from ..topology import (
     Difference,
@@ -22,7 +22,7 @@ from ..topology import (
     type_streams,
     updated,
 )
-from .api import Response, StreamInfo, call
+from .api import Response, StreamInfo, call, parse_time
 from .connection import Connection
 from .errors import NAME_IN_USE, NO_STREAM
 
@@ -63,6 +63,16 @@ async def provision(
     if refused:
         raise Incompatible(advice(refused))
     return found
+
+
+async def server_time_ns(connection: Connection, subjects: Subjects) -> int:
+    """What the server's clock says, as it tells with every stream. Raises Unreachable."""
+    path = f"STREAM.INFO.KV_{subjects.members_bucket}"
+    try:
+        found = await call(connection, path, None, StreamInfo)
+        return parse_time(found.ts)
+    except (Incompatible, ValueError) as error:
+        raise Unreachable(f"the server doesn't tell its time: {error}") from None
 
 
 async def check(

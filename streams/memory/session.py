@@ -77,6 +77,12 @@ class MemorySession:
         self._connection.demand()
         return await self._connection.answer(self._broker.provision(self.settings, entity))
 
+    async def clock_ahead_s(self) -> float:
+        """By how many seconds `clock` is ahead of the broker's. Raises Unreachable."""
+        self._connection.demand()
+        broker_ns = await self._connection.answer(self._broker.clock.now_ns())
+        return (self.clock.now_ns() - broker_ns) / 1e9
+
     async def close(self) -> None:
         """End the connection; closing it again does nothing."""
         if not self._connection.closed:

@@ -569,6 +569,14 @@ class SimulatedSession:
     async def provision(self, entity: str) -> Sharding:
         return await self.wire.call("provision", lambda: self.inner.provision(entity))
 
+    async def clock_ahead_s(self) -> float:
+        before = self.clock.now_ns()
+        server_ns = await self.wire.call("server's time", self._server_ns)
+        return ((before + self.clock.now_ns()) // 2 - server_ns) / 1e9
+
+    async def _server_ns(self) -> int:
+        return round(self.inner.clock.now_ns() - await self.inner.clock_ahead_s() * 1e9)
+
     async def close(self) -> None:
         self.wire.at_broker(0.001, self._close)
 

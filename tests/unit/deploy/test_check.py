@@ -12,7 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.deploy.checks import Checks, check, runner_found, streams_found
+from perdure.deploy.checks import (
+    Checks,
+    check,
+    clocks_found,
+    runner_found,
+    send_found,
+    streams_found,
+)
 from perdure.deploy.finding import Finding
 from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
@@ -72,6 +79,11 @@ async def test_all_is_well_and_nothing_changes(
             findings = await found(settings, "counter", role=role)
             assert failed(findings) == {}
             assert "runner" in findings
+            (send,) = findings["send"]
+            assert "the objective is 100 ms" in send.what
+            clocks = [finding.what for finding in findings.get("clock", [])]
+            assert len(clocks) == (2 if role == "runner" else 0)
+            assert all("less than a second from the server's" in what for what in clocks)
         assert await everything(client, namespace) == before
         assert before["streams"]
         await client.close()
@@ -399,3 +411,20 @@ def test_a_runner_that_cuts_the_type_in_another_way() -> None:
     finding = runner_found(info, Sharding(2, 32))
     assert not finding.ok
     assert "16 shards (generation 1), its stream in 32 (generation 2)" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "ok", "warning"), [(0.5, True, False), (-2.0, True, True), (1000.0, False, False)]
+)
+def test_a_clock_is_held_against_the_servers(ahead_s: float, ok: bool, warning: bool) -> None:
+    (finding,) = clocks_found(Settings(made_window=900.0), {"runner r": ahead_s})
+    assert (finding.ok, finding.warning) == (ok, warning)
+    assert finding.what.startswith("the clock of runner r is ")
+    assert bool(finding.next) == (warning or not ok)
+
+
+def test_a_send_is_held_against_the_objective() -> None:
+    quick, slow = send_found("account", 0.003, 0.1), send_found("account", 0.3, 0.1)
+    assert (quick.ok, quick.warning) == (True, False)
+    assert quick.what == "account: the slowest of 20 sends took 3.0 ms, the objective is 100 ms"
+    assert (slow.ok, slow.warning) == (True, True)

@@ -9,6 +9,7 @@ import pytest
 from perdure import Settings
 from perdure.durable import undelivered
 from perdure.durable.host import Host, Load
+from perdure.durable.residents import Residents
 from perdure.durable.term import Term
 from perdure.durable.undelivered import AGE_S, Undelivered
 from perdure.streams.commands import TermName
@@ -33,7 +34,7 @@ class Stream:
 
     def __init__(self, session: MemorySession, clock: Clock, broker: MemoryBroker) -> None:
         self.session, self.clock, self.broker = session, clock, broker
-        host = Host(session, account, session.settings, "r", Load(10))
+        host = Host(session, account, session.settings, "r", Load(10, Residents(10**6, 10**12)))
         self.walk = Undelivered(host, broker.provision(session.settings, "account"))
         self.term = term(1)
 

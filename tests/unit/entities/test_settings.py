@@ -38,6 +38,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"ask_timeout": "soon"}, "ask_timeout: "),
     ({"mailbox_capacity": 0}, "mailbox_capacity: 0 isn't from 1"),
     ({"mailbox_capacity": "many"}, "mailbox_capacity: Expected `int`"),
+    ({"defect_retry": {"attempts": 0}}, "defect_retry: Retry.attempts is 0"),
+    ({"defect_retry": {"attempts": "2"}}, "defect_retry: Expected `int`"),
     ({"mailbox_capacity": True}, "mailbox_capacity: Expected `int`"),
     ({"shards": 1_025}, "shards: 1025 isn't from 1 to 1024"),
     ({"replicas": 6}, "replicas: 6 isn't from 1 to 5"),
@@ -63,6 +65,18 @@ def test_a_bad_value_is_named(fields: dict[str, Any], says: str) -> None:
         Settings(**fields)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_as_it_is_written_in_a_file_becomes_what_it_means() -> None:
+    given: dict[str, Any] = {
+        "defect_retry": {"attempts": 2, "base": 0.001},
+        "reply_prefixes": ["_INBOX"],
+        "ask_timeout": "PT5M",
+    }
+    settings = Settings(**given)
+    assert settings.defect_retry == Retry(attempts=2, base=0.001)
+    assert settings.reply_prefixes == ("_INBOX",)
+    assert seconds(settings.ask_timeout) == 300
 
 
 @pytest.mark.parametrize("prefix", ["_INBOX", "_R_", "perdure.reply", "perdure.reply.x", "other"])

@@ -279,3 +279,12 @@ async def test_a_stream_without_a_leader_is_not_missing(
 
     monkeypatch.setattr(commands_module, "call", silent)
     assert await session.commands.publish(Address("account", "a-1"), b"") == NoAck("no answer")
+
+
+async def test_the_servers_clock(nats_server: EmbeddedServer, namespace: str) -> None:
+    """On one machine both tell the same; before there are streams nobody tells."""
+    async with nats_session(nats_server, namespace) as session:
+        with pytest.raises(Unreachable):
+            await session.clock_ahead_s()
+        await session.provision("account")
+        assert abs(await session.clock_ahead_s()) < 1
