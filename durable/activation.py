@@ -233,6 +233,14 @@ class Activation:
         """Leave memory; only while it is idle."""
         self.shard.passivate(escape(self.address.id))
 
+    def part(self) -> None:
+        """It left, for good: break the circle with its parts.
+
+        Else all that it holds would stay until the garbage collector's next full pass, which
+        comes when objects have grown by a quarter: that much beyond every bound.
+        """
+        del self.reading, self.execution
+
     def _weigh(self) -> None:
         """Tell what it holds, about."""
         folded = self.folded

@@ -16,6 +16,8 @@ from typing import Protocol
 
 BASE_BYTES = 3_000
 """An entity in memory with an empty ledger: its objects and its place in every table."""
+ENTRY_BYTES = 500
+"""A name in the ledger."""
 KEPT_BYTES = 400
 """An answer that is kept to spare a read of the log, beside its own bytes."""
 STATE_FACTOR = 6
@@ -71,9 +73,10 @@ class Residents:
         if resident in self._sizes:
             self._sizes.move_to_end(resident)
         else:
+            # Before it is one of them: it is idle until it has what it was made for.
+            self.shed(coming=1)
             self._sizes[resident] = BASE_BYTES
             self.bytes += BASE_BYTES
-            self.shed(resident)
 
     def weigh(self, resident: Resident, size: int) -> None:
         """It holds about that many bytes now."""
@@ -87,13 +90,14 @@ class Residents:
         """It left."""
         self.bytes -= self._sizes.pop(resident, 0)
 
-    def shed(self, arrived: Resident | None = None) -> None:
-        """Let the least recently used leave until the bounds hold; never who just arrived."""
+    def shed(self, coming: int = 0) -> None:
+        """Let the least recently used leave until the bounds hold, also with those that come."""
+        most, most_bytes = self.most - coming, self.most_bytes - coming * BASE_BYTES
         looks = LOOKS
-        while looks and (self.bytes > self.most_bytes or len(self._sizes) > self.most):
+        while looks and self._sizes and (self.bytes > most_bytes or len(self._sizes) > most):
             looks -= 1
             oldest = next(iter(self._sizes))
-            if oldest.idle and oldest is not arrived:
+            if oldest.idle:
                 self.evicted += 1
                 oldest.leave()
                 self.forget(oldest)

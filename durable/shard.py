@@ -445,6 +445,7 @@ class Shard:
         activation = self.activations.pop(token)
         activation.live = False
         self.host.load.residents.forget(activation)
+        activation.part()
         logger.debug(
             "%s leaves memory",
             activation.address,
