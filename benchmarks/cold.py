@@ -36,15 +36,8 @@ async def cold(
     await contender.restart()
     rows: list[Row] = []
     for number, depth in enumerate(DEPTHS):
-        found: dict[str, list[Slice]] = {n: [] for n in (FIRST, AGAIN, ACTIVATION, DIRECT_GET)}
-        for turn in range(rounds):
-            first = FIRST_ENTITY * (number + 1) + turn * block
-            load = Load("ask", clients, block, first=first)
-            get = msgspec.structs.replace(load, way="get", namespace=contender.namespace)
-            found[DIRECT_GET].append(await raw.slice(get))
-            found[FIRST].append(await contender.slice(load))
-            found[AGAIN].append(await contender.slice(load))
-            found[ACTIVATION].append(difference(found[FIRST][-1], found[AGAIN][-1]))
+        load = Load("ask", clients, block, first=FIRST_ENTITY * (number + 1))
+        found = await activations(contender, raw, load, rounds)
         kind = f"cold, {depth} commits"
         prefix = "" if contender.name == PERDURE else f"{contender.name}: "
         rows += [
@@ -52,6 +45,21 @@ async def cold(
             for name, slices in found.items()
         ]
     return rows
+
+
+async def activations(
+    contender: Contender, raw: Contender, load: Load, rounds: int
+) -> dict[str, list[Slice]]:
+    """Slices of asks to entities that aren't in memory, in each round to further ones."""
+    found: dict[str, list[Slice]] = {n: [] for n in (FIRST, AGAIN, ACTIVATION, DIRECT_GET)}
+    for turn in range(rounds):
+        ask = msgspec.structs.replace(load, first=load.first + turn * load.entities)
+        get = msgspec.structs.replace(ask, way="get", namespace=contender.namespace)
+        found[DIRECT_GET].append(await raw.slice(get))
+        found[FIRST].append(await contender.slice(ask))
+        found[AGAIN].append(await contender.slice(ask))
+        found[ACTIVATION].append(difference(found[FIRST][-1], found[AGAIN][-1]))
+    return found
 
 
 def difference(first: Slice, second: Slice) -> Slice:

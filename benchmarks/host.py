@@ -1,12 +1,18 @@
-"""perdure's runner in a process of its own: what `perdure run` does, for one entity type."""
+"""perdure's runner in a process of its own: what `perdure run` does, for one entity type.
+
+Whatever its parent orders, it answers with what it holds.
+"""
 
 from __future__ import annotations
 
-from perdure import Settings, connect
+from typing import Any
+
+from perdure import Entity, Settings, connect
 
 from .account import account
 from .child import Parent, run
 from .orders import Perdure
+from .probe import look
 
 
 def settings_of(spec: Perdure) -> Settings:
@@ -17,9 +23,15 @@ def settings_of(spec: Perdure) -> Settings:
 
 async def main(parent: Parent, spec: Perdure) -> None:
     """Host the account until the parent leaves."""
-    async with connect(serving=[account], settings=settings_of(spec)):
+    await host(account, parent, spec)
+
+
+async def host(entity: Entity[Any, Any], parent: Parent, spec: Perdure) -> None:
+    """Host an entity type until the parent leaves."""
+    async with connect(serving=[entity], settings=settings_of(spec)):
         parent.say("ready")
-        await parent.leave()
+        async for _ in parent.orders():
+            parent.say(look())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     what("--on", type=some_of(where), metavar="WHERE", help=f"some of {','.join(where)}")
     what("--clients", type=_counts, metavar="N,N", help="instead of the usual 1,64,256")
     what("--seconds", type=_positive, default=SECONDS, help=f"of a slice; default: {SECONDS:g}")
-    what("--rounds", type=_count, default=ROUNDS, help=f"of slices; default: {ROUNDS}")
+    what("--rounds", type=count, default=ROUNDS, help=f"of slices; default: {ROUNDS}")
     who = parser.add_argument_group("who is measured").add_argument
     who(
         *("--set", "-s"),
@@ -125,10 +125,11 @@ def some_of(known: Sequence[T]) -> Callable[[str], tuple[T, ...]]:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(part) for part in text.split(",")}))
+    return tuple(sorted({count(part) for part in text.split(",")}))
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 1 on. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
     return int(text)

@@ -114,6 +114,8 @@ class Reading:
 
     def _leave(self, read: Read) -> None:
         self._waiting.remove(read)
+        if read.timer is not None:
+            read.timer.cancel()
         self._activation.host.load.remove(read.size)
 
     def refuse(self, error: ClusterError) -> None:
@@ -227,7 +229,7 @@ class Reading:
         if read.envelope.deadline is not None:
             left_s = min(left_s, (read.envelope.deadline - host.now_ms()) / 1000)
         loop = asyncio.get_running_loop()
-        loop.call_later(
+        read.timer = loop.call_later(
             max(0.0, left_s) + SLACK_S, lambda: self.expire(loop.time(), host.now_ms())
         )
 

@@ -6,6 +6,7 @@ a later commit than the owner has, or who wants it fresh, makes the owner ask th
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -45,6 +46,7 @@ class Read:
     since: float = 0.0  # loop time, seconds
     size: int = 0  # bytes of the payload, for the bounds
     checked: bool = False  # the leader confirmed that nothing newer is there
+    timer: TimerHandle | None = None  # ends its wait: it holds the entity's memory until then
 
 
 class Past(msgspec.Struct, forbid_unknown_fields=True):

@@ -66,7 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The measured objective of a send between two processes, at the 99th percentile. `perdure
     check` times some and reports against it; nothing is refused for it."""
     told_addresses: int = 65_536
-    """Addresses whose last tell a client remembers, to order a later ask behind it: a few MB.
+    """Addresses whose last tell a client remembers, to order a later ask behind it: 15 MB at most.
     Asks to forgotten ones go by the stream, which orders them too, slower."""
     transient_retry: Retry = Retry(attempts=3, base=0.05, factor=1.0)
     """For MailboxFull and unacknowledged publishes, within the call's timeout: long enough for a
@@ -121,7 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a given key keeps its outcome: over a weekend and a holiday of somebody who
     retries by hand."""
     dedup_keys: int = 100_000
-    """Given keys that one entity remembers at most; beyond, the oldest go: a few MB."""
+    """Given keys that one entity remembers at most; beyond, the oldest go: 50 MB at most."""
     made_window: Duration = timedelta(minutes=15)
     """How long a key that the client made for its own repeats keeps its outcome: 30 times the
     default timeout, after which nobody repeats it."""

@@ -192,7 +192,7 @@ async def _give_up(task: asyncio.Task[None]) -> None:
 async def _close(client: Client) -> None:
     try:
         await _within(CLOSE_TIMEOUT_S, client.close())
-    except (Error, OSError, TimeoutError, AttributeError, AssertionError) as error:
-        # nats-py writes its rest to a transport that is gone (AttributeError is its WebSocket's),
-        # or it never got as far as to have one.
+    except (Error, OSError, TimeoutError, AttributeError, AssertionError, RuntimeError) as error:
+        # nats-py writes its rest to a transport that is gone (AttributeError is its WebSocket's,
+        # RuntimeError uvloop's), or it never got as far as to have one.
         logger.debug("while closing: %r", error)

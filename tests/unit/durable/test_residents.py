@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import tracemalloc
-import weakref
 from typing import Any
 
 import pytest
@@ -113,23 +111,6 @@ async def test_more_entities_at_work_than_may_be_in_memory() -> None:
         replies = [answer["reply"] for answer in await asyncio.gather(*asks)]
         assert replies == list(range(20))
         await w.until(lambda: w.runners[0][0].statistics().entities <= 1)
-
-
-async def test_whoever_is_passivated_is_freed_at_once() -> None:
-    async with world(tally) as w:
-        runner = w.runners[0][0]
-        await w.ask("a", {"type": "add", "n": 1})
-        await w.until(lambda: not runner.busy)
-        found = [o for o in gc.get_objects() if isinstance(o, Activation) and o.live]
-        gone = [weakref.ref(activation) for activation in found]
-        assert len(gone) == 1
-        del found
-        gc.disable()
-        try:
-            runner.passivate_all()
-            await w.until(lambda: gone[0]() is None)
-        finally:
-            gc.enable()
 
 
 async def test_entities_leave_at_once_and_come_back_as_they_were() -> None:
