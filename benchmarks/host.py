@@ -12,7 +12,7 @@ from perdure import Entity, Settings, connect
 from .account import account
 from .child import Parent, run
 from .orders import Perdure
-from .probe import look
+from .probe import Inside, look
 
 
 def settings_of(spec: Perdure) -> Settings:
@@ -30,8 +30,11 @@ async def host(entity: Entity[Any, Any], parent: Parent, spec: Perdure) -> None:
     """Host an entity type until the parent leaves."""
     async with connect(serving=[entity], settings=settings_of(spec)):
         parent.say("ready")
-        async for _ in parent.orders():
-            parent.say(look())
+        await parent.serve(_look)
+
+
+async def _look(_: bytes) -> Inside:
+    return look()
 
 
 if __name__ == "__main__":

@@ -135,9 +135,11 @@ async def main(parent: Parent, spec: Perdure) -> None:
     """Send what the parent orders until it leaves."""
     async with connect(settings=settings_of(spec)) as cluster:
         parent.say("ready")
-        async for line in parent.orders():
-            unexpected = await mixed(cluster, msgspec.json.decode(line, type=Mix))
-            parent.say(Report(unexpected, look()))
+
+        async def do(line: bytes) -> Report:
+            return Report(await mixed(cluster, msgspec.json.decode(line, type=Mix)), look())
+
+        await parent.serve(do)
 
 
 async def mixed(cluster: Cluster, mix: Mix) -> dict[str, int]:

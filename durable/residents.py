@@ -16,8 +16,6 @@ from typing import Protocol
 
 BASE_BYTES = 3_000
 """An entity in memory with an empty ledger: its objects and its place in every table."""
-ENTRY_BYTES = 500
-"""A name in the ledger."""
 KEPT_BYTES = 400
 """An answer that is kept to spare a read of the log, beside its own bytes."""
 STATE_FACTOR = 6

@@ -13,12 +13,11 @@ from perdure.durable.activation import Activation
 from perdure.durable.answers import Answers
 from perdure.durable.folded import Folded
 from perdure.durable.host import Host, Load
-from perdure.durable.ledger import Ledger, Seen
+from perdure.durable.ledger import MADE_BYTES, ROW_BYTES, Ledger, Seen
 from perdure.durable.phase import Running
 from perdure.durable.residents import (
     BASE_BYTES,
     CROWDED,
-    ENTRY_BYTES,
     LOOKS,
     STATE_FACTOR,
     Residents,
@@ -135,12 +134,12 @@ async def test_a_large_state_and_large_answers_are_counted() -> None:
     async with world(tally) as w:
         runner = w.runners[0][0]
         await w.ask("a", {"type": "add", "n": 1})
-        await w.until(lambda: runner.statistics().cached > BASE_BYTES + ENTRY_BYTES)
+        await w.until(lambda: runner.statistics().cached > BASE_BYTES + ROW_BYTES)
         w.runners[0][0].passivate_all()
         assert runner.statistics().cached == 0
 
 
-def measured(entries: int, count: int) -> float:
+def measured(entries: int, count: int, *, made_keys: bool) -> float:
     """Bytes that an activation really holds."""
     settings = Settings()
     session = MemoryBroker(SystemClock(), settings).session(name="x")
@@ -153,8 +152,9 @@ def measured(entries: int, count: int) -> float:
         host.load.residents.use(activation)
         ledger = Ledger(host.ledger_limits)
         for k in range(entries):
-            birth = 1_790_000_000_000 + k
-            ledger.add(f"m-{n}-{k}", Seen(k * 7 + n, n.to_bytes(16, "big"), birth, birth + 5))
+            time = 1_790_000_000_000 + k
+            seen = Seen(k * 7 + n, n.to_bytes(16, "big"), time if made_keys else -1, time + 5)
+            ledger.add(f"m-{n}-{k}", seen, "f" * 32)
         activation.phase = Running(Folded(Tally(n + 1000), ledger))
         return activation
 
@@ -167,7 +167,12 @@ def measured(entries: int, count: int) -> float:
 
 
 @pytest.mark.parametrize(("entries", "count"), [(0, 2000), (20, 500), (500, 20)])
-async def test_the_estimate_is_above_what_is_held_by_little(entries: int, count: int) -> None:
+@pytest.mark.parametrize("made_keys", [True, False])
+async def test_the_estimate_is_above_what_is_held_by_little(
+    entries: int, count: int, made_keys: bool
+) -> None:
     state = len(b'{"type":"tally","n":1000}')
-    estimate = BASE_BYTES + entries * ENTRY_BYTES + state * STATE_FACTOR
-    assert 0.4 * estimate < measured(entries, count) < estimate
+    entry = MADE_BYTES if made_keys else ROW_BYTES
+    estimate = BASE_BYTES + entries * entry + state * STATE_FACTOR
+    held = measured(entries, count, made_keys=made_keys)
+    assert 0.4 * estimate < held < estimate
