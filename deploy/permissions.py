@@ -124,6 +124,7 @@ def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield from _reading(subjects, entity)
     yield from _following(subjects, entity)
     yield _publish(subjects.stats, "ask runners for their statistics")
+    yield _publish(subjects.ids(entity, "*"), "repair the ids", subjects.ids(entity, PROBE))
     yield _api("STREAM.NAMES", "find the entity types")
     for name in (log, dead):
         yield _api(f"STREAM.INFO.{name}", "see how far a stream goes")

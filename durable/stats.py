@@ -76,6 +76,11 @@ class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Of their payloads."""
     bytes_capacity: int
+    cached: int
+    """Bytes that the entities in memory hold, about."""
+    cached_capacity: int
+    evicted: int
+    """Entities that left memory so far to stay within the bounds; those idle for long aside."""
     types: tuple[TypeStats, ...]
     connection: dict[str, Any] = {}
     """The backend's own record of its connection, where it has one: what is in flight, what was
@@ -119,6 +124,9 @@ class Stats:
             capacity=self._load.capacity,
             bytes=self._load.bytes,
             bytes_capacity=WAITING_BYTES,
+            cached=self._load.residents.bytes,
+            cached_capacity=self._load.residents.most_bytes,
+            evicted=self._load.residents.evicted,
             types=tuple(stats_of(name, shards) for name, shards in types),
             connection=backend,
         )

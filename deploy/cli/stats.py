@@ -29,9 +29,12 @@ EVERY_S = 2.0
 RUNNERS = 10_000
 """Answers of one look that are kept at most."""
 
+MB = 1_000_000
+
 COLUMNS = (
     "RUNNER", "TYPE", "#SHARDS", "#TERMS", "#ENTITIES", "#QUARANTINED", "#ASKS", "#TELLS",
-    "#FULLEST", "#KEYS", "#EVICTED", "#COMMITS", "#PER SECOND", "#WAITING", "#BYTES", "#DROPPED",
+    "#FULLEST", "#KEYS", "#EVICTED", "#COMMITS", "#PER SECOND", "#WAITING", "#BYTES",
+    "#CACHED MB", "#DROPPED",
 )  # fmt: skip
 
 
@@ -188,6 +191,7 @@ def rows(one: RunnerStats, before: RunnerStats | None = None) -> list[tuple[str,
     whole = (
         f"{one.asks}/{one.capacity}",
         str(one.bytes),
+        f"{one.cached / MB:.0f}/{one.cached_capacity / MB:.0f}",
         str(one.connection.get("dropped", "-")),
     )
     told: list[tuple[str, ...]] = []
@@ -207,7 +211,7 @@ def rows(one: RunnerStats, before: RunnerStats | None = None) -> list[tuple[str,
                 str(type.evicted_early),
                 str(_commits(type)),
                 _rate(one, type, before),
-                *(("", "", "") if number else whole),
+                *(("",) * len(whole) if number else whole),
             )
         )
     return told

@@ -65,6 +65,8 @@ async def operate(server: EmbeddedServer, folder: Path) -> None:
         ("verify --app app", 0),
         ("verify counter --id a", 0),
         ("history counter a", 0),
+        ("entities counter", 0),
+        ("entities counter --rebuild", 0),
         ("dead list --settled", 0),
         ("dead show 1", 0),
         ("dead retry 1 --wait", 1),  # malformed, and so it stays

@@ -123,15 +123,15 @@ def test_rates_come_from_two_looks() -> None:
     def look(time: int, commits: int) -> RunnerStats:
         fields = dict.fromkeys(TypeStats.__struct_fields__, 0)
         type = {**fields, "entity": "counter", "single": commits, "batching": False}
-        whole = {"runner": "r", "time": time, "asks": 1, "capacity": 9, "bytes": 5}
-        return decode_stats(
-            json.dumps({**whole, "bytes_capacity": 1, "types": [type, type]}).encode()
-        )
+        whole = dict.fromkeys(RunnerStats.__struct_fields__, 0)
+        given = {"runner": "r", "time": time, "asks": 1, "capacity": 9, "bytes": 5}
+        more = {"types": [type, type], "cached": 2_000_000, "connection": {}}
+        return decode_stats(json.dumps({**whole, **given, **more}).encode())
 
     rate = [name.lstrip("#") for name in COLUMNS].index("PER SECOND")
     first, second = rows(look(3000, 500), look(1000, 100))
     assert first[rate] == "200"
     assert rows(look(3000, 500))[0][rate] == "-"
     assert (first[0], second[0]) == ("r", "")
-    assert first[-3:] == ("1/9", "5", "-")
+    assert first[-4:] == ("1/9", "5", "2/0", "-")
     assert {len(first), len(second)} == {len(COLUMNS)}

@@ -39,6 +39,8 @@ async def test_stats_add_up() -> None:
         assert type.single + type.batched == 3
         assert (type.asks, type.tells, type.aside, type.fullest) == (0, 0, 0, 0)
         assert (found.asks, found.bytes, found.capacity) == (0, 0, w.settings.runner_capacity)
+        assert (found.cached, found.evicted) == (own.cached, 0)
+        assert found.cached > 0
         assert found.connection == {}
 
 
