@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench format demo dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak format demo dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -43,7 +43,7 @@ COVERED := PYTHONPATH="$(CURDIR)" $(BIN)/coverage run --append --branch \
   --source=entities,streams,durable -m tests.simulation.run
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## make .venv with everything that development needs
 
@@ -87,6 +87,12 @@ integration: $(DEV) ## against NATS in a container; needs Docker
 
 bench: $(RUN) ## perdure beside raw nats-py, 5 minutes: make bench SECONDS=2 ONLY=ask ON=always
 	$(BENCH) $(SECONDS:%=--seconds %) $(ONLY:%=--only %) $(ON:%=--on %) $(ARGS)
+
+bench-scale: $(RUN) ## many entities in little memory: make bench-scale ARGS='--commits 100000'
+	$(BENCH).scale $(ARGS)
+
+bench-leak: $(RUN) ## whether anything grows that shouldn't: make bench-leak ARGS='--calls 50000'
+	$(BENCH).leak $(ARGS)
 
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")

@@ -1,0 +1,188 @@
+"""The benchmarks of many entities and of growth: their sums, and one small run of each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from benchmarks import leak, scale
+from benchmarks.leak import Trend, growth, thirds
+from benchmarks.probe import Inside, descriptors, look, peak_bytes, rss_bytes
+from benchmarks.process import ROOT
+from benchmarks.scale import BLOCK, loads
+from benchmarks.verdict import MIB, Figure, judged
+from rich.console import Console
+
+from .test_run import LIMIT_S, left_behind
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+QUIET = Console(quiet=True)
+HERE = os.getpid()
+
+
+# -- the loads ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("entities", "commits"), [(5_000, 20_000), (5_000, 25_000), (5_000, 3_001), (10, 21), (10, 10)]
+)
+def test_as_many_commits_as_were_wanted_spread_over_all(entities: int, commits: int) -> None:
+    written: Counter[int] = Counter()
+    for load in loads(entities, commits):
+        assert 0 < load.entities <= BLOCK
+        written.update(range(load.first, load.first + load.entities))
+    assert written.total() == commits
+    least = min(written[n] for n in range(entities))
+    assert least == commits // entities
+    assert max(written.values()) - least <= 1
+
+
+# -- verdicts -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ([Figure("a", 1.5, "x", 1.5), Figure("b", 99)], 0),
+        ([Figure("a", 1.51, "x", 1.5)], 1),
+        ([Figure("a", 0, "", 0)], 0),
+    ],
+)
+async def test_a_missed_target_is_told_by_the_exit_code(
+    found: list[Figure], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(figures: list[Figure]) -> None:
+        figures += found
+
+    file = tmp_path / "figures.json"
+    assert await judged(work, "title", file, QUIET) == code
+    assert msgspec.json.decode(file.read_bytes(), type=list[Figure]) == found
+    assert ("missed" in capsys.readouterr().out) == bool(code)
+
+
+async def test_a_failure_is_none_met() -> None:
+    async def work(figures: list[Figure]) -> None:
+        figures.append(Figure("a", 1))
+        raise OSError("no /proc")
+
+    assert await judged(work, "title", None, QUIET) == 1
+
+
+# -- growth -------------------------------------------------------------------------------------
+def inside(tasks: int, objects: int, **types: int) -> Inside:
+    return Inside(tasks, objects, types)
+
+
+def trend(memory: list[float], tasks: int = 0, objects: int = 0) -> Trend:
+    """A process whose memory is as given, and whose tasks and objects grow by so much a look."""
+    found = Trend("it", HERE, memory, [9.0] * len(memory))
+    found.inside = [
+        inside(5 + n * tasks, 100_000 + n * objects, Seen=n * objects) for n in range(len(memory))
+    ]
+    return found
+
+
+def missed(found: Trend) -> list[bool]:
+    return [figure.missed for figure in found.figures() if figure.most is not None]
+
+
+def test_the_first_third_does_not_count() -> None:
+    assert thirds([1, 2, 3, 50, 50, 50, 50, 50, 50, 50]) == (50, 50)
+    assert growth([0, 0, 0, 10, 20, 30, 30, 40, 50]) == 20
+
+
+def test_what_is_flat_passes_and_what_grows_is_named() -> None:
+    assert missed(trend([40.0, 80, 99, 100, 103, 100, 103, 101, 103])) == [False] * 4
+    memory_leaks = trend([float(100 + 2 * n) for n in range(9)])
+    assert missed(memory_leaks) == [True, False, False, False]
+    rest = trend([100.0] * 9, tasks=6, objects=2_000)
+    assert missed(rest) == [False, True, False, True]
+    assert rest.suspects() == "Seen +8,000"
+
+
+async def test_what_a_process_holds() -> None:
+    before = descriptors(HERE)
+    one, other = os.pipe()
+    assert descriptors(HERE) == before + 2
+    os.close(one)
+    os.close(other)
+    assert MIB < rss_bytes(HERE) <= peak_bytes(HERE)
+    kept = [[n] for n in range(10_000)]
+    held = look()
+    assert held.types["list"] > len(kept)
+    assert (held.tasks, held.entities) == (1, 0)
+
+
+# -- small runs, with real servers --------------------------------------------------------------
+def run(module: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+
+
+def figures_of(module: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    file = folder / "figures.json"
+    done = subprocess.run(
+        run(module, *arguments, "--json", file, "--store", folder / "store"),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr  # so small a run says nothing of targets
+    assert list((folder / "store").iterdir()) == []
+    assert list(left_behind(folder)) == []
+    return {
+        one.name: one.value for one in msgspec.json.decode(file.read_bytes(), type=list[Figure])
+    }
+
+
+def test_a_small_run_of_scale(tmp_path: Path) -> None:
+    small = ("--entities", "1200", "--commits", "2400", "--cache", "1")
+    found = figures_of("scale", tmp_path, *small, "--seconds", "0.1", "--rounds", "1")
+    assert found["commands without an outcome"] == 0
+    assert 0 < found["entities in memory"] < 400
+    assert found["runner's memory at most"] > found["runner's memory before"]
+    assert found["warm ask, p99 beside that"] > 0
+    assert found["a raw direct get, p50"] > 0
+
+
+def test_a_small_run_of_leak(tmp_path: Path) -> None:
+    found = figures_of("leak", tmp_path, "--calls", "640", "--entities", "50")
+    assert found["calls that ended as they shouldn't"] == 0
+    assert found["runner: tasks"] > 16  # one a shard at least
+    assert found["caller: memory"] > 1
+
+
+def test_ctrl_c_ends_a_load(tmp_path: Path) -> None:
+    endless = run("scale", "--commits", "100000000", "--store", tmp_path)
+    with subprocess.Popen(endless, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        try:
+            while not any("benchmarks.caller" in said for said in left_behind(tmp_path)):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT_S) == 130
+        finally:
+            process.kill()
+    assert list(left_behind(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        (scale, ("--entities", "1000"), "--entities: more than"),
+        (scale, ("--seconds", "0"), "--seconds"),
+        (scale, ("--cache", "0"), "--cache"),
+        (leak, ("--calls", "9"), "--calls: from"),
+    ],
+)
+def test_wrong_usage(
+    module: Any, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        module.parse(arguments)
+    assert said in capsys.readouterr().err
