@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_rates_come_from_two_looks() -> None:
         type = {**fields, "entity": "counter", "single": commits, "batching": False}
         whole = dict.fromkeys(RunnerStats.__struct_fields__, 0)
         given = {"runner": "r", "time": time, "asks": 1, "capacity": 9, "bytes": 5}
-        more = {"types": [type, type], "cached": 2_000_000, "connection": {}}
+        more: dict[str, Any] = {"types": [type, type], "cached": 2_000_000, "connection": {}}
         return decode_stats(json.dumps({**whole, **given, **more}).encode())
 
     rate = [name.lstrip("#") for name in COLUMNS].index("PER SECOND")

@@ -397,7 +397,6 @@ async def test_an_overload_waits_before_it_is_sent(
     own_server: Start, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time for an acknowledgement begins when its turn comes, so none of these is unknown."""
-    monkeypatch.setattr(connection_module, "ACK_TIMEOUT_S", 1.0)
     monkeypatch.setattr(connection_module, "IN_FLIGHT_BYTES", 100 * 16 * 1024)
     server = await own_server(fsync=True)
     async with nats_session(server, namespace) as session:
