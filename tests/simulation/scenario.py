@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from perdure.durable import execution, group, reading, shard, snapshot
+from perdure.durable import execution, group, host, pages, reading, shard, snapshot
 from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
@@ -56,6 +56,11 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (snapshot, "PART_BYTES", [150, 262_144]),
     (shard, "HELD", [2, 10_000]),
     (reading, "READS", [2, 256]),
+    (pages, "PAGE_NAMES", [2, 5, 1_000]),
+    (pages, "FILTER_PAGES", [2, 16]),
+    (pages, "LOADED_PAGES", [1, 8]),
+    (pages, "DOOMED_PARTS", [2, 1_000]),
+    (host, "RECOVERIES", [1, 64]),
     (group, "BATCH_COMMITS", [2, 3, 256]),
     (group, "BATCH_BYTES", [1_000, 8_388_608]),
     (group, "CROWD", [2, 4]),

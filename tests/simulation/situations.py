@@ -28,6 +28,7 @@ ACTIONS = {
     "tell.processed": "tell below the watermark",
     "suspect.marked": "suspect marked",
     "snapshot.loaded": "snapshot loaded",
+    "ledger.paged": "page of a ledger read",
     "snapshot.ignored": "snapshot refused",
     "snapshot.stored": "snapshot stored",
     "term.gap": "gap seen",
