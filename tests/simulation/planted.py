@@ -20,6 +20,7 @@ from perdure.durable import (
     group,
     intake,
     marks,
+    pages,
     plan,
     recovery,
     shard,
@@ -434,6 +435,18 @@ def a_snapshot_is_trusted() -> Patches:
 def a_snapshot_forgets_the_ledger() -> Patches:
     """Names with an outcome aren't in the snapshot."""
     return [(Ledger, "pack", _empty)]
+
+
+@bug
+def pages_are_never_looked_into() -> Patches:
+    """What isn't among the newest names is new."""
+    return [(pages.Pages, "find", _nothing)]
+
+
+@bug
+def a_page_is_not_hashed() -> Patches:
+    """A page of the ledger that is another one, or whose bytes changed, is believed."""
+    return [(pages, "digest", _no_hash)]
 
 
 @bug
