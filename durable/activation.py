@@ -322,7 +322,7 @@ class Activation:
                 await self.pause()
                 continue
             self._troubles = 0
-            if is_end(last, folded.sequence, folded.mark):
+            if is_end(last, folded.sequence, folded.end):
                 self.doubted = False
                 return self.live
             if self.folded is folded:

@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 
 from ..entities.address import Address
 from ..entities.entropy import Entropy
+from ..streams.codec import digest
 from ..streams.commit import Damaged, Sealed, Stored, unseal
 from ..streams.port import AppendAnswer, Appended, Log, NoAck, Refused, Unreachable, WrongLast
 
@@ -80,27 +81,26 @@ def after_read(
     *,
     commit_id: str,
     expected: int,
-    mark: str | None,
+    end: str,
     owned: bool,
     refusals: int,
 ) -> Step:
     """What the leader's last message of the entity means for our commit."""
     if last is not None and is_ours(last, commit_id):
         return Step.ADOPT
-    if is_end(last, expected, mark):
+    if is_end(last, expected, end):
         return Step.GIVE_UP if refusals >= REFUSALS else Step.PUBLISH
     return Step.RELOAD if owned else Step.DROP
 
 
-def is_end(last: Stored | None, sequence: int, mark: str | None) -> bool:
+def is_end(last: Stored | None, sequence: int, end: str) -> bool:
     """Whether a log still ends with the message that has this sequence, and this hash.
 
-    A log that lost its tail gives a sequence out again. `mark` is None where the hash isn't known:
-    of no message, or a foreign one.
+    A log that lost its tail gives a sequence out again.
     """
     if last is None or last.sequence != sequence:
         return last is None and sequence == 0
-    return mark is None or last.mark == mark
+    return digest(last.data) == end
 
 
 def is_ours(stored: Stored, commit_id: str) -> bool:
@@ -127,14 +127,14 @@ async def append(
     sealed: Sealed,
     *,
     expected: int,
-    mark: str | None,
+    end: str,
     owned: Callable[[], bool],
     live: Callable[[], bool],
     entropy: Entropy,
 ) -> Result:
     """Publish a commit until its fate is known.
 
-    `mark` is the hash of the message that has the expected sequence, if it is a commit. Ends only
+    `end` is the hash of the message that has the expected sequence. Ends only
     with an answer that is certain, or when nobody waits for it any more (`live`).
     """
     refusals = tries = 0
@@ -153,7 +153,7 @@ async def append(
             last,
             commit_id=sealed.id,
             expected=expected,
-            mark=mark,
+            end=end,
             owned=owned(),
             refusals=refusals,
         )

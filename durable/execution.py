@@ -225,7 +225,7 @@ class Execution:
             self._address,
             sealed,
             expected=folded.sequence,
-            mark=folded.mark,
+            end=folded.end,
             owned=lambda: self._activation.live and self._activation.shard.owned,
             live=lambda: self._activation.live,
             entropy=host.session.entropy,

@@ -1,8 +1,9 @@
 """What an entity's log folds to: state, version, ledger, watermark, and its end.
 
 It changes only by a commit that is in the log: read back while recovering, or acknowledged after
-an append. `sequence` is that of the last message on the subject, foreign ones included, since that
-is what the next append must expect; `commit_sequence` and `hash` are those of the last commit.
+an append. `sequence` and `end` are those of the last message on the subject, foreign ones too,
+since that is what the next append must expect; `commit_sequence` and `hash` are those of the last
+commit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..entities.entity import Entity
-from ..streams.commit import GENESIS, At, Commit, Damaged, Outcome, check_link
+from ..streams.codec import digest
+from ..streams.commit import GENESIS, At, Commit, Damaged, Outcome, Stored, check_link
 from .defect import described
 from .ledger import Ledger, Seen
 
@@ -41,23 +43,19 @@ class Folded:
     sequence: int = 0
     commit_sequence: int = 0
     hash: str = GENESIS
+    end: str = GENESIS  # the hash of the last message, a commit or a foreign one
     time: datetime = EPOCH
     watermark: At = NO_TELL
     tail_commits: int = 0  # since the snapshot that it was loaded from, or was last written
     tail_bytes: int = 0
     snapshot_bytes: int = 0  # of that snapshot
 
-    @property
-    def mark(self) -> str | None:
-        """The hash of the last message, if it is a commit."""
-        return self.hash if self.sequence and self.commit_sequence == self.sequence else None
-
     def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
         """Take over a commit that is in the log, and the state after it."""
         self.state = state
         self.version = commit.version
         self.sequence = self.commit_sequence = sequence
-        self.hash = mark
+        self.hash = self.end = mark
         self.time = commit.time
         self.tail_commits += 1
         self.tail_bytes += size
@@ -70,6 +68,10 @@ class Folded:
             if outcome.dead is not None and outcome.dead.key is not None:
                 self.ledger.add(REFUSED + outcome.dead.key, entry, mark)
         self.ledger.prune(log_time_ms=now_ms, watermark_ms=self.watermark.time_ns // 1_000_000)
+
+    def pass_by(self, stored: Stored) -> None:
+        """A foreign message: it counts for the next append's condition, and for nothing else."""
+        self.sequence, self.end = stored.sequence, digest(stored.data)
 
 
 def newest(one: At, two: At) -> At:

@@ -80,8 +80,6 @@ async def _from_snapshot(
     if kept.commit_sequence > last.sequence:
         _ignored(address, "newer than the log")
         return None
-    if kept.sequence > last.sequence:  # what came after its last commit is gone again
-        kept.sequence = kept.commit_sequence
     try:
         if kept.commit_sequence == last.sequence:
             _check_end(kept, last)
@@ -111,11 +109,11 @@ async def _fold_tail(
         if not proven:
             _check_end(folded, stored)
             proven = True
-        if stored.sequence <= folded.sequence:  # foreign ones were counted before
+        if stored.sequence <= folded.sequence:
             continue
         commit = unseal(stored)
         if commit is None:
-            folded.sequence = stored.sequence
+            folded.pass_by(stored)
             _log("log.foreign", logging.WARNING, address, f"at sequence {stored.sequence}")
             continue
         assert stored.mark is not None

@@ -46,8 +46,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: str
     state: bytes  # JSON
     version: int
-    sequence: int  # of the last message folded
-    commit_sequence: int  # of the last commit folded
+    sequence: int  # of the last commit folded; foreign messages after it are read again
     hash: str
     time: datetime
     watermark: At
@@ -80,7 +79,6 @@ def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
             entity.fingerprint,
             msgspec.json.encode(folded.state),
             folded.version,
-            folded.sequence,
             folded.commit_sequence,
             folded.hash,
             folded.time,
@@ -112,8 +110,9 @@ def decode(
         ledger,
         version=kept.version,
         sequence=kept.sequence,
-        commit_sequence=kept.commit_sequence,
+        commit_sequence=kept.sequence,
         hash=kept.hash,
+        end=kept.hash,
         time=kept.time,
         watermark=kept.watermark,
         snapshot_bytes=len(body),

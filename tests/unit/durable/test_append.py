@@ -21,6 +21,7 @@ from perdure.durable.append import (
 )
 from perdure.entities.address import Address
 from perdure.entities.entropy import SystemEntropy
+from perdure.streams.codec import digest
 from perdure.streams.commit import FORMAT, Commit, Sealed, Stored, seal
 from perdure.streams.port import (
     Append,
@@ -95,17 +96,18 @@ def test_what_the_leaders_word_means(
         last,
         commit_id="ours",
         expected=expected,
-        mark=sealed("other").mark,
+        end=sealed("other").mark,
         owned=owned,
         refusals=refusals,
     )
     assert got is step
 
 
-def test_a_log_ends_with_a_foreign_message_by_its_number_alone() -> None:
-    assert is_end(FOREIGN, FOREIGN.sequence, None)
-    assert is_end(None, 0, None)
-    assert not is_end(FOREIGN, FOREIGN.sequence + 1, None)
+def test_a_log_ends_with_a_message_of_that_number_and_hash() -> None:
+    assert is_end(FOREIGN, FOREIGN.sequence, digest(FOREIGN.data))
+    assert is_end(None, 0, "")
+    assert not is_end(FOREIGN, FOREIGN.sequence + 1, digest(FOREIGN.data))
+    assert not is_end(FOREIGN, FOREIGN.sequence, digest(b"another"))
 
 
 def test_only_the_commit_id_makes_it_ours() -> None:
@@ -194,7 +196,7 @@ async def test_a_commit_is_published_until_its_fate_is_known(
         A1,
         sealed("ours"),
         expected=5,
-        mark=sealed("other").mark,
+        end=sealed("other").mark,
         owned=owns,
         live=owned,
         entropy=SystemEntropy(),
