@@ -107,7 +107,7 @@ class Activation:
         self.execution: Execution = Execution(self)
         self.live: bool = True
         self.used: float = 0.0  # loop time of the last message, seconds
-        self.doubted: bool = False  # the leader must be asked before the fold is used again
+        self.vouched: int = -1  # on which connection the leader last said that the fold is its log
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
@@ -291,8 +291,15 @@ class Activation:
         self._troubles += 1
         await asyncio.sleep(longest * entropy.uniform(0.5, 1.0))
 
+    @property
+    def doubted(self) -> bool:
+        """Whether the leader must be asked before the fold is used again: the connection is new,
+        and so may the server's files be, an older copy of the log."""
+        return self.vouched != self.host.session.epoch
+
     async def _recover(self) -> None:
         host = self.host
+        epoch = host.session.epoch
         try:
             async with host.load.recoveries:
                 folded = await recover(
@@ -309,13 +316,14 @@ class Activation:
         else:
             self._folded_from_start, self._from_start = self._from_start, False
             self._troubles = 0
-            self.doubted = False
+            self.vouched = epoch
             self.phase = Running(folded)
             self.execution.saving.if_due(folded)
 
     async def fresh(self, folded: Folded) -> bool:
         """Whether the leader has nothing newer than our fold; if it has, the fold is dropped."""
         while self.live:
+            epoch = self.host.session.epoch
             try:
                 last = await self.host.session.log.last(self.address)
             except Unreachable:
@@ -323,7 +331,7 @@ class Activation:
                 continue
             self._troubles = 0
             if is_end(last, folded.sequence, folded.end):
-                self.doubted = False
+                self.vouched = epoch
                 return self.live
             if self.folded is folded:
                 end = 0 if last is None else last.sequence
@@ -335,10 +343,6 @@ class Activation:
                 self.phase = Cold()
             return False
         return False
-
-    def doubt(self) -> None:
-        """The connection is new, and so may the server's files be: an older copy of the log."""
-        self.doubted = True
 
     def refuse(self, item: Item, error: ClusterError) -> None:
         """Answer a command with an error; it leaves the mailbox."""

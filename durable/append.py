@@ -28,6 +28,9 @@ RETRY_MAX_S = 2.0
 """How fast an unknown outcome is looked into again: soon after a lost message, gently while a
 stream has no leader for seconds."""
 
+ANOTHER = NoAck("the connection is another one")
+"""Instead of an answer, where nothing was published."""
+
 REFUSALS = 3
 """How often a log may refuse for another reason (no space, no permission) before callers hear."""
 
@@ -130,23 +133,28 @@ async def append(
     end: str,
     owned: Callable[[], bool],
     live: Callable[[], bool],
+    epoch: Callable[[], int],
+    vouched: int,
     entropy: Entropy,
 ) -> Result:
     """Publish a commit until its fate is known.
 
-    `end` is the hash of the message that has the expected sequence. Ends only
-    with an answer that is certain, or when nobody waits for it any more (`live`).
+    `end` is the hash of the message that has the expected sequence, and `vouched` the connection
+    (`epoch`) on which the leader said so: on another one it is asked again first. Ends only with
+    an answer that is certain, or when nobody waits for it any more (`live`).
     """
     refusals = tries = 0
     while True:
-        answer = await appender.append(address, sealed, expected=expected)
+        answer: AppendAnswer = ANOTHER
+        if epoch() == vouched:
+            answer = await appender.append(address, sealed, expected=expected)
         if isinstance(answer, Appended):
             return InLog(answer.sequence)
         if isinstance(answer, Refused):
             refusals += 1
         _report(address, answer)
         try:
-            last = await _last(log, address, live, entropy)
+            last, vouched = await _last(log, address, live, epoch, entropy)
         except _Abandoned:
             return Overtaken(owned=False)
         step = after_read(
@@ -179,15 +187,21 @@ class _Abandoned(Exception):
 
 
 async def _last(
-    log: Log, address: Address, live: Callable[[], bool], entropy: Entropy
-) -> Stored | None:
-    """The leader's word, however long it takes: without it nothing may be said."""
+    log: Log,
+    address: Address,
+    live: Callable[[], bool],
+    epoch: Callable[[], int],
+    entropy: Entropy,
+) -> tuple[Stored | None, int]:
+    """The leader's word, however long it takes, and on which connection: without it nothing may be
+    said."""
     tries = 0
     while True:
         if not live():
             raise _Abandoned
+        before = epoch()
         try:
-            return await log.last(address)
+            return await log.last(address), before
         except Unreachable:
             tries += 1
             await asyncio.sleep(_delay(tries, entropy))

@@ -228,6 +228,8 @@ class Execution:
             end=folded.end,
             owned=lambda: self._activation.live and self._activation.shard.owned,
             live=lambda: self._activation.live,
+            epoch=lambda: host.session.epoch,
+            vouched=self._activation.vouched,
             entropy=host.session.entropy,
         )
         if not self._activation.live:

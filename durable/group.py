@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, TypeAlias
@@ -22,6 +23,7 @@ from typing import Literal, TypeAlias
 from ..entities.address import Address
 from ..streams.commit import Sealed
 from ..streams.port import BATCH_COMMITS, Append, AppendAnswer, Appended, Log, NoAck
+from .append import ANOTHER
 
 logger: logging.Logger = logging.getLogger("perdure.append")
 
@@ -99,6 +101,7 @@ class Waiting:
 
     append: Append
     answer: asyncio.Future[AppendAnswer]
+    epoch: int = 0  # the connection on which it was to go
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,8 @@ class GroupStatistics:
 class Group:
     """All appends of one entity type in this runner."""
 
-    def __init__(self, log: Log, appends: Appends) -> None:
-        self._log = log
+    def __init__(self, log: Log, appends: Appends, epoch: Callable[[], int]) -> None:
+        self._log, self._epoch = log, epoch
         self._chooser = Chooser() if appends == "auto" else None
         self._batching = appends == "batch"
         self._queue: deque[Waiting] = deque()
@@ -169,7 +172,7 @@ class Group:
     # -- batches --------------------------------------------------------------------------------
     async def _with_others(self, append: Append) -> AppendAnswer:
         loop = asyncio.get_running_loop()
-        waiting = Waiting(append, loop.create_future())
+        waiting = Waiting(append, loop.create_future(), self._epoch())
         self._queue.append(waiting)
         if self._task is None:
             self._task = loop.create_task(self._run())
@@ -182,7 +185,7 @@ class Group:
     async def _run(self) -> None:
         """One batch after the other, as long as something waits."""
         try:
-            while batch := take(self._queue):
+            while batch := take(self._queue, self._epoch()):
                 await self._settle(batch)
         finally:
             self._task = None
@@ -214,8 +217,11 @@ class Group:
         return each(answer, len(appends))
 
 
-def take(queue: deque[Waiting]) -> list[Waiting]:
-    """The next batch, in order: bounded, one commit an entity, nothing that was given up."""
+def take(queue: deque[Waiting], epoch: int = 0) -> list[Waiting]:
+    """The next batch, in order: bounded, one commit an entity, nothing that was given up.
+
+    What waits for a connection that is gone is answered instead: the log may be another one now.
+    """
     batch: list[Waiting] = []
     addresses: set[Address] = set()
     later: list[Waiting] = []
@@ -223,6 +229,9 @@ def take(queue: deque[Waiting]) -> list[Waiting]:
     while queue and len(batch) < BATCH_COMMITS:
         waiting = queue.popleft()
         if waiting.answer.done():  # cancelled: its activation was dropped
+            continue
+        if waiting.epoch != epoch:
+            waiting.answer.set_result(ANOTHER)
             continue
         if waiting.append.address in addresses:  # that one was given up after it was taken
             later.append(waiting)

@@ -97,7 +97,7 @@ class Host:
         self.settings: Settings = settings
         self.runner: str = runner
         self.load: Load = load
-        self.group: Group = Group(session.log, settings.appends)
+        self.group: Group = Group(session.log, settings.appends, lambda: session.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
 

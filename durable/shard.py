@@ -103,8 +103,6 @@ class Shard:
                         continue
                 began = loop_time()
                 reason = await self._hold()
-                if reason == "reconnected":
-                    self._doubt()
                 tries = tries + 1 if reason in ("deleted", "dropped") else 0
                 if reason == "deleted":
                     self._step_down()
@@ -116,17 +114,11 @@ class Shard:
                 )
                 if isinstance(error, Taken):
                     self._step_down()
-                self._doubt()
                 tries += 1
             except Exception:
                 logger.exception("%s failed", self.name, extra={"action": "shard.failed"})
                 self.drop("an internal error")
                 tries += 1
-
-    def _doubt(self) -> None:
-        """The server may have begun anew, with older files."""
-        for activation in self._all():
-            activation.doubt()
 
     async def _pause(self, tries: int) -> None:
         longest = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10))

@@ -405,6 +405,12 @@ class Session(Protocol):
         ...
 
     @property
+    def epoch(self) -> int:
+        """Which connection this is: another number once it was lost. The server behind the next
+        one may have begun anew, with older files."""
+        ...
+
+    @property
     def max_payload(self) -> int:
         """The server's limit of one message, in bytes."""
         ...

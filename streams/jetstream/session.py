@@ -52,6 +52,11 @@ class JetStreamSession:
         return self._connection.alive
 
     @property
+    def epoch(self) -> int:
+        """Which connection this is: another number once it was lost."""
+        return self._connection.links
+
+    @property
     def max_payload(self) -> int:
         """The server's limit of one message with its headers, in bytes."""
         return self._connection.max_payload

@@ -62,6 +62,11 @@ class MemorySession:
         return self._connection.up
 
     @property
+    def epoch(self) -> int:
+        """Which connection this is: another number once it was lost."""
+        return self._connection.epoch
+
+    @property
     def max_payload(self) -> int:
         """The broker's limit of one message, headers included, in bytes."""
         return self._broker.max_payload

@@ -560,6 +560,10 @@ class SimulatedSession:
         return self.wire.up
 
     @property
+    def epoch(self) -> int:
+        return self.wire.epoch
+
+    @property
     def max_payload(self) -> int:
         return self.inner.max_payload
 

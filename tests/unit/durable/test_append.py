@@ -199,9 +199,31 @@ async def test_a_commit_is_published_until_its_fate_is_known(
         end=sealed("other").mark,
         owned=owns,
         live=owned,
+        epoch=lambda: 1,
+        vouched=1,
         entropy=SystemEntropy(),
     )
     assert got == result
     assert log.published == ["ours"] * publishes
     assert not log.answers
     assert not log.lasts
+
+
+async def test_on_another_connection_the_leader_is_asked_before_anything_is_published() -> None:
+    for last, result in ((stored("other", 5), InLog(6)), (stored("another", 5), Overtaken(True))):
+        log = Script([Appended(6)], [last])
+        got = await append(
+            log,
+            log,
+            A1,
+            sealed("ours"),
+            expected=5,
+            end=sealed("other").mark,
+            owned=owned,
+            live=owned,
+            epoch=lambda: 2,
+            vouched=1,
+            entropy=SystemEntropy(),
+        )
+        assert got == result
+        assert log.published == (["ours"] if isinstance(result, InLog) else [])

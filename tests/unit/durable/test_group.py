@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from perdure.durable.append import ANOTHER
 from perdure.durable.group import (
     BATCH_BYTES,
     CROWD,
@@ -94,7 +95,7 @@ def begin(group: Group, *ids: str) -> list[asyncio.Task[AppendAnswer]]:
 
 async def test_what_arrives_while_a_batch_is_on_its_way_is_the_next_one() -> None:
     log = Gated()
-    group = Group(log, "batch")
+    group = Group(log, "batch", lambda: 0)
     first = begin(group, "a", "b")
     await turns()
     rest = begin(group, "c", "d", "e")
@@ -111,7 +112,7 @@ async def test_what_arrives_while_a_batch_is_on_its_way_is_the_next_one() -> Non
 async def test_one_alone_is_a_plain_append() -> None:
     log = Gated()
     log.gate.set()
-    (one,) = begin(Group(log, "batch"), "a")
+    (one,) = begin(Group(log, "batch", lambda: 0), "a")
     assert await one == Appended(1)
     assert (log.singles, log.batches) == (["a"], [])
 
@@ -120,7 +121,7 @@ async def test_one_alone_is_a_plain_append() -> None:
 async def test_the_commits_of_a_refused_batch_go_alone(answer: AppendAnswer) -> None:
     log = Gated(answer)
     log.gate.set()
-    group = Group(log, "batch")
+    group = Group(log, "batch", lambda: 0)
     assert await asyncio.gather(*begin(group, "a", "b")) == [Appended(1), Appended(2)]
     assert (log.batches, log.singles) == ([["a", "b"]], ["a", "b"])
     assert group.statistics().refused == 1
@@ -129,14 +130,17 @@ async def test_the_commits_of_a_refused_batch_go_alone(answer: AppendAnswer) -> 
 async def test_an_unknown_batch_is_not_published_again() -> None:
     log = Gated(NoAck("lost"))
     log.gate.set()
-    assert await asyncio.gather(*begin(Group(log, "batch"), "a", "b")) == [NoAck("lost")] * 2
+    assert (
+        await asyncio.gather(*begin(Group(log, "batch", lambda: 0), "a", "b"))
+        == [NoAck("lost")] * 2
+    )
     assert log.singles == []
 
 
 async def test_an_error_reaches_whoever_waits_and_the_next_batch_goes_on() -> None:
     log = Gated(ValueError("odd"))
     log.gate.set()
-    group = Group(log, "batch")
+    group = Group(log, "batch", lambda: 0)
     found = await asyncio.gather(*begin(group, "a", "b"), return_exceptions=True)
     assert [type(error) for error in found] == [ValueError, ValueError]
     log.answer = None
@@ -145,7 +149,7 @@ async def test_an_error_reaches_whoever_waits_and_the_next_batch_goes_on() -> No
 
 async def test_what_was_given_up_before_its_batch_is_not_published() -> None:
     log = Gated()
-    group = Group(log, "batch")
+    group = Group(log, "batch", lambda: 0)
     first = begin(group, "a", "b")
     await turns()
     dropped, kept = begin(group, "c", "d")
@@ -159,7 +163,7 @@ async def test_what_was_given_up_before_its_batch_is_not_published() -> None:
 
 async def test_abandoned_it_publishes_nothing_more() -> None:
     log = Gated()
-    group = Group(log, "batch")
+    group = Group(log, "batch", lambda: 0)
     tasks = begin(group, "a", "b", "c")
     await turns()
     more = begin(group, "d")
@@ -197,6 +201,14 @@ async def test_a_batch_is_bounded_by_number_and_bytes() -> None:
     large = queued("a", "b", "c", size=BATCH_BYTES // 2)
     assert [named(take(large)), named(take(large))] == [["a", "b"], ["c"]]
     assert named(take(queued("a", size=2 * BATCH_BYTES))) == ["a"]
+
+
+async def test_what_waits_for_a_connection_that_is_gone_is_not_published() -> None:
+    old, new = queued("a"), queued("b")
+    new[0].epoch = 1
+    queue = deque([*old, *new])
+    assert named(take(queue, 1)) == ["b"]
+    assert old[0].answer.result() == ANOTHER
 
 
 def test_each_commit_has_its_own_sequence() -> None:
