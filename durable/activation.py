@@ -338,6 +338,7 @@ class Activation:
                 if end <= folded.sequence:
                     why = f"it ends at {end}, and held commit {folded.sequence}"
                     self.log("log.rewound", level=logging.ERROR, why=why)
+                    self.execution.forget()
                 else:
                     self.log("state.stale")
                 self.phase = Cold()

@@ -411,6 +411,11 @@ class Execution:
             _, (_, forgotten) = self.recent.popitem(last=False)
             self.kept_bytes -= KEPT_BYTES + len(forgotten)
 
+    def forget(self) -> None:
+        """What was answered lately may be in the log no more."""
+        self.recent.clear()
+        self.kept_bytes = 0
+
     # -- bodies ---------------------------------------------------------------------------------
     async def _load_bodies(self, evicted: list[Item]) -> bool:
         """Have the bodies of the tells whose turn comes; False to look at the queue again."""
