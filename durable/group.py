@@ -34,6 +34,9 @@ BATCH_BYTES = 8 * 1024**2
 
 CROWD = 16
 """Commits on their way at once from where on it matters which way is faster."""
+FEW = 8
+"""Below so many on their way commits go alone, whatever was found out in a crowd: a batch of few
+takes longer than they do."""
 TRIAL_S = 0.25
 """For each way, in seconds: hundreds of commits even where each is fsynced."""
 VERDICT_S = 60.0
@@ -143,7 +146,7 @@ class Group:
         """
         self._under_way += 1
         try:
-            if self._batching:
+            if self._batching and (self._chooser is None or self._under_way >= FEW):
                 answer = await self._with_others(Append(address, commit, expected))
             else:
                 self._single += 1
@@ -153,7 +156,9 @@ class Group:
         if isinstance(answer, Appended):
             self._stored += 1
         if self._chooser is not None:
-            self._choose(self._chooser)
+            now = asyncio.get_running_loop().time()
+            self._chooser.look(now, waiting=self._under_way, stored=self._stored)
+            self.choose(batching=self._chooser.batching)
         return answer
 
     async def abandon(self) -> None:
@@ -162,12 +167,11 @@ class Group:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _choose(self, chooser: Chooser) -> None:
-        now = asyncio.get_running_loop().time()
-        chooser.look(now, waiting=self._under_way, stored=self._stored)
-        if self._batching is not chooser.batching:
-            self._batching = chooser.batching
-            logger.debug("appends: %r", chooser, extra={"action": "append.way"})
+    def choose(self, *, batching: bool) -> None:
+        """Go that way from now on."""
+        if self._batching is not batching:
+            self._batching = batching
+            logger.debug("appends: %r", self._chooser, extra={"action": "append.way"})
 
     # -- batches --------------------------------------------------------------------------------
     async def _with_others(self, append: Append) -> AppendAnswer:

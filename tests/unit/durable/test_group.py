@@ -12,6 +12,7 @@ from perdure.durable.append import ANOTHER
 from perdure.durable.group import (
     BATCH_BYTES,
     CROWD,
+    FEW,
     RETRY_S,
     TRIAL_S,
     VERDICT_S,
@@ -174,6 +175,18 @@ async def test_abandoned_it_publishes_nothing_more() -> None:
     assert (log.batches, log.singles) == ([["a", "b", "c"]], [])
     for task in (*tasks, *more):
         task.cancel()
+
+
+async def test_after_the_crowd_left_a_few_go_alone() -> None:
+    log = Gated()
+    group = Group(log, "auto", lambda: 0)
+    group.choose(batching=True)
+    tasks = begin(group, *(str(n) for n in range(FEW + 2)))
+    await turns()
+    assert log.singles == [str(n) for n in range(FEW - 1)]
+    assert log.batches == [[str(n) for n in range(FEW - 1, FEW + 2)]]
+    log.gate.set()
+    await asyncio.gather(*tasks)
 
 
 # -- pure -------------------------------------------------------------------------------------
