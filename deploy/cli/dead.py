@@ -51,9 +51,9 @@ PAGE = 500
 NO_OUTCOME = (SendTimeout, RunnerUnavailable, RunnerNotRegistered)
 """What says that a stored tell has no outcome yet."""
 
-Negative = Parameter(negative="")
+Negative: Parameter = Parameter(negative="")
 
-dead = App(name="dead", help=HELP, help_format="markdown")
+dead: App = App(name="dead", help=HELP, help_format="markdown")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
