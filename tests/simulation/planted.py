@@ -444,12 +444,6 @@ def pages_are_never_looked_into() -> Patches:
 
 
 @bug
-def a_page_is_not_hashed() -> Patches:
-    """A page of the ledger that is another one, or whose bytes changed, is believed."""
-    return [(pages, "digest", _no_hash)]
-
-
-@bug
 def a_snapshot_is_not_hashed() -> Patches:
     """Bytes of a snapshot that changed are believed."""
     return [(snapshot, "digest", _no_hash)]
