@@ -146,7 +146,7 @@ async def take(
     """
     infos = await holders(session, entity, sharding, shard)
     record = await _read(session, entity, sharding, shard)
-    for owner in {record.owner, *(info.owner for info in infos)} - {runner, ""}:
+    for owner in sorted({record.owner, *(info.owner for info in infos)} - {runner, ""}):
         if await is_gone(session, owner):
             suspects = max(suspects, _given(owner, infos, record))
     names = [parse_term(info.name) for info in infos]

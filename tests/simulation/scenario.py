@@ -55,7 +55,7 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (execution, "RECENT", [1, 32]),
     (snapshot, "PART_BYTES", [150, 262_144]),
     (shard, "HELD", [2, 10_000]),
-    (reading, "READS", [2, 256]),
+    (reading, "READS", [6, 256]),
     (pages, "PAGE_NAMES", [2, 5, 1_000]),
     (pages, "FILTER_PAGES", [2, 16]),
     (pages, "LOADED_PAGES", [1, 8]),
