@@ -212,14 +212,17 @@ def test_numbers_keep_their_text(shell: Shell) -> None:
     assert ran.out == f"{big}\n"
 
 
+CHECKED = {"server", "version", "jetstream", "clock", "streams", "permissions", "runner", "send"}
+"""What `perdure check` looks at."""
+
+
 def test_check_is_content(shell: Shell) -> None:
     for arguments in (("check", "app.py"), ("check",), ("check", "--type", "counter")):
         ran = shell.type(*arguments)
         assert (ran.code, ran.err) == (0, "")
-        assert [line.split()[:2] for line in ran.out.splitlines()] == [
-            ["ok", check]
-            for check in ("server", "version", "jetstream", "streams", "permissions", "runner")
-        ]
+        found = [line.split()[:2] for line in ran.out.splitlines()]
+        assert all(ok == "ok" for ok, check in found if check != "send")  # a busy machine
+        assert {check for _, check in found} == CHECKED
     for role in ("caller", "reader"):
         ran = shell.type("check", "--role", role, "--type", "counter", "--json")
         assert ran.code == 0
