@@ -43,3 +43,14 @@ def to_ns(moment: datetime) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone: use datetime.now(timezone.utc)")
     return (moment - _EPOCH) // _MICROSECOND * 1_000
+
+
+def ahead_s(before_ns: int, there_ns: int, after_ns: int) -> float:
+    """By how many seconds our clock is ahead of another one at least (behind: negative).
+
+    The other one was read between two looks at ours. However long that took, or this process was
+    held up meanwhile, the difference isn't smaller than this.
+    """
+    if before_ns > there_ns:
+        return (before_ns - there_ns) / 1e9
+    return min(0, after_ns - there_ns) / 1e9

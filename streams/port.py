@@ -427,7 +427,7 @@ class Session(Protocol):
         ...
 
     async def clock_ahead_s(self) -> float:
-        """By how many seconds `clock` is ahead of the server's; wrong by a request's way at most.
+        """By how many seconds `clock` is ahead of the server's, as far as is certain.
 
         Needs the streams of a type. Raises Unreachable.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...entities.clock import Clock, SystemClock
+from ...entities.clock import Clock, SystemClock, ahead_s
 from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
 from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
@@ -94,11 +94,10 @@ class JetStreamSession:
         return await topology.check(self._connection, self._settings, self.subjects, entity)
 
     async def clock_ahead_s(self) -> float:
-        """By how many seconds `clock` is ahead of the server's. Raises Unreachable."""
+        """By how many seconds `clock` is ahead of the server's, at least. Raises Unreachable."""
         before = self.clock.now_ns()
         server_ns = await topology.server_time_ns(self._connection, self.subjects)
-        middle_ns = (before + self.clock.now_ns()) // 2
-        return (middle_ns - server_ns) / 1e9
+        return ahead_s(before, server_ns, self.clock.now_ns())
 
     async def close(self) -> None:
         """Send what waits, then end the connection."""

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Protocol
 
 from perdure.entities.address import Address
-from perdure.entities.clock import Clock
+from perdure.entities.clock import Clock, ahead_s
 from perdure.entities.entropy import Entropy
 from perdure.streams.commit import Sealed, Stored
 from perdure.streams.memory.session import MemorySession
@@ -576,7 +576,7 @@ class SimulatedSession:
     async def clock_ahead_s(self) -> float:
         before = self.clock.now_ns()
         server_ns = await self.wire.call("server's time", self._server_ns)
-        return ((before + self.clock.now_ns()) // 2 - server_ns) / 1e9
+        return ahead_s(before, server_ns, self.clock.now_ns())
 
     async def _server_ns(self) -> int:
         return round(self.inner.clock.now_ns() - await self.inner.clock_ahead_s() * 1e9)

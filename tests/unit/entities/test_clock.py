@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import perdure
 from perdure import Clock, Entropy, SystemClock, SystemEntropy
-from perdure.entities.clock import to_datetime, to_ns
+from perdure.entities.clock import ahead_s, to_datetime, to_ns
 
 LAYER = Path(perdure.__file__).parent / "entities"
 PORTS = {"clock.py", "entropy.py"}
@@ -75,3 +75,10 @@ def test_no_other_module_of_the_layer_reads_time_or_randomness(file: Path) -> No
             assert called not in ("now", "utcnow", "today"), f"{file.name} asks for now"
             continue
         assert not names & {"time", "random", "secrets", "uuid"}, f"{file.name}: {names}"
+
+
+def test_another_clock_is_judged_by_what_is_certain() -> None:
+    second = 10**9
+    assert ahead_s(10 * second, 7 * second, 11 * second) == 3.0
+    assert ahead_s(1 * second, 7 * second, 2 * second) == -5.0
+    assert ahead_s(1 * second, 7 * second, 60 * second) == 0.0  # held up meanwhile: nobody knows
