@@ -38,7 +38,8 @@ FRESH := $(shell date +%s)
 BENCH := PYTHONPATH="$(CURDIR)" $(BIN)/python -m benchmarks
 SIMULATE := PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.simulation.run
 COVER := $(GATED:%=--cov=%) --cov-branch --cov-report=
-# Worker processes aren't measured, so a few seeds run once more in one process that is.
+# Measuring makes a simulation several times slower, and worker processes aren't measured: so a few
+# seeds run once more in one process that is.
 COVERED := PYTHONPATH="$(CURDIR)" $(BIN)/coverage run --append --branch \
   --source=entities,streams,durable -m tests.simulation.run
 
@@ -50,7 +51,7 @@ setup: $(DEV) ## make .venv with everything that development needs
 test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
 	$(PYTEST) -q $(COVER) tests $(LATER:%=--ignore=tests/%)
-	$(PYTEST) -q $(COVER) --cov-append tests/simulation
+	$(PYTEST) -q tests/simulation
 	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
 	$(COVERED) --seeds 40
 	$(PYTEST) -q tests/chaos
