@@ -359,6 +359,11 @@ class Activation:
     # -- quarantine -----------------------------------------------------------------------------
     def distrust(self, why: str) -> None:
         """The fold isn't what the log says: fold it from its start, without a snapshot."""
+        if self.doubted:  # on another connection the log may be another one: see that first
+            self.log("state.doubted", why=why)
+            self.execution.forget()
+            self.phase = Cold()
+            return
         if self._folded_from_start:
             self.quarantine(why)
             return

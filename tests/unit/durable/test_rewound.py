@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from perdure import Command, Decision, Entity, Event, Query, State
+from perdure.durable.phase import Cold
 from perdure.streams.commit import seal
 from perdure.streams.memory.logs import LogStore
 
@@ -115,3 +116,19 @@ async def test_a_reconnect_alone_costs_one_question_an_entity(
         assert await asked(w, COUNT) == 1
         assert await asked(w, MORE) == 2
         assert not reported(caplog)
+
+
+async def test_what_another_log_lacks_quarantines_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A record is looked for, and meanwhile the connection is another one: fold again first."""
+    async with world(tally) as w:
+        assert await asked(w, MORE) == 1
+        hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+        (activation,) = (a for shard in hosted.shards for a in shard.activations.values())
+        activation.refold("a test")
+        assert await asked(w, MORE) == 2  # folded from its start, so the next doubt is the last
+        await reconnected(w, caplog)
+        activation.distrust("the recorded outcome isn't there")
+        assert isinstance(activation.phase, Cold)
+        assert await asked(w, MORE) == 3
