@@ -262,8 +262,8 @@ def what_does_not_fit_a_batch_is_forgotten() -> Patches:
     """The next batch takes all that waits, and what is too much for it is never sent."""
     real = group.take
 
-    def take(queue: Any) -> Any:
-        batch = real(queue)
+    def take(queue: Any, epoch: int) -> Any:
+        batch = real(queue, epoch)
         queue.clear()
         return batch
 
