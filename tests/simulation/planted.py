@@ -33,6 +33,7 @@ from perdure.durable.group import Group
 from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger, LedgerHead, LedgerLimits
 from perdure.durable.term import Term
+from perdure.streams.codec import digest
 from perdure.streams.commit import Commit, Stored, seal, unseal
 from perdure.streams.memory.ports import MemoryLog
 from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
@@ -471,6 +472,7 @@ def a_shorter_log_is_gone_on_with() -> Patches:
         last = await log.last(address) if isinstance(result, Overtaken) else None
         if last is None or last.sequence > expected:
             return result
+        rest |= {"end": digest(last.data), "vouched": rest["epoch"]()}
         return await real(appender, log, address, sealed, expected=last.sequence, **rest)
 
     return [(execution, "append", insisting)]
