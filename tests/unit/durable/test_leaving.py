@@ -15,7 +15,7 @@ from typing import TypeVar
 from perdure.durable.activation import Activation
 from perdure.durable.reads import Read
 
-from .test_residents import tally
+from .keeper import keeper
 from .world import World, world
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ async def without_collector() -> AsyncGenerator[World]:
     gc.collect()  # what other tests left behind
     gc.disable()
     try:
-        async with world(tally) as w:
+        async with world(keeper) as w:
             yield w
     finally:
         gc.enable()

@@ -8,39 +8,17 @@ from typing import Any
 
 import pytest
 
-from perdure import Command, Decision, Entity, Event, State
 from perdure.durable import pages
 from perdure.durable.activation import Activation
 from perdure.entities.address import Address
 from perdure.streams.port import Unreachable
 
+from .keeper import add, keeper
 from .world import World, world
 
 NAMES = 60
 """Keys of one entity in these tests: more than ten pages of four, in groups of three."""
 
-
-class Keeper(State):
-    n: int = 0
-
-
-class Add(Command[Keeper, int]):
-    n: int
-
-
-class Added(Event):
-    n: int
-
-
-def decide(state: Keeper, command: Add) -> Decision[Added]:
-    return command.accept(state.n + command.n, Added(command.n))
-
-
-def evolve(state: Keeper, event: Added) -> Keeper:
-    return Keeper(state.n + event.n)
-
-
-keeper = Entity(Keeper(), decide, evolve)
 
 SETTINGS: dict[str, Any] = {"snapshot_min_commits": 2, "snapshot_max_commits": 5}
 
@@ -49,10 +27,6 @@ SETTINGS: dict[str, Any] = {"snapshot_min_commits": 2, "snapshot_max_commits": 5
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PAGE_NAMES", 4)
     monkeypatch.setattr(pages, "FILTER_PAGES", 3)
-
-
-def add(n: int) -> dict[str, Any]:
-    return {"type": "add", "n": n}
 
 
 def stored(w: World) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from perdure.entities.address import Address
 from perdure.streams.jetstream.session import JetStreamSession
 from tests.support.server import nats_session, until
 
-from .test_paging import keeper
+from .keeper import keeper
 
 NAMES = 60
 A = Address(keeper.name, "a")

@@ -18,7 +18,7 @@ from perdure.entities.address import Address
 from perdure.streams.commit import Stored
 from perdure.streams.memory.session import MemorySession
 
-from .test_paging import add, keeper
+from .keeper import add, keeper
 from .world import World, world
 
 LIMITS = LedgerLimits(10**9, 1000, 10**6, 1000)
@@ -86,13 +86,18 @@ async def test_a_cold_entity_costs_as_few_requests_as_can_be() -> None:
         assert (asked, folded.state.n, folded.tail_commits) == (["get", "last", "read"], 4, 1)
 
 
+async def forged(w: World) -> None:
+    """A foreign message behind the entity's only commit."""
+    w.caller.asks.send(w.caller.subjects.log(keeper.name, "a"), b"foreign")
+    await w.until(lambda: w.broker.streams("perdure").logs[keeper.name].count("a") == 2)
+
+
 async def test_foreign_messages_behind_a_snapshots_commit_are_read_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with world(keeper) as w:
         await w.ask("a", add(1))
-        w.caller.asks.send(w.caller.subjects.log(keeper.name, "a"), b"foreign")
-        await asyncio.sleep(0.01)
+        await forged(w)
         kept = await save(w)
         assert (kept.commit_sequence, kept.sequence) == (1, 2)
         caplog.clear()
@@ -110,8 +115,7 @@ async def test_foreign_messages_behind_a_snapshots_commit_are_read_again(
 async def test_a_fold_that_ends_with_a_foreign_message_knows_it_by_its_bytes() -> None:
     async with world(keeper) as w:
         await w.ask("a", add(1))
-        w.caller.asks.send(w.caller.subjects.log(keeper.name, "a"), b"foreign")
-        await asyncio.sleep(0.01)
+        await forged(w)
         _, folded = await recovered(w)
         last = await w.caller.log.last(A)
         assert last is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Command, Decision, Entity, Event, Settings, State
+from perdure import Settings
 from perdure.durable.activation import Activation
 from perdure.durable.answers import Answers
 from perdure.durable.folded import Folded
@@ -26,30 +26,8 @@ from perdure.entities.address import Address
 from perdure.entities.clock import SystemClock
 from perdure.streams.memory.broker import MemoryBroker
 
+from .keeper import Keeper, add, keeper
 from .world import world
-
-
-class Tally(State):
-    n: int = 0
-
-
-class Add(Command[Tally, int]):
-    n: int
-
-
-class Added(Event):
-    n: int
-
-
-def decide(state: Tally, command: Add) -> Decision[Added]:
-    return command.accept(state.n + command.n, Added(command.n))
-
-
-def evolve(state: Tally, event: Added) -> Tally:
-    return Tally(state.n + event.n)
-
-
-tally = Entity(Tally(), decide, evolve)
 
 
 class Fake:
@@ -105,35 +83,35 @@ def test_a_newcomer_is_not_let_go_before_it_could_begin() -> None:
 
 
 async def test_more_entities_at_work_than_may_be_in_memory() -> None:
-    async with world(tally, resident_entities=1) as w:
-        asks = [w.ask(f"e{n}", {"type": "add", "n": n}) for n in range(20)]
+    async with world(keeper, resident_entities=1) as w:
+        asks = [w.ask(f"e{n}", add(n)) for n in range(20)]
         replies = [answer["reply"] for answer in await asyncio.gather(*asks)]
         assert replies == list(range(20))
         await w.until(lambda: w.runners[0][0].statistics().entities <= 1)
 
 
 async def test_entities_leave_at_once_and_come_back_as_they_were() -> None:
-    async with world(tally, resident_entities=3) as w:
+    async with world(keeper, resident_entities=3) as w:
         runner = w.runners[0][0]
         for turn in range(3):
             for n in range(10):
-                assert (await w.ask(f"e{n}", {"type": "add", "n": 2}))["reply"] == 2 * (turn + 1)
+                assert (await w.ask(f"e{n}", add(2)))["reply"] == 2 * (turn + 1)
                 await w.until(lambda: runner.statistics().entities <= 3)
 
 
 async def test_in_a_crowd_only_known_entities_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with world(tally) as w:
-        assert (await w.ask("known", {"type": "add", "n": 1}))["reply"] == 1
+    async with world(keeper) as w:
+        assert (await w.ask("known", add(1)))["reply"] == 1
         monkeypatch.setattr(Residents, "crowded", property(lambda self: True))
-        assert (await w.ask("known", {"type": "add", "n": 1}))["reply"] == 2
-        error = (await w.ask("new", {"type": "add", "n": 1}))["error"]
+        assert (await w.ask("known", add(1)))["reply"] == 2
+        error = (await w.ask("new", add(1)))["error"]
         assert error["type"] == "MailboxFull"
 
 
 async def test_a_large_state_and_large_answers_are_counted() -> None:
-    async with world(tally) as w:
+    async with world(keeper) as w:
         runner = w.runners[0][0]
-        await w.ask("a", {"type": "add", "n": 1})
+        await w.ask("a", add(1))
         await w.until(lambda: runner.statistics().cached > BASE_BYTES + ROW_BYTES)
         w.runners[0][0].passivate_all()
         assert runner.statistics().cached == 0
@@ -143,19 +121,19 @@ def measured(entries: int, count: int, *, made_keys: bool) -> float:
     """Bytes that an activation really holds."""
     settings = Settings()
     session = MemoryBroker(SystemClock(), settings).session(name="x")
-    host = Host(session, tally, settings, "r", Load(10, Residents(10**6, 10**12)))
+    host = Host(session, keeper, settings, "r", Load(10, Residents(10**6, 10**12)))
     answers = Answers(session.asks, settings.reply_prefixes)
 
     def made(n: int) -> Activation:
         shard: Any = None
-        activation = Activation(host, shard, answers, Address("tally", f"a-{n}"))
+        activation = Activation(host, shard, answers, Address("keeper", f"a-{n}"))
         host.load.residents.use(activation)
         ledger = Ledger(host.ledger_limits)
         for k in range(entries):
             time = 1_790_000_000_000 + k
             seen = Seen(k * 7 + n, n.to_bytes(16, "big"), time if made_keys else -1, time + 5)
             ledger.add(f"m-{n}-{k}", seen, "f" * 32)
-        activation.phase = Running(Folded(Tally(n + 1000), ledger))
+        activation.phase = Running(Folded(Keeper(n + 1000), ledger))
         return activation
 
     tracemalloc.start()
@@ -171,7 +149,7 @@ def measured(entries: int, count: int, *, made_keys: bool) -> float:
 async def test_the_estimate_is_above_what_is_held_by_little(
     entries: int, count: int, made_keys: bool
 ) -> None:
-    state = len(b'{"type":"tally","n":1000}')
+    state = len(b'{"type":"keeper","n":1000}')
     entry = MADE_BYTES if made_keys else ROW_BYTES
     estimate = BASE_BYTES + entries * entry + state * STATE_FACTOR
     held = measured(entries, count, made_keys=made_keys)
