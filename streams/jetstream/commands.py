@@ -30,21 +30,17 @@ from .api import (
     lookup,
     parse_time,
 )
-from .connection import ACK_TIMEOUT_S, Connection
+from .connection import ACK_TIMEOUT_S, Connection, Publish
 from .consumer import NONCE, OWNER, JetStreamConsumer, described
 from .errors import (
-    DENIED,
     NO_CONSUMER,
     NO_SEQUENCE,
     NO_STREAM,
-    TOO_LARGE,
-    Denied,
     Forbidden,
-    Lost,
-    TooLarge,
 )
 from .errors import publish_answer as answer_of
 from .messages import no_responders, strings
+from .storing import answered
 from .topology import sharding
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -66,14 +62,9 @@ class JetStreamCommands:
     ) -> PublishAnswer:
         """Store a tell."""
         subject = self._subjects.to(address.entity, escape(address.id))
-        try:
-            result = await self._connection.publish(subject, data, strings(headers))
-        except TooLarge as error:
-            return Refused(TOO_LARGE, str(error))
-        if isinstance(result, Lost):
-            return NoAck(result.why)
-        if isinstance(result, Denied):
-            return Refused(DENIED, result.why)
+        result = await answered(self._connection, Publish(subject, data, strings(headers)))
+        if isinstance(result, (Refused, NoAck)):
+            return result
         stream = self._subjects.command_stream(address.entity)
         if no_responders(result):
             return await self._nobody(stream)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -234,13 +234,7 @@ class Connection:
         self._bound.pop(thing, None)
 
     # -- sending ----------------------------------------------------------------------------------
-    async def publish(
-        self, subject: str, data: bytes, headers: dict[str, str] | None = None
-    ) -> Result:
-        """Publish and wait for the acknowledgement. Raises TooLarge, ValueError for a subject."""
-        return await self.publish_all([Publish(subject, data, headers)])
-
-    async def publish_all(self, publishes: Sequence[Publish]) -> Result:
+    async def publish(self, *publishes: Publish) -> Result:
         """Publish some messages in a row and wait for the acknowledgement of the last.
 
         Raises TooLarge, ValueError for a subject; then none was sent.

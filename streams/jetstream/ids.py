@@ -10,10 +10,11 @@ from ..commit import Stored
 from ..port import IDS_BYTES, Incompatible, NoAck, NoStream, PublishAnswer, Refused, Unreachable
 from ..subjects import Subjects
 from .api import StreamContents, call, lookup
-from .connection import Connection
+from .connection import Connection, Publish
 from .direct import batch
-from .errors import DENIED, NO_STREAM, TOO_LARGE, Denied, Lost, TooLarge, publish_answer
+from .errors import NO_STREAM, publish_answer
 from .messages import no_responders
+from .storing import answered
 
 ROLLUP = "Nats-Rollup"
 LOGGED_TIMEOUT_S = 30.0
@@ -31,14 +32,9 @@ class JetStreamIds:
         """Store a message of a page; a whole one replaces all of that page in the same step."""
         subject = self._subjects.ids(entity, page)
         headers = {ROLLUP: "sub"} if whole else None
-        try:
-            result = await self._connection.publish(subject, data, headers)
-        except TooLarge as error:
-            return Refused(TOO_LARGE, str(error))
-        if isinstance(result, Lost):
-            return NoAck(result.why)
-        if isinstance(result, Denied):
-            return Refused(DENIED, result.why)
+        result = await answered(self._connection, Publish(subject, data, headers))
+        if isinstance(result, (Refused, NoAck)):
+            return result
         if no_responders(result):
             return NoStream()
         return publish_answer(result.data, stream=self._subjects.ids_stream(entity))

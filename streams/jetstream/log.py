@@ -18,9 +18,10 @@ from ..subjects import Subjects, escape
 from .api import count, lookup
 from .connection import Connection, Publish
 from .direct import batch, one
-from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, append_answer
+from .errors import append_answer
 from .follow import follow
 from .messages import no_responders
+from .storing import answered
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 BATCH_ID = "Nats-Batch-Id"
@@ -61,14 +62,9 @@ class JetStreamLog:
         return Publish(subject, append.commit.data, headers)
 
     async def _append(self, entity: str, publishes: list[Publish]) -> AppendAnswer:
-        try:
-            result = await self._connection.publish_all(publishes)
-        except TooLarge as error:
-            return Refused(TOO_LARGE, str(error))
-        if isinstance(result, Lost):
-            return NoAck(result.why)
-        if isinstance(result, Denied):
-            return Refused(DENIED, result.why)
+        result = await answered(self._connection, *publishes)
+        if isinstance(result, (Refused, NoAck)):
+            return result
         stream = self._subjects.log_stream(entity)
         return append_answer(result.data, stream=stream, no_responders=no_responders(result))
 

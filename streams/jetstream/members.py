@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 
-from ..port import Appended, Entry, Incompatible, Refused, Unreachable, WrongLast
+from ..port import Appended, Entry, Incompatible, NoAck, Refused, Unreachable, WrongLast
 from ..subjects import Subjects
 from .api import RawMessage, Response, call, lookup
-from .connection import Connection
-from .errors import NO_STREAM, Denied, Lost, TooLarge, append_answer
+from .connection import Connection, Publish
+from .errors import NO_STREAM, append_answer
 from .log import EXPECTED
 from .messages import no_responders
+from .storing import answered
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
 _MARKERS = ("DEL", "PURGE")
@@ -67,11 +68,8 @@ class JetStreamMembers:
 
     async def _put(self, key: str, value: bytes, expected: int | None) -> int | None:
         headers = None if expected is None else {EXPECTED: str(expected)}
-        try:
-            result = await self._connection.publish(self._subject(key), value, headers)
-        except TooLarge as error:
-            raise Unreachable(f"{key}: {error}") from None
-        if isinstance(result, (Lost, Denied)):
+        result = await answered(self._connection, Publish(self._subject(key), value, headers))
+        if isinstance(result, (Refused, NoAck)):
             raise Unreachable(f"{key}: {result.why}")
         answer = append_answer(
             result.data, stream=self._stream, no_responders=no_responders(result)

@@ -1,25 +1,37 @@
-"""Storing something of which only matters whether the server confirmed it."""
+"""Storing: publishing what a stream acknowledges, and what it means that it didn't."""
 
 from __future__ import annotations
 
 import logging
 
-from ..port import Appended
-from .connection import Connection
-from .errors import Denied, Lost, TooLarge, publish_answer
+from ..port import Appended, NoAck, Refused
+from .connection import Connection, Publish
+from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, publish_answer
 from .messages import no_responders
+from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 
+async def answered(connection: Connection, *publishes: Publish) -> Received | Refused | NoAck:
+    """Publish some messages in a row; the server's answer to the last, or why there is none."""
+    try:
+        result = await connection.publish(*publishes)
+    except TooLarge as error:
+        return Refused(TOO_LARGE, str(error))
+    match result:
+        case Lost(why):
+            return NoAck(why)
+        case Denied(why):
+            return Refused(DENIED, why)
+        case _:
+            return result
+
+
 async def stored(connection: Connection, stream: str, subject: str, data: bytes) -> bool:
     """Publish; whether the stream confirmed. Why not is in the log."""
-    try:
-        result = await connection.publish(subject, data)
-    except TooLarge as error:
-        logger.warning("not stored at %s: %s", subject, error)
-        return False
-    if isinstance(result, (Lost, Denied)):
+    result = await answered(connection, Publish(subject, data, None))
+    if isinstance(result, (Refused, NoAck)):
         logger.warning("not stored at %s: %s", subject, result.why)
         return False
     if no_responders(result):

@@ -11,6 +11,7 @@ from typing import Any
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 from perdure.entities.entity import Entity
+from perdure.streams.jetstream.connection import Publish
 from perdure.streams.jetstream.scan import Bounds, bounds
 from perdure.streams.jetstream.session import JetStreamSession
 from perdure.streams.subjects import Subjects, escape
@@ -40,9 +41,8 @@ class Place:
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
         """Store something, as whoever has the right to can."""
-        result = await self.session.connection.publish(
-            subject, data, None if headers is None else dict(headers)
-        )
+        given = None if headers is None else dict(headers)
+        result = await self.session.connection.publish(Publish(subject, data, given))
         assert b'"seq"' in getattr(result, "data", b""), result
 
     async def tell(self, id: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:

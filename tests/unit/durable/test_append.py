@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +12,7 @@ from perdure.durable.append import (
     InLog,
     Overtaken,
     Rejected,
+    Result,
     Step,
     after_append,
     after_read,
@@ -24,7 +25,6 @@ from perdure.entities.entropy import SystemEntropy
 from perdure.streams.codec import digest
 from perdure.streams.commit import FORMAT, Commit, Sealed, Stored, seal
 from perdure.streams.port import (
-    Append,
     AppendAnswer,
     Appended,
     NoAck,
@@ -32,6 +32,8 @@ from perdure.streams.port import (
     Unreachable,
     WrongLast,
 )
+
+from .logs import SilentLog
 
 A1 = Address("account", "a-1")
 
@@ -117,7 +119,7 @@ def test_only_the_commit_id_makes_it_ours() -> None:
     assert not is_ours(DAMAGED, "ours")
 
 
-class Script:
+class Script(SilentLog):
     """A log that answers as told."""
 
     def __init__(self, answers: list[AppendAnswer], lasts: list[Stored | Unreachable | None]):
@@ -128,26 +130,11 @@ class Script:
         self.published.append(commit.id)
         return self.answers.pop(0)
 
-    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
-        raise AssertionError(appends)
-
     async def last(self, address: Address) -> Stored | None:
         last = self.lasts.pop(0)
         if isinstance(last, Unreachable):
             raise last
         return last
-
-    async def count(self, address: Address) -> int:
-        raise AssertionError(address)
-
-    async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
-        raise AssertionError(sequence)
-
-    def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
-        raise AssertionError(after)
-
-    def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
-        raise AssertionError(after)
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +148,23 @@ def owned() -> bool:
 
 def gone() -> bool:
     return False
+
+
+async def appended(log: Script, owns: Callable[[], bool], epoch: int = 1) -> Result:
+    """Append our commit behind the message 5 that the leader vouched for on connection 1."""
+    return await append(
+        log,
+        log,
+        A1,
+        sealed("ours"),
+        expected=5,
+        end=sealed("other").mark,
+        owned=owns,
+        live=owned,
+        epoch=lambda: epoch,
+        vouched=1,
+        entropy=SystemEntropy(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,19 +194,7 @@ async def test_a_commit_is_published_until_its_fate_is_known(
     publishes: int,
 ) -> None:
     log = Script(list(answers), list(lasts))
-    got = await append(
-        log,
-        log,
-        A1,
-        sealed("ours"),
-        expected=5,
-        end=sealed("other").mark,
-        owned=owns,
-        live=owned,
-        epoch=lambda: 1,
-        vouched=1,
-        entropy=SystemEntropy(),
-    )
+    got = await appended(log, owns)
     assert got == result
     assert log.published == ["ours"] * publishes
     assert not log.answers
@@ -212,18 +204,6 @@ async def test_a_commit_is_published_until_its_fate_is_known(
 async def test_on_another_connection_the_leader_is_asked_before_anything_is_published() -> None:
     for last, result in ((stored("other", 5), InLog(6)), (stored("another", 5), Overtaken(True))):
         log = Script([Appended(6)], [last])
-        got = await append(
-            log,
-            log,
-            A1,
-            sealed("ours"),
-            expected=5,
-            end=sealed("other").mark,
-            owned=owned,
-            live=owned,
-            epoch=lambda: 2,
-            vouched=1,
-            entropy=SystemEntropy(),
-        )
+        got = await appended(log, owned, epoch=2)
         assert got == result
         assert log.published == (["ours"] if isinstance(result, InLog) else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,7 +24,7 @@ from perdure.durable.group import (
     take,
 )
 from perdure.entities.address import Address
-from perdure.streams.commit import Sealed, Stored
+from perdure.streams.commit import Sealed
 from perdure.streams.port import (
     BATCH_COMMITS,
     Append,
@@ -35,12 +35,14 @@ from perdure.streams.port import (
     WrongLast,
 )
 
+from .logs import SilentLog
+
 
 def address(id: str) -> Address:
     return Address("account", id)
 
 
-class Gated:
+class Gated(SilentLog):
     """A log whose batches wait until they are let go; it notes what it was given."""
 
     def __init__(self, answer: AppendAnswer | Exception | None = None) -> None:
@@ -65,21 +67,6 @@ class Gated:
             return self.answer
         self.sequence += len(appends)
         return Appended(self.sequence)
-
-    async def last(self, address: Address) -> Stored | None:
-        raise AssertionError(address)
-
-    async def count(self, address: Address) -> int:
-        raise AssertionError(address)
-
-    async def by_sequence(self, entity: str, sequence: int) -> Stored | None:
-        raise AssertionError(sequence)
-
-    def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
-        raise AssertionError(after)
-
-    def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
-        raise AssertionError(after)
 
 
 async def turns(count: int = 5) -> None:

@@ -11,7 +11,7 @@ import pytest
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.commit import MARK
 from perdure.streams.jetstream import direct
-from perdure.streams.jetstream.connection import Connection
+from perdure.streams.jetstream.connection import Connection, Publish
 from perdure.streams.jetstream.scan import Bounds, bounds, get, names, remove, scan
 from perdure.streams.port import Incompatible, Unreachable
 
@@ -32,7 +32,8 @@ async def stream(connection: Connection, name: str, **config: Any) -> str:
     assert b'"error"' not in answer.data
     for n in range(10):
         mark = {MARK: f"m{n}"}
-        await connection.publish(f"{name}.{'ab'[n % 2]}", str(n).encode(), mark)
+        subject = f"{name}.{'ab'[n % 2]}"
+        await connection.publish(Publish(subject, str(n).encode(), mark))
     return name
 
 
