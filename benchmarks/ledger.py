@@ -1,4 +1,4 @@
-"""What an entity's memory of keys costs: `python benchmarks/ledger.py [--keys 100000]`.
+"""What an entity's memory of keys costs: `python -m benchmarks.ledger [--keys 100000]`.
 
 One entity gets that many commands with keys of their own, on the memory backend, so that nothing
 but perdure is measured. Printed are the bytes that its ledger takes a key, in memory and stored,
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from perdure import Command, Decision, Entity, Event, Settings, State
+from perdure import Settings
 from perdure.durable.ledger import Ledger
 from perdure.durable.runner import Runner
 from perdure.entities.address import Address
@@ -26,35 +26,14 @@ from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import Message
 
+from .account import account
+
 AT_ONCE = 64
 """Commands on their way: as many as one commit holds."""
 
 REPEATS = 300
 """Old keys that are sent again, spread over all of them."""
-
-
-class Total(State):
-    n: int = 0
-
-
-class Add(Command[Total, int]):
-    n: int
-
-
-class Added(Event):
-    n: int
-
-
-def decide(state: Total, command: Add) -> Decision[Added]:
-    return command.accept(state.n + command.n, Added(command.n))
-
-
-def evolve(state: Total, event: Added) -> Total:
-    return Total(state.n + event.n)
-
-
-total = Entity(Total(), decide, evolve)
-address = Address(total.name, "a-1")
+address = Address(account.name, "a-1")
 
 
 class Caller:
@@ -72,8 +51,8 @@ class Caller:
 
     async def ask(self, key: str) -> int:
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
-        subject = self._session.subjects.ask(total.name, address.id)
-        data, headers = b'{"type":"add","n":1}', {"Idempotency-Key": key}
+        subject = self._session.subjects.ask(account.name, address.id)
+        data, headers = b'{"type":"deposit","cents":1}', {"Idempotency-Key": key}
         self._session.asks.send(subject, data, reply=self._box.subject(key), headers=headers)
         answer = msgspec.json.decode(await waiting)
         del self._waiting[key]
@@ -117,7 +96,7 @@ def ledger_of(runner: Runner) -> Ledger:
 
 async def started(broker: MemoryBroker, settings: Settings) -> tuple[Runner, Written]:
     session = broker.session(name="runner")
-    runner, written = Runner(session, [total], settings), Written(session)
+    runner, written = Runner(session, [account], settings), Written(session)
     await runner.start()
     return runner, written
 
@@ -137,7 +116,7 @@ async def measure(keys: int) -> dict[str, Any]:
     found["commands_s_last_tenth"] = round(tenth / (perf_counter() - began))
     while runner.busy:  # noqa: ASYNC110 (a snapshot on its way)
         await asyncio.sleep(0.01)
-    log = broker.streams("perdure").logs[total.name]
+    log = broker.streams("perdure").logs[account.name]
     stored = broker.streams("perdure").snapshots
     commits = log.between(address.id, 0, None, keys)
     found["log_bytes_a_command"] = round(sum(len(c.data) for c in commits) / keys, 1)

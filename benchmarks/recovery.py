@@ -1,4 +1,4 @@
-"""What the recovery of a cold entity asks for: `python benchmarks/recovery.py [--entities 100]`.
+"""What the recovery of a cold entity asks for: `python -m benchmarks.recovery [--entities 100]`.
 
 On a server of its own, entities get some commits, and are then recovered one after another, as the
 first command to a cold entity does it, between raw direct gets of one commit. Printed, for each
@@ -18,13 +18,15 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from perdure import Command, Decision, Entity, Event, Settings, State
+from perdure import Settings
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.ledger import LedgerLimits
 from perdure.durable.recovery import recover
 from perdure.durable.runner import Runner
 from perdure.entities.address import Address
 from perdure.streams.jetstream.session import JetStreamSession, open_session
+
+from .account import account
 
 LIMITS = LedgerLimits(10**9, 100_000, 900_000, 10_000)
 
@@ -40,31 +42,8 @@ KINDS = {
 """Kinds of entities, by their number of commits."""
 
 
-class Total(State):
-    n: int = 0
-
-
-class Add(Command[Total, int]):
-    n: int
-
-
-class Added(Event):
-    n: int
-
-
-def decide(state: Total, command: Add) -> Decision[Added]:
-    return command.accept(state.n + command.n, Added(command.n))
-
-
-def evolve(state: Total, event: Added) -> Total:
-    return Total(state.n + event.n)
-
-
-total = Entity(Total(), decide, evolve)
-
-
 def address_of(kind: str, number: int) -> Address:
-    return Address(total.name, f"{kind.replace(' ', '-')}-{number}")
+    return Address(account.name, f"{kind.replace(' ', '-')}-{number}")
 
 
 class Requests:
@@ -87,13 +66,13 @@ class Requests:
 async def fill(session: JetStreamSession, entities: int) -> None:
     """Let a runner write all commits, in order, and leave."""
     settings = Settings(snapshot_min_commits=SNAPSHOT_COMMITS, drain_timeout=10)
-    runner = Runner(session, [total], settings)
+    runner = Runner(session, [account], settings)
     await runner.start()
 
     async def one(address: Address, commits: int) -> None:
-        subject = session.subjects.ask(total.name, address.id)
+        subject = session.subjects.ask(account.name, address.id)
         for _ in range(commits):
-            await session.asks.request(subject, b'{"type":"add","n":1}', timeout_s=10)
+            await session.asks.request(subject, b'{"type":"deposit","cents":1}', timeout_s=10)
 
     for kind, commits in KINDS.items():
         await asyncio.gather(*(one(address_of(kind, n), commits) for n in range(entities)))
@@ -121,9 +100,9 @@ async def measure(entities: int) -> dict[str, Any]:
             for number in range(entities):
                 address = address_of(kind, number)
                 before = requests.sent
-                cold.append(await timed(recover(session, total, address, LIMITS)))
+                cold.append(await timed(recover(session, account, address, LIMITS)))
                 sent += requests.sent - before
-                raw.append(await timed(session.log.by_sequence(total.name, number + 1)))
+                raw.append(await timed(session.log.by_sequence(account.name, number + 1)))
             found[kind] = {
                 "requests": round(sent / entities, 2),
                 "cold_p50_ms": round(median(cold), 3),
