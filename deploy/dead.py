@@ -21,9 +21,10 @@ from ..streams.asks import open_body
 from ..streams.codec import Undecodable
 from ..streams.commands import RETRY, cause_of, retry_key
 from ..streams.commit import Damaged, Outcome, unseal
+from ..streams.jetstream.api import delete_message
 from ..streams.jetstream.connection import Connection
 from ..streams.jetstream.direct import Record
-from ..streams.jetstream.scan import bounds, get, remove, scan
+from ..streams.jetstream.scan import bounds, get, scan
 from ..streams.port import Incompatible
 from ..streams.subjects import Subjects, escape, unescape
 
@@ -167,7 +168,7 @@ class DeadLetters:
 
     async def discard(self, letter: Letter) -> bool:
         """Remove the copy; False if it is gone already."""
-        return await remove(self._connection, self._subjects.dead_stream, letter.sequence)
+        return await delete_message(self._connection, self._subjects.dead_stream, letter.sequence)
 
     async def verdicts(
         self, entity: str, id: str | None = None

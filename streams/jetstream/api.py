@@ -14,8 +14,17 @@ import msgspec
 from ..commit import MARK, Stored
 from ..port import Incompatible, Unreachable
 from .connection import Connection
-from .errors import ENABLE, NO_MESSAGE, NO_STREAM, Problem, api_error
+from .errors import (
+    ENABLE,
+    FORBIDDEN_DELETE,
+    NO_MESSAGE,
+    NO_SEQUENCE,
+    NO_STREAM,
+    Problem,
+    api_error,
+)
 from .messages import no_responders
+from .reader import headers_of
 
 TIMEOUT_S = 5.0
 """For one request to the API, in seconds; on three replicas a creation may take one."""
@@ -102,7 +111,7 @@ class RawMessage(msgspec.Struct, frozen=True):
 
     def headers(self) -> dict[str, str] | None:
         """Its headers."""
-        return parse_headers(b64decode(self.hdrs)) if self.hdrs else None
+        return headers_of(b64decode(self.hdrs)) if self.hdrs else None
 
     def stored(self) -> Stored:
         """As a message of a log."""
@@ -162,6 +171,19 @@ async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> 
     return found.message
 
 
+async def delete_message(connection: Connection, stream: str, sequence: int) -> bool:
+    """Delete one message; False if it isn't there. Raises Unreachable, Incompatible if it may not.
+
+    The server has one code for a sequence beyond the end and for a stream whose messages can't be
+    deleted: only its text tells them apart.
+    """
+    path, body = f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}
+    answer = await call(connection, path, body, Response, accept=(*NO_SEQUENCE, NO_STREAM))
+    if answer.error is not None and FORBIDDEN_DELETE in answer.error.description:
+        raise Incompatible(f"{stream}: its messages can't be deleted: {answer.error}")
+    return answer.error is None
+
+
 # -- the server's texts -----------------------------------------------------------------------
 async def count(connection: Connection, stream: str, subject: str) -> int:
     """How many messages a stream has on one subject. Raises Unreachable."""
@@ -188,15 +210,3 @@ def parse_time(text: str) -> int:
         raise ValueError(f"not a time of the server: {text[:40]!r}")
     moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
     return int((moment - _EPOCH).total_seconds()) * 1_000_000_000 + int(digits[:9].ljust(9, "0"))
-
-
-def parse_headers(raw: bytes) -> dict[str, str]:
-    """The headers of a stored message, from its block of lines."""
-    headers: dict[str, str] = {}
-    for line in raw.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
-        if colon:
-            headers[name.strip().decode("ascii", "replace")] = value.strip().decode(
-                "utf-8", "replace"
-            )
-    return headers

@@ -27,6 +27,7 @@ from .api import (
     RawMessage,
     Response,
     call,
+    delete_message,
     lookup,
     parse_time,
 )
@@ -34,7 +35,6 @@ from .connection import ACK_TIMEOUT_S, Connection, Publish
 from .consumer import NONCE, OWNER, JetStreamConsumer, described
 from .errors import (
     NO_CONSUMER,
-    NO_SEQUENCE,
     NO_STREAM,
     Forbidden,
 )
@@ -147,10 +147,8 @@ class JetStreamCommands:
         return None if found is None else _undelivered(found)
 
     async def remove(self, entity: str, sequence: int) -> None:
-        """Delete a stored tell; it may be gone already. Raises Unreachable."""
-        path = f"STREAM.MSG.DELETE.{self._subjects.command_stream(entity)}"
-        body = {"seq": sequence, "no_erase": True}  # overwriting it would cost a rewrite
-        await self._call(path, body, Response, *NO_SEQUENCE, NO_STREAM)
+        """Delete a stored tell; it may be gone already. Raises Unreachable, Incompatible."""
+        await delete_message(self._connection, self._subjects.command_stream(entity), sequence)
 
     async def _nobody(self, stream: str) -> PublishAnswer:
         """Nobody took a tell: there is no stream, or it has no leader for some seconds."""

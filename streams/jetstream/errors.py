@@ -33,6 +33,8 @@ NO_CONSUMER = 10014
 NO_MESSAGE = 10037
 NO_SEQUENCE = (10043, 10057)
 """To delete what isn't there: below the last sequence, and beyond it."""
+FORBIDDEN_DELETE = "not permitted"
+"""In the text of the second, where the stream's messages can't be deleted."""
 TOO_LARGE = 10054
 NAME_IN_USE = 10058
 NO_STREAM = 10059

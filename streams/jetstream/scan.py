@@ -1,4 +1,4 @@
-"""Scanning: reading a whole stream in its order, and removing single messages; for operators.
+"""Scanning: reading a whole stream in its order; for operators.
 
 Nothing on a command's way uses this. A scan holds one request's messages in memory and no more,
 whatever the stream has. It reads from any replica and asks the leader where that has nothing, so
@@ -12,16 +12,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from ..port import Incompatible, Unreachable
-from .api import MessageResponse, RawMessage, Response, StreamNames, call, parse_time
+from .api import RawMessage, Response, StreamNames, call, lookup, parse_time
 from .connection import Connection
 from .direct import Record, records
-from .errors import NO_MESSAGE, NO_STREAM
-
-GONE = 10043
-"""The server's code for a message that isn't there to be deleted."""
-KEPT = 10057
-"""Its code for a stream whose messages can't be deleted."""
+from .errors import NO_STREAM
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -79,27 +73,13 @@ async def get(connection: Connection, stream: str, sequence: int) -> Record | No
     return await _lookup(connection, stream, {"seq": sequence})
 
 
-async def remove(connection: Connection, stream: str, sequence: int) -> bool:
-    """Delete one message; False if it is gone already. Raises Unreachable, Incompatible."""
-    body = {"seq": sequence, "no_erase": True}
-    path = f"STREAM.MSG.DELETE.{stream}"
-    answer = await call(connection, path, body, Response, accept=(GONE, KEPT))
-    if answer.error is not None and answer.error.err_code == KEPT:
-        raise Incompatible(f"{stream}: its messages can't be deleted: {answer.error}")
-    return answer.error is None
-
-
 async def _next(connection: Connection, stream: str, subject: str, after: int) -> Record | None:
     return await _lookup(connection, stream, {"seq": after + 1, "next_by_subj": subject})
 
 
 async def _lookup(connection: Connection, stream: str, query: dict[str, object]) -> Record | None:
-    path, accept = f"STREAM.MSG.GET.{stream}", (NO_MESSAGE, NO_STREAM)
-    try:
-        answer = await call(connection, path, query, MessageResponse, accept=accept)
-    except Incompatible as error:
-        raise Unreachable(str(error)) from None
-    return None if answer.message is None else _record(answer.message)
+    found = await lookup(connection, stream, query)
+    return None if found is None else _record(found)
 
 
 def _record(message: RawMessage) -> Record:

@@ -62,11 +62,6 @@ class JetStreamSession:
         return self._connection.max_payload
 
     @property
-    def links(self) -> int:
-        """How many connections there have been: one, and one more after each loss."""
-        return self._connection.links
-
-    @property
     def violations(self) -> tuple[str, ...]:
         """The permissions that the server said this login lacks, oldest first."""
         return tuple(self._connection.violations)

@@ -273,7 +273,7 @@ async def test_too_much_is_refused_before_it_is_sent(
 ) -> None:
     async with nats_session(nats_server, namespace) as session:
         await session.provision("account")
-        links = session.links
+        links = session.epoch
         assert session.max_payload == 1024 * 1024
         most = session.max_payload
         for size in (most - 20, most, most + 1):  # the headers count too
@@ -294,7 +294,7 @@ async def test_too_much_is_refused_before_it_is_sent(
         with pytest.raises(Unreachable, match="the server takes"):
             await session.members.put("k", bytes(most + 1))
         assert (await session.asks.request("x", b"", timeout_s=1)).no_responders
-        assert session.links == links
+        assert session.epoch == links
 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0", "a" * 2000, "é" * 1000])
@@ -302,7 +302,7 @@ async def test_subjects_that_would_end_the_connection(
     nats_server: EmbeddedServer, namespace: str, subject: str
 ) -> None:
     async with nats_session(nats_server, namespace) as session:
-        links = session.links
+        links = session.epoch
         with pytest.raises(ValueError, match="not a subject"):
             session.asks.send(subject, b"")
         with pytest.raises(ValueError, match="not a subject"):
@@ -312,7 +312,7 @@ async def test_subjects_that_would_end_the_connection(
         with pytest.raises(ValueError, match="not a subject"):
             await session.asks.subscribe(subject, lambda _: None)
         assert (await session.asks.request("x", b"", timeout_s=1)).no_responders
-        assert session.links == links
+        assert session.epoch == links
 
 
 async def test_a_message_that_can_not_be_encoded_keeps_back_no_other(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.entities.clock import to_datetime
 from perdure.entities.settings import Settings
-from perdure.streams.jetstream.api import RawMessage, parse_headers, parse_time
+from perdure.streams.jetstream.api import RawMessage, parse_time
 from perdure.streams.jetstream.consumer import delivery_of
 from perdure.streams.jetstream.errors import (
     Denied,
@@ -27,6 +27,7 @@ from perdure.streams.jetstream.errors import (
 from perdure.streams.jetstream.login import options, servers, shown
 from perdure.streams.jetstream.messages import headers_size, no_responders
 from perdure.streams.jetstream.pull import Credit
+from perdure.streams.jetstream.reader import headers_of
 from perdure.streams.jetstream.replies import Replies
 from perdure.streams.jetstream.room import Room
 from perdure.streams.port import (
@@ -98,7 +99,7 @@ def test_other_times_are_refused(text: str) -> None:
 
 def test_headers_of_stored_messages() -> None:
     raw = b"NATS/1.0\r\nPerdure-Commit: ab\r\nA:  b:c \r\nno colon\r\n\r\n"
-    assert parse_headers(raw) == {"Perdure-Commit": "ab", "A": "b:c"}
+    assert headers_of(raw) == {"Perdure-Commit": "ab", "A": "b:c"}
     plain = RawMessage(7, "1970-01-01T00:00:01Z", "s", b"x")
     assert plain.headers() is None
     assert plain.stored().mark is None

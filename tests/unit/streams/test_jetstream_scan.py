@@ -11,8 +11,9 @@ import pytest
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.commit import MARK
 from perdure.streams.jetstream import direct
+from perdure.streams.jetstream.api import delete_message
 from perdure.streams.jetstream.connection import Connection, Publish
-from perdure.streams.jetstream.scan import Bounds, bounds, get, names, remove, scan
+from perdure.streams.jetstream.scan import Bounds, bounds, get, names, scan
 from perdure.streams.port import Incompatible, Unreachable
 
 from ...support.server import nats_session
@@ -69,14 +70,15 @@ async def test_a_scan_is_complete_and_in_order(
 
 async def test_removing(connection: Connection, namespace: str) -> None:
     name = await stream(connection, namespace.upper())
-    assert await remove(connection, name, 4) is True
-    assert await remove(connection, name, 4) is False
+    assert await delete_message(connection, name, 4) is True
+    assert await delete_message(connection, name, 4) is False
+    assert await delete_message(connection, name, 99) is False
     assert await get(connection, name, 4) is None
     assert await bounds(connection, name) == Bounds(1, 10, 9)
     assert 4 not in await sequences(connection, name, f"{name}.*", upto=10)
     kept = await stream(connection, f"{namespace.upper()}K", deny_delete=True)
     with pytest.raises(Incompatible, match="can't be deleted"):
-        await remove(connection, kept, 1)
+        await delete_message(connection, kept, 1)
 
 
 async def test_what_is_not_there(connection: Connection, namespace: str) -> None:
