@@ -27,7 +27,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from ..streams.commit import Damaged
+from ..streams.commit import At, Damaged
 from ..streams.port import Unreachable
 from ..streams.subjects import escape
 from .answers import Answers
@@ -52,6 +52,9 @@ PAUSE_MAX_S = 2.0
 
 ASIDE_S = 60.0
 """How long an ask waits for its caller's last tell, in seconds: longer than callers do."""
+
+UNVOUCHED = -1
+"""The number of no connection."""
 
 WEIGH_EVENTS = 64
 """After so many events the size of a state is looked at again."""
@@ -107,7 +110,7 @@ class Activation:
         self.execution: Execution = Execution(self)
         self.live: bool = True
         self.used: float = 0.0  # loop time of the last message, seconds
-        self.vouched: int = -1  # on which connection the leader last said that the fold is its log
+        self.vouched: int = UNVOUCHED  # on which connection the leader said that this is its log
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
@@ -170,6 +173,12 @@ class Activation:
             self.shard.evict(item)
         self.mailbox.add(item)
         self.kick()
+
+    def waiting_tell(self, at: At, cause: str) -> Item | None:
+        """The tell that a delivery repeats, queued or parked: only its handle may change."""
+        parked = self.phase.parked if isinstance(self.phase, Quarantined) else ()
+        same = (item for item in parked if item.at == at and item.cause == cause)
+        return self.mailbox.queued(at, cause) or next(same, None)
 
     def read(self, read: Read) -> None:
         """A query or a control message."""
@@ -297,6 +306,10 @@ class Activation:
         and so may the server's files be, an older copy of the log."""
         return self.vouched != self.host.session.epoch
 
+    def doubt(self) -> None:
+        """The log may be an older copy of itself, though the connection held."""
+        self.vouched = UNVOUCHED
+
     async def _recover(self) -> None:
         host = self.host
         epoch = host.session.epoch
@@ -312,11 +325,15 @@ class Activation:
         except Unreachable:
             await self.pause()
         except Damaged as error:
-            self.quarantine(str(error))
+            if epoch == host.session.epoch:
+                self.quarantine(str(error))
+            else:  # its beginning and its end may be of two logs
+                await self.pause()
         else:
             self._folded_from_start, self._from_start = self._from_start, False
             self._troubles = 0
             self.vouched = epoch
+            self.execution.forget()  # what was answered on another fold may be in no log any more
             self.phase = Running(folded)
             self.execution.saving.if_due(folded)
 
@@ -338,7 +355,6 @@ class Activation:
                 if end <= folded.sequence:
                     why = f"it ends at {end}, and held commit {folded.sequence}"
                     self.log("log.rewound", level=logging.ERROR, why=why)
-                    self.execution.forget()
                 else:
                     self.log("state.stale")
                 self.phase = Cold()
@@ -361,7 +377,6 @@ class Activation:
         """The fold isn't what the log says: fold it from its start, without a snapshot."""
         if self.doubted:  # on another connection the log may be another one: see that first
             self.log("state.doubted", why=why)
-            self.execution.forget()
             self.phase = Cold()
             return
         if self._folded_from_start:
@@ -403,8 +418,7 @@ class Activation:
     def _park(self, item: Item) -> None:
         assert isinstance(self.phase, Quarantined)
         self.shard.evict(item)
-        parked = [i for i in self.phase.parked if i.at != item.at]
-        self.phase.parked = [*parked, item]
+        self.phase.parked.append(item)
 
     # -- what operators see ---------------------------------------------------------------------
     def log(self, action: str, *, level: int = logging.DEBUG, why: str = "") -> None:

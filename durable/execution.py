@@ -111,7 +111,7 @@ class Execution:
             limits=self._limits(),
             now_ns=self._host.session.clock.now_ns(),
         )
-        turns.took(clock() - began, len(plan.outcomes))
+        turns.took(clock() - began, len(plan.outcomes), plan.handled)
         await self._carry_out(folded, plan)
 
     def _ready(self, folded: Folded) -> bool:
@@ -412,7 +412,7 @@ class Execution:
             self.kept_bytes -= KEPT_BYTES + len(forgotten)
 
     def forget(self) -> None:
-        """What was answered lately may be in the log no more."""
+        """Keep no answer of what another fold held."""
         self.recent.clear()
         self.kept_bytes = 0
 

@@ -1,4 +1,4 @@
-"""Pace: how many commands a runner decides in a second when it does nothing but work. Pure.
+"""Pace: how many commands a runner answers in a second when it does nothing but work. Pure.
 
 `runner_capacity` bounds what may wait in a runner, but a number of commands is no time: ten
 thousand are a second's worth of quick handlers on a quick machine, and twenty of others. What is
@@ -50,7 +50,7 @@ class Pace:
         return min(self.most, max(LEAST, int(self.per_second * WORTH_S)))
 
     def did(self, commands: int) -> None:
-        """So many were decided."""
+        """So many are answered."""
         if self._contended_at is not None:
             self._done += commands
 

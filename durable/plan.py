@@ -84,6 +84,12 @@ class Plan:
     defect: tuple[Item, BaseException] | None = None
     absent: Absent | None = None  # the ledger can't tell before these parts are read
 
+    @property
+    def handled(self) -> int:
+        """How many commands it answers, by whatever verdict."""
+        verdicts = len(self.recorded) + len(self.processed) + len(self.refused)
+        return verdicts + len(self.outcomes)
+
     def add(self, item: Item, outcome: Outcome, size: int) -> None:
         """One more outcome."""
         self.taken.append(item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +187,9 @@ class Runner:
             self._hosted.append(hosted)
             await hosted.start()
         create = asyncio.get_running_loop().create_task
-        self._timers = [create(self._sweeps()), create(self._progress()), create(self._looks())]
+        self._timers = [
+            create(_lasting(work)) for work in (self._sweeps, self._progress, self._looks)
+        ]
         self._heard.append(await session.asks.subscribe(subjects.stats, self._tell_stats))
         waits = [create(_wait(s.ready)) for hosted in self._hosted for s in hosted.shards]
         _, late = await asyncio.wait(waits, timeout=READY_S)
@@ -278,6 +280,15 @@ class Runner:
         while True:
             await asyncio.sleep(pause_s(more))
             more = any([await hosted.look() for hosted in self._hosted])
+
+
+async def _lasting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Work that has no end; a bug in it must not be its end either."""
+    while True:
+        try:
+            await work()
+        except Exception:  # it pauses before it does anything, so this doesn't spin
+            logger.exception("%s failed", work.__name__, extra={"action": "runner.failed"})
 
 
 async def _wait(event: asyncio.Event) -> None:

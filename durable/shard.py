@@ -103,6 +103,9 @@ class Shard:
                         continue
                 began = loop_time()
                 reason = await self._hold()
+                if reason == "restarted":  # the stream came back, on the same connection
+                    for activation in self._all():
+                        activation.doubt()
                 tries = tries + 1 if reason in ("deleted", "dropped") else 0
                 if reason == "deleted":
                     self._step_down()
@@ -299,14 +302,14 @@ class Shard:
         activation = self._activation(delivery.token, address)
         assert item.at is not None
         assert item.cause is not None
-        queued = activation.mailbox.queued(item.at, item.cause)
-        if queued is None:
+        known = activation.waiting_tell(item.at, item.cause)
+        if known is None:
             activation.tell(item)
             return
-        self._grant(queued)  # what its earlier delivery used, if this term made that one, too
-        queued.handle, queued.consumer, queued.credit = item.handle, item.consumer, True
-        if queued.evicted:
-            self._grant(queued)
+        self._grant(known)  # what its earlier delivery used, if this term made that one, too
+        known.handle, known.consumer, known.credit = item.handle, item.consumer, True
+        if known.evicted:
+            self._grant(known)
 
     def _activation(self, token: str, address: Address) -> Activation:
         found = self.activations.get(token)

@@ -77,9 +77,9 @@ class Turns:
         else:
             loop.call_soon(self._next, loop)
 
-    def took(self, seconds: float, outcomes: int) -> None:
-        """A decision about that many commands took that long."""
-        self._pace.did(outcomes)
+    def took(self, seconds: float, outcomes: int, handled: int) -> None:
+        """A decision that long made so many outcomes, and was about so many commands in all."""
+        self._pace.did(handled)
         self._plan_s += SHARE * (seconds - self._plan_s)
         if outcomes:
             self._outcome_s += SHARE * (seconds / outcomes - self._outcome_s)

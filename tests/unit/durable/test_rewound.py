@@ -10,7 +10,8 @@ from msgspec import structs
 
 from perdure import Command, Decision, Entity, Event, Query, State
 from perdure.durable.phase import Cold
-from perdure.streams.commit import seal
+from perdure.durable.recovery import recover
+from perdure.streams.commit import Damaged, seal
 from perdure.streams.memory.logs import LogStore
 
 from .world import World, world
@@ -125,10 +126,72 @@ async def test_what_another_log_lacks_quarantines_nobody(
     async with world(tally) as w:
         assert await asked(w, MORE) == 1
         hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
-        (activation,) = (a for shard in hosted.shards for a in shard.activations.values())
-        activation.refold("a test")
+        (entity,) = (a for shard in hosted.shards for a in shard.activations.values())
+        entity.refold("a test")
         assert await asked(w, MORE) == 2  # folded from its start, so the next doubt is the last
         await reconnected(w, caplog)
-        activation.distrust("the recorded outcome isn't there")
-        assert isinstance(activation.phase, Cold)
+        entity.distrust("the recorded outcome isn't there")
+        assert isinstance(entity.phase, Cold)
         assert await asked(w, MORE) == 3
+
+
+async def result_of(w: World, key: str) -> Any:
+    """What the owner says of a key's outcome, within the time of one look."""
+    deadline = w.runners[0][1].clock.now_ns() // 1_000_000
+    return await w.ask("t", [1, "result", None, key, None, None, None, deadline])
+
+
+async def test_a_lost_outcome_is_not_told_after_a_refused_append() -> None:
+    """Answers are kept to spare a read of the log: not beyond the log that they are of."""
+    async with world(tally) as w:
+        for key in ("k1", "k2", "k3"):
+            await w.ask("t", MORE, key=key)
+        log_of(w).rewind(1)
+        assert (await w.ask("t", MORE, key="k4"))["reply"] == 2
+        assert (await result_of(w, "k3"))["error"]["type"] == "SendTimeout"
+        assert (await result_of(w, "k4"))["reply"] == 2
+
+
+async def test_a_lost_outcome_is_not_told_where_the_log_grew_beyond_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The stream's sequences are everybody's: the entity's end may be higher than before."""
+    async with world(tally) as w:
+        for key in ("k1", "k2", "k3"):
+            await w.ask("t", MORE, key=key)
+        log_of(w).rewind(1)
+        for n in range(5):
+            await w.ask(f"other-{n}", MORE)
+        await commit_of_another(w)
+        await reconnected(w, caplog)
+        assert (await result_of(w, "k3"))["error"]["type"] == "SendTimeout"
+        assert await asked(w, COUNT) == 1
+
+
+async def test_a_stream_that_came_back_on_the_same_connection_is_doubted() -> None:
+    async with world(tally, shards=1) as w:
+        assert [await asked(w, MORE) for _ in range(3)] == [1, 2, 3]
+        log_of(w).rewind(1)
+        hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+        (shard,) = hosted.shards
+        assert shard.term is not None
+        shard.term.end("restarted")
+        await w.until(lambda: shard.term is not None and not shard.term.ended.done())
+        assert await asked(w, COUNT) == 1
+
+
+async def test_a_recovery_over_two_connections_quarantines_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its beginning may be of one log and its end of another."""
+    torn = iter([True])
+
+    async def over_two(session: Any, *args: Any, **more: Any) -> Any:
+        if next(torn, False):
+            w.broker.disconnect(session)
+            raise Damaged("the hash chain is broken")
+        return await recover(session, *args, **more)
+
+    monkeypatch.setattr("perdure.durable.activation.recover", over_two)
+    async with world(tally) as w:
+        assert await asked(w, MORE) == 1

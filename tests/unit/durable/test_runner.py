@@ -13,6 +13,7 @@ from perdure import Command, Context, Decision, Entity, Event, Failure, Query, R
 from perdure.durable.execution import Execution
 from perdure.durable.folded import Folded
 from perdure.durable.phase import Quarantined
+from perdure.durable.runner import Runner
 from perdure.entities.address import Address
 from perdure.entities.clock import SystemClock
 from perdure.streams.commit import seal
@@ -358,6 +359,46 @@ async def test_a_log_that_cant_be_folded_quarantines_its_entity_alone() -> None:
         activation.phase.until = 0.0
         assert (await w.ask("c", add(1)))["reply"] == 3  # the parked tell came first
         await w.quiet()
+
+
+async def test_a_parked_tell_is_held_once_however_often_it_is_delivered() -> None:
+    """What is held bounds what a shard takes: a count that grows would starve the healthy."""
+    async with world(counter, shards=1) as w:
+        await w.ask("c", add(1))
+        w.broker.tamper(Address("counter", "c"), 1, b'{"v":1}')
+        w.runners[0][0].passivate_all()
+        for n in range(5):
+            await w.tell("c", add(1), key=f"t{n}")
+        hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+        (shard,) = hosted.shards
+
+        def parked() -> list[str]:
+            found = shard.activations.get("c")
+            phase = None if found is None else found.phase
+            return [i.consumer for i in phase.parked] if isinstance(phase, Quarantined) else []
+
+        await w.until(lambda: len(parked()) == 5)
+        for _ in range(4):
+            before = set(parked())
+            w.broker.disconnect(w.runners[0][1])
+            await w.until(lambda: not before & set(parked()))  # noqa: B023 (awaited at once)
+            assert len(parked()) == 5
+            assert shard._held == 5  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_bug_in_a_sweep_is_not_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweeps: list[float] = []
+
+    def broken(self: Runner, idle_s: float) -> None:
+        sweeps.append(idle_s)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Runner, "_sweep", broken)
+    async with world(counter, passivate_after=0.01) as w:
+        await w.until(lambda: len(sweeps) >= 2)
+    assert "_sweeps failed" in caplog.text
 
 
 async def test_foreign_messages_on_a_log_count_and_are_never_folded() -> None:

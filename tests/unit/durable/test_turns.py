@@ -41,7 +41,7 @@ async def test_alone_nobody_waits() -> None:
 async def test_slow_decisions_go_one_by_one() -> None:
     turns = Turns(Pace(10_000))
     for _ in range(200):
-        turns.took(SLICE_S * 3, 1)
+        turns.took(SLICE_S * 3, 1, 1)
     assert turns.at_once == 1
     assert await rounds(turns, 10) == [1] * 10
     assert "0 wait, 1 at once" in repr(turns)
@@ -50,14 +50,14 @@ async def test_slow_decisions_go_one_by_one() -> None:
 async def test_quick_ones_go_together() -> None:
     turns = Turns(Pace(10_000))
     for _ in range(200):
-        turns.took(SLICE_S / 1000, 1)
+        turns.took(SLICE_S / 1000, 1, 1)
     assert turns.at_once == AT_ONCE
     assert max(await rounds(turns, 200)) == AT_ONCE
 
 
 async def test_who_gave_up_takes_nobodys_turn() -> None:
     turns = Turns(Pace(10_000))
-    turns.took(SLICE_S * 100, 1)
+    turns.took(SLICE_S * 100, 1, 1)
     await turns.take()
     waiting = [asyncio.create_task(turns.take()) for _ in range(5)]
     await asyncio.sleep(0)
@@ -73,12 +73,23 @@ def test_a_decision_is_about_as_many_as_end_in_time() -> None:
     turns = Turns(Pace(10_000))
     assert turns.outcomes(64) == 64, "nothing is known yet"
     for _ in range(200):
-        turns.took(0.001 * 4, 4)
+        turns.took(0.001 * 4, 4, 4)
     assert turns.outcomes(64) == int(SLICE_S / 0.001)
     for _ in range(200):
-        turns.took(1.0, 1)
+        turns.took(1.0, 1, 1)
     assert turns.outcomes(64) == 1
     for _ in range(400):
-        turns.took(0.0, 1)
-        turns.took(0.0, 0)
+        turns.took(0.0, 1, 1)
+        turns.took(0.0, 0, 0)
     assert turns.outcomes(64) == 64
+
+
+def test_commands_that_only_get_an_answer_are_work_done() -> None:
+    """Else a crowd of repeats would make a quick runner look like one that does nothing."""
+    pace = Pace(10_000)
+    turns, now = Turns(pace), 100.0
+    for _ in range(200):
+        pace.round(now, waiting=True)
+        turns.took(0.0001, 0, 30)
+        now += 0.005
+    assert pace.capacity > 5_000
