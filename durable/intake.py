@@ -78,10 +78,11 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         if envelope.kind != "ask":
             if envelope.kind == "result" and envelope.key is None:
                 raise Undecodable("result: without a key")
-            kind, payload = envelope.kind, _payload(host, envelope)
+            kind, payload, size = envelope.kind, _payload(host, envelope), len(message.data)
             if kind == "result":  # only its hash is needed from here on
+                size -= len(bytes(envelope.payload))
                 envelope = msgspec.structs.replace(envelope, payload=NULL)
-            return Read(kind, asker, envelope, None, payload, now)
+            return Read(kind, asker, envelope, None, payload, now, size)
         command = _command(host, envelope)
         writes = host.entity.contracts[command.__struct_config__.tag].writes
         hash = payload_hash(command) if writes else ""
@@ -91,9 +92,8 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         logger.exception("an ask can't be taken", extra={"action": "intake.failed"})
         return Refusal(asker, _malformed(Undecodable(described(error))))
     if not writes:
-        size = len(bytes(envelope.payload))
         envelope = msgspec.structs.replace(envelope, payload=NULL)
-        return Read("query", asker, envelope, command, since=now, size=size)
+        return Read("query", asker, envelope, command, since=now, size=len(message.data))
     if envelope.key is None and not message.reply:
         nameless = Undecodable("an ask without a key and a reply subject has no name")
         return Refusal(None, _malformed(nameless))
@@ -111,7 +111,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         trace=_cut(envelope.trace, TRACE_CHARS),
         askers=[asker] if message.reply else [],
         since=now,
-        size=len(bytes(envelope.payload)),
+        size=len(message.data),  # all of it: the payload is a part of it, not a copy
     )
 
 

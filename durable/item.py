@@ -53,4 +53,4 @@ class Item(Struct, eq=False):
     evicted: bool = False  # its body is not in memory
     credit: bool = False  # it uses one of its term's credits
     held: bool = False  # evicted, and counted among those that its shard holds
-    size: int = 0  # bytes of the payload, for the bounds
+    size: int = 0  # bytes that it keeps, for the bounds

@@ -44,7 +44,7 @@ class Read:
     message: Any = None  # of a query, decoded
     payload: str | None = None  # of a result: the hash of the command that it must be of
     since: float = 0.0  # loop time, seconds
-    size: int = 0  # bytes of the payload, for the bounds
+    size: int = 0  # bytes that it keeps, for the bounds
     checked: bool = False  # the leader confirmed that nothing newer is there
     timer: TimerHandle | None = None  # ends its wait: it holds the entity's memory until then
 

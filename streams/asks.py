@@ -95,8 +95,11 @@ def open_body(data: bytes, headers: Mapping[str, str] | None, *, limit: int) -> 
         )
         if envelope.v != 1:
             raise Undecodable(f"the envelope: format {envelope.v}, this runner knows 1")
-        if len(bytes(envelope.payload)) > limit:
+        size = len(bytes(envelope.payload))
+        if size > limit:
             raise Undecodable(f"the payload: over {limit} bytes")
+        if len(data) - size > ENVELOPE_BYTES:
+            raise Undecodable(f"the envelope: over {ENVELOPE_BYTES} bytes beside its payload")
         return envelope
     if len(data) > limit:
         raise Undecodable(f"the payload: {len(data)} bytes, allowed are {limit}")
@@ -108,10 +111,15 @@ def open_body(data: bytes, headers: Mapping[str, str] | None, *, limit: int) -> 
         "ask",
         Raw(data),
         key=headers.get(KEY_HEADER),
-        reply_to=headers.get(REPLY_TO_HEADER),
+        reply_to=_bounded(headers.get(REPLY_TO_HEADER)),
         deadline=_deadline(headers.get(DEADLINE_HEADER)),
-        trace=headers.get(TRACE_HEADER),
+        trace=_bounded(headers.get(TRACE_HEADER)),
     )
+
+
+def _bounded(text: str | None) -> str | None:
+    """A header's text, cut: whoever uses it takes far less, and it is kept as long as it waits."""
+    return None if text is None else text[:ENVELOPE_BYTES]
 
 
 def _deadline(text: str | None) -> int | None:
