@@ -183,6 +183,8 @@ class Group:
         answer = await waiting.answer
         if isinstance(answer, Appended | NoAck):
             return answer
+        if waiting.epoch != self._epoch():  # the log may be another one now
+            return ANOTHER
         self._single += 1  # it, or another one of the batch, was refused
         return await self._log.append(append.address, append.commit, expected=append.expected)
 

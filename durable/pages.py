@@ -311,11 +311,15 @@ class Pages:
         number = int(part[1:])
         if part.startswith(_FILTER):
             filter = self._filters.get(number)
-            if filter is not None:
+            if filter is None:
+                self.doomed.append(part)
+            else:
                 filter.stored = True
             return
         page = self._page(number)
-        if page is not None and not page.stored:
+        if page is None:  # it was dropped while it was on its way
+            self.doomed.append(part)
+        elif not page.stored:
             page.stored = True
             self._keep(page)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from itertools import islice
 
 from ..entities.address import Address
@@ -29,6 +30,8 @@ logger: logging.Logger = logging.getLogger("perdure.registrar")
 
 TOGETHER = 500
 """Ids in one message: 128 KB of the longest ones, escaped as JSON at most 750 KB."""
+ESCAPED = 6
+"""Bytes that JSON takes for a character at most."""
 PATIENCE_S = 10.0
 """Until commits go on without the registry, in seconds: longer than a stream takes to get a new
 leader (4 to 8), shorter than an ask waits (30)."""
@@ -120,7 +123,7 @@ class Registrar:
             self._waiting.clear()
 
     async def _register_waiting(self) -> None:
-        batch = list(islice(self._waiting, TOGETHER))
+        batch = fitting(self._waiting, self._session.max_payload)
         if not await self._register(batch):
             batch = list(self._waiting)
             self._owe(batch)
@@ -147,7 +150,7 @@ class Registrar:
 
     async def _register_owed(self) -> bool:
         """Try once for some of those that are owed."""
-        batch = list(islice(self._owed, TOGETHER))
+        batch = fitting(self._owed, self._session.max_payload)
         if not isinstance(await self._add(batch), Appended):
             return False
         for id in batch:
@@ -191,3 +194,14 @@ class Registrar:
             answer,
             extra={"action": "ids.owed"},
         )
+
+
+def fitting(ids: Iterable[str], max_payload: int) -> list[str]:
+    """The first of some ids: so many as certainly fit into one message, but one at least."""
+    room, batch = max_payload // 2, list[str]()
+    for id in islice(ids, TOGETHER):
+        room -= ESCAPED * len(id) + 3
+        if batch and room < 0:
+            break
+        batch.append(id)
+    return batch

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 
 from ..streams.commit import At
-from ..streams.port import Delivery
+from ..streams.port import Delivery, Incompatible
 from ..streams.subjects import Sharding, unescape
 from .deadletter import bury_unaddressed
 from .host import Host
@@ -70,12 +70,25 @@ class Undelivered:
                     return False
                 if term.ended.done():  # then the sequence may be another tell's
                     return False
-                await commands.remove(entity, found.sequence)
+                await self._remove(found)
             self._after = found.sequence
             size += len(found.data)
             if size >= TELL_BYTES:
                 break
         return True
+
+    async def _remove(self, found: Delivery) -> None:
+        """Take it out; where that isn't allowed, say so and go on: a term buries it once."""
+        try:
+            await self._host.session.commands.remove(self._host.entity.name, found.sequence)
+        except Incompatible as error:
+            logger.error(
+                "tell %d stays in the command stream of %s: %s",
+                found.sequence,
+                self._host.entity.name,
+                error,
+                extra={"action": "undelivered.kept"},
+            )
 
     def _young(self, found: Delivery) -> bool:
         return self._host.session.clock.now_ns() - found.time_ns < AGE_S * 1_000_000_000

@@ -228,10 +228,12 @@ class Commands(Protocol):
         ...
 
     async def remove(self, entity: str, sequence: int) -> None:
-        """Delete a stored tell, whoever holds it; it may be gone already. Raises Unreachable.
+        """Delete a stored tell, whoever holds it; it may be gone already.
 
         It goes out on the present connection or not at all, as an ack does: a stream that was
         set back gives the sequence to another tell.
+
+        Raises Unreachable, and Incompatible where the stream lets nobody delete.
         """
         ...
 

@@ -19,7 +19,8 @@ PARTS = 64
 """After so many messages a page is rolled up: each id is written twice then, and a reader has
 1/64 of the messages. More would save little, and leave more behind at a crash."""
 PAGE_BYTES = 64 * 1024
-"""Of the ids of a page. What came in fewer parts than PARTS is large enough as it is."""
+"""Of a page's parts, as they are written. What came in fewer than PARTS is large enough as it is,
+and the whole of a page fits into a message, with the largest part as its last one."""
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -71,7 +72,8 @@ class Page:
         """
         self._ids += ids
         self._parts += 1
-        self._bytes += sum(len(id) for id in ids)
+        part = encode(ids)
+        self._bytes += len(part)
         whole = self._parts == PARTS
         self.full = whole or self._bytes >= PAGE_BYTES
-        return encode(self._ids if whole else ids), whole
+        return (encode(self._ids) if whole else part), whole

@@ -263,3 +263,14 @@ def test_a_trial_that_the_crowd_left_says_nothing() -> None:
     assert not load.chooser.batching
     load.waiting = CROWD
     assert load.run(RETRY_S + 3 * TRIAL_S).batching
+
+
+async def test_a_refused_batch_goes_alone_only_on_its_own_connection() -> None:
+    log, epoch = Gated(WrongLast()), 0
+    group = Group(log, "batch", lambda: epoch)
+    tasks = begin(group, "a", "b")
+    await turns()
+    epoch = 1
+    log.gate.set()
+    assert await asyncio.gather(*tasks) == [ANOTHER, ANOTHER]
+    assert log.singles == []

@@ -238,6 +238,19 @@ def test_pages_leave_when_all_of_their_names_are_past_the_window() -> None:
 
 
 @pytest.mark.usefixtures("small_pages")
+def test_a_page_that_left_while_it_was_stored_is_blanked_later() -> None:
+    """Else 48 KB would stay beside the snapshot for ever, listed by no head."""
+    ledger = filled(20)
+    assert ledger.sealed is not None
+    parts = [part for part, _ in ledger.sealed.unstored()]
+    ledger.prune(log_time_ms=10**12, watermark_ms=10**12)
+    assert len(ledger.sealed) == 0
+    for part in parts:
+        ledger.sealed.stored(part)
+    assert list(ledger.sealed.doomed) == parts
+
+
+@pytest.mark.usefixtures("small_pages")
 def test_names_forgotten_before_their_page_is_sealed_arent_in_it() -> None:
     ledger = filled(4)
     for name in ("late", "later"):  # k0 and k1 are past the window before page 0 is sealed

@@ -11,7 +11,7 @@ import pytest
 
 from perdure import Command, Decision, Entity, Event, Settings, State
 from perdure.durable import registrar as module
-from perdure.durable.registrar import KNOWN, PATIENCE_S, Registrar
+from perdure.durable.registrar import KNOWN, PATIENCE_S, TOGETHER, Registrar, fitting
 from perdure.entities.address import Address
 from perdure.streams.client import Cluster
 from perdure.streams.memory.broker import MemoryBroker
@@ -25,7 +25,7 @@ from perdure.streams.port import (
     PublishAnswer,
     Refused,
 )
-from perdure.streams.registration import decode
+from perdure.streams.registration import decode, encode
 from perdure.streams.subjects import escape
 from tests.unit.streams.virtual import VirtualClock, run
 
@@ -371,3 +371,12 @@ async def test_without_a_registry_entities_work_and_a_rebuild_lists_them(
             assert (await w.ask("b", COUNT))["reply"] == 1
             assert await listed(w) == []
     assert "2 ids of tally have a log and aren't registered" in caplog.text
+
+
+@pytest.mark.parametrize("max_payload", [4096, 65_536, 1024**2])
+def test_what_is_registered_together_fits_into_a_message(max_payload: int) -> None:
+    ids = ["\x01" * 255] * TOGETHER
+    batch = fitting(ids, max_payload)
+    assert batch
+    assert len(encode(batch)) <= max(max_payload, len(encode(ids[:1])))
+    assert fitting(["a"] * 1000, 1024**2) == ["a"] * TOGETHER

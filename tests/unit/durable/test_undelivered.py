@@ -15,6 +15,7 @@ from perdure.durable.undelivered import AGE_S, Undelivered
 from perdure.streams.commands import TermName
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.session import MemorySession
+from perdure.streams.port import Incompatible
 from tests.bank import account
 
 HIDDEN = "perdure.to.account.a\x7fb"
@@ -136,3 +137,17 @@ async def test_a_look_is_bounded(
     assert await asyncio.wait_for(stream.look(), 1)
     assert stream.left == 3
     assert not await stream.look()
+
+
+async def test_what_may_not_be_removed_is_said_and_passed_by(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def kept(*_: object) -> None:
+        raise Incompatible("its messages can't be deleted")
+
+    stream.publish(HIDDEN, "perdure.to.account.a")
+    monkeypatch.setattr(stream.session.commands, "remove", kept)
+    assert not await stream.look()
+    assert not await stream.look()
+    assert (stream.left, stream.letters) == (2, ["="]), "buried once in a term"
+    assert "can't be deleted" in caplog.text

@@ -161,3 +161,23 @@ def test_headers_are_read_as_nats_py_reads_them(lines: list[bytes]) -> None:
 def test_nonsense_of_the_server_ends_the_connection(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         parse(line)
+
+
+async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Subscribing may wait for nats-py's flusher after the server knows of it."""
+    reader, heard = Reader(), list[Any]()
+
+    class Known:
+        _id = 7
+
+    async def subscribe(subject: str, cb: Any) -> Known:
+        await cb("early")
+        return Known()
+
+    monkeypatch.setattr(reader, "subscribe", subscribe)
+    await reader.listen("a.b", heard.append)
+    await reader.take(7, b"a.b", b"", b"late", None)
+    assert heard[0] == "early"
+    assert heard[1].data == b"late"

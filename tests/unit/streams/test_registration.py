@@ -64,3 +64,14 @@ def test_a_page_of_large_parts_is_full_and_left_as_it_is() -> None:
     ids = [f"{n:0250}" for n in range(PAGE_BYTES // 250 + 1)]
     assert page.next(ids) == (encode(ids), False)
     assert page.full
+
+
+def test_the_whole_of_a_page_fits_into_a_message_whatever_its_ids_are() -> None:
+    """Characters that JSON writes in six bytes; the largest part comes last."""
+    page, odd = Page("p-1"), "\x01" * 255
+    for n in range(PARTS - 1):
+        data, _ = page.next([f"{n}{odd[: PAGE_BYTES // PARTS // 6 - 8]}"])
+        assert not page.full
+    data, whole = page.next([f"{n}{odd[:250]}" for n in range(500)])
+    assert whole
+    assert len(data) < 1024**2
