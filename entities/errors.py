@@ -126,7 +126,9 @@ class PersistenceError(ClusterError, kw_only=True):
 class RunnerNotRegistered(ClusterError, kw_only=True):
     """No runner hosts this entity type.
 
-    An ask was not stored; a tell was, and waits for a runner.
+    Nothing was stored: nobody took the ask, or there is no stream for the tell, as no runner ever
+    hosted the type. (A tell to a type that was hosted once is stored, and waits for a runner.) An
+    ask that was stored before it runs can end so, too: then `may_have_taken_effect` is True.
     """
 
     may_have_taken_effect: bool = False
