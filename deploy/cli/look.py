@@ -7,12 +7,14 @@ from datetime import datetime
 import msgspec
 from msgspec import UNSET, Raw
 
+from ...durable.folded import EPOCH
 from ...entities.address import Address
 from ...streams.asks import NULL, raw
 from ...streams.caller import Caller
 from .calling import address_of, connected
 from .chronicle import tagged
 from .options import NO_OPTIONS, Common
+from .output import stamp
 from .trouble import SUCCESS, UsageError
 
 
@@ -114,7 +116,8 @@ def _told(address: Address, found: Raw) -> str:
         status = msgspec.json.decode(found, type=_Status)
     except msgspec.DecodeError:
         return bytes(found).decode()
-    changed = "never changed" if status.updated_at is None else f"changed {status.updated_at}"
+    at = status.updated_at
+    changed = "never changed" if at is None or at == EPOCH else f"changed {stamp(at)}"
     return (
         f"{address} is {status.status}, at version {status.version}, {changed}, "
         f"in runner {status.runner}"

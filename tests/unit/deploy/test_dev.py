@@ -170,6 +170,14 @@ def test_status(shell: Shell) -> None:
     (line,) = shell.type("status", "counter", "status-1", "--json").lines
     assert (line["status"], line["version"]) == ("idle", 1)
     assert datetime.fromisoformat(line["updated_at"]).tzinfo is not None
+    time = datetime.fromisoformat(line["updated_at"]).isoformat(sep=" ", timespec="milliseconds")
+    assert f"changed {time.partition('+')[0]}, in runner" in told.out
+
+
+def test_status_of_what_never_changed(shell: Shell) -> None:
+    told = shell.type("status", "counter", "status-2")
+    assert told.code == 0
+    assert "counter/status-2 is idle, at version 0, never changed, in runner " in told.out
 
 
 def test_an_entity_without_history(shell: Shell) -> None:
