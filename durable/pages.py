@@ -38,7 +38,7 @@ FILTER_PAGES = 16
 
 LOADED_PAGES = 8
 """Bodies that one ledger keeps in memory after they were read or stored: 384 KB. Repeats come in
-runs, so few pages serve many; one command needs two at most."""
+runs, so few pages serve many; one command needs two at most, by its place and by its key."""
 
 DOOMED_PARTS = 1000
 """Names of parts to be blanked that one ledger remembers: a million names that left while no
@@ -107,6 +107,7 @@ class Pages:
 
     def __init__(self) -> None:
         assert 1 <= FILTER_PAGES <= _PLACE + 1
+        assert LOADED_PAGES >= 2
         self._names, self._group = PAGE_NAMES, FILTER_PAGES
         self._pages: deque[_Page] = deque()
         self._filters: dict[int, _Filter] = {}

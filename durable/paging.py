@@ -25,8 +25,11 @@ TRIES = 2
 """Reads of a part that isn't there: any replica may answer, and one may be behind."""
 
 
-async def load(activation: Activation, folded: Folded, absent: Absent) -> None:
-    """Have in memory what the look-up needs, or the entity cold again. The worker comes again."""
+async def load(activation: Activation, folded: Folded, absent: Absent) -> bool:
+    """Have in memory what the look-up needs: whether it may be tried again on that fold.
+
+    If not, the worker has to look around: the entity is cold again, or the backend away.
+    """
     pages, host = folded.ledger.sealed, activation.host
     assert pages is not None
     activation.log("ledger.paged", why=str(absent))
@@ -36,16 +39,17 @@ async def load(activation: Activation, folded: Folded, absent: Absent) -> None:
         async with host.load.recoveries:
             found = await asyncio.gather(*reads, return_exceptions=True)
         if not activation.live or activation.folded is not folded:
-            return
+            return False
         for part, data in zip(parts, found, strict=True):
             if isinstance(data, Unreachable):
                 await activation.pause()
-                return
+                return False
             if isinstance(data, BaseException):
                 raise data
             if not pages.put(part, data):
                 activation.refold(f"part {part} of the ledger is missing or another one's")
-                return
+                return False
+    return True
 
 
 async def _read(snapshots: Snapshots, address: Address, part: str) -> bytes | None:

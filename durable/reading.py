@@ -172,10 +172,8 @@ class Reading:
             if read not in self._waiting:
                 continue
             if read.kind == "result":
-                try:
-                    await self._result(read, folded)
-                except Absent as absent:  # the worker comes again
-                    await load(self._activation, folded, absent)
+                if not await self._looked_up(read, folded):
+                    return  # the worker comes again
             else:
                 self._leave(read)
                 self._answer(read, folded)
@@ -198,6 +196,20 @@ class Reading:
         activation = self._activation
         busy = len(activation.mailbox) > 0
         return answer_status(folded, busy=busy, runner=activation.host.runner)
+
+    async def _looked_up(self, read: Read, folded: Folded) -> bool:
+        """Look a key up, with all pages of the ledger that it takes; whether that was possible.
+
+        One after the other to its end: pages of many would push each other out of memory.
+        """
+        while True:
+            try:
+                await self._result(read, folded)
+            except Absent as absent:
+                if not await load(self._activation, folded, absent):
+                    return False
+            else:
+                return True
 
     async def _result(self, read: Read, folded: Folded) -> None:
         """The outcome of a key: recorded, on its way, or not known yet. Raises Absent.

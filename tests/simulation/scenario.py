@@ -58,7 +58,7 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (reading, "READS", [6, 256]),
     (pages, "PAGE_NAMES", [2, 5, 1_000]),
     (pages, "FILTER_PAGES", [2, 16]),
-    (pages, "LOADED_PAGES", [1, 8]),
+    (pages, "LOADED_PAGES", [2, 8]),
     (pages, "DOOMED_PARTS", [2, 1_000]),
     (host, "RECOVERIES", [1, 64]),
     (group, "BATCH_COMMITS", [2, 3, 256]),

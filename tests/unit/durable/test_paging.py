@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -102,6 +103,16 @@ async def test_the_result_of_an_old_key_is_found_in_its_page() -> None:
         assert (await w.ask("a", [1, "result", None, "k1"]))["reply"] == 2
         error = (await w.ask("a", [1, "result", None, "refused"]))["error"]
         assert (error["type"], error["key"]) == ("MalformedMessage", "refused")
+
+
+async def test_results_from_more_pages_than_stay_in_memory_are_found_at_once() -> None:
+    """They must not push each other's pages out for ever."""
+    async with world(keeper, **SETTINGS) as w:
+        await fill(w)
+        w.runners[0][0].passivate_all()
+        keys = [f"k{n}" for n in range(0, 4 * (pages.LOADED_PAGES + 2), 4)]
+        found = await asyncio.gather(*(w.ask("a", [1, "result", None, key]) for key in keys))
+        assert [answer["reply"] for answer in found] == [int(key[1:]) + 1 for key in keys]
 
 
 async def test_a_tell_is_recognised_by_key_and_by_place() -> None:
