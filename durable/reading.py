@@ -202,14 +202,14 @@ class Reading:
 
         One after the other to its end: pages of many would push each other out of memory.
         """
-        while True:
+        while read in self._waiting:  # else it was answered, or given up, meanwhile
             try:
                 await self._result(read, folded)
+                return True
             except Absent as absent:
                 if not await load(self._activation, folded, absent):
                     return False
-            else:
-                return True
+        return True
 
     async def _result(self, read: Read, folded: Folded) -> None:
         """The outcome of a key: recorded, on its way, or not known yet. Raises Absent.
