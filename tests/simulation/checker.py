@@ -116,7 +116,11 @@ def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Itera
             )
         if recorded.at is None:
             yield f"a dead letter of no tell: {history.entity} at {recorded.sequence}"
-        elif recorded.at[1] not in waiting and recorded.at not in lost:
+        elif (
+            recorded.at[1] not in waiting
+            and recorded.at not in lost
+            and not _forgotten(recorded, history, limits)
+        ):
             name = f'"{recorded.name}"'.encode()
             if not any(name in copy for copy in copies):
                 yield f"no copy of a dead letter: {history.entity} {recorded.name}"
@@ -146,6 +150,16 @@ def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: 
     return recorded.kind in DEADLY.get(reason, set())
 
 
+def _forgotten(recorded: Recorded, history: History, limits: Limits) -> bool:
+    """Whether the ledger may have forgotten it before its copy was stored: then its tell, when it
+    is delivered again, is known to be processed, and no more."""
+    if recorded.birth is None:
+        return False
+    made = sum(o.birth is not None and o.sequence > recorded.sequence for o in history.outcomes)
+    age_s = (max(history.times.values()) - history.times[recorded.sequence]) / 1e9
+    return made >= limits.made_keys or age_s > limits.made_window_s
+
+
 def _forgotten_birth(recorded: Recorded, history: History, limits: Limits) -> int:
     """The newest birth that may have been forgotten for lack of room before this outcome."""
     earlier = [o for o in history.outcomes if o.sequence < recorded.sequence]
@@ -162,6 +176,8 @@ def _tell_order(history: History, evidence: Evidence) -> Iterator[str]:
     newest = (0, 0)
     for recorded in history.outcomes:
         if recorded.at is None or recorded.at in lost:
+            continue
+        if recorded.name in history.lost.names:  # of two copies, the later one takes effect now
             continue
         if recorded.at < newest:
             yield (

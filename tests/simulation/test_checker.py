@@ -185,6 +185,25 @@ def test_what_was_lost_with_a_logs_tail_binds_nobody() -> None:
     assert kinds(violations(evidence, LIMITS)) == ["answered, not in the log"]
 
 
+def test_a_copy_takes_effect_where_its_first_outcome_was_lost() -> None:
+    again = outcome("k1", 1, 2, 10, 0, at=[1, 2, 4])
+    first = outcome("k2", 3, 1, 5, 12, at=[1, 3, 6])
+    evidence = Evidence(logs={"a": log_of([first], [again])}, torn={"a": log_of([FIRST])})
+    assert "tells out of order" not in kinds(violations(evidence, LIMITS))
+    evidence.torn = {}
+    assert "tells out of order" in kinds(violations(evidence, LIMITS))
+
+
+def test_a_verdict_that_was_forgotten_before_its_copy_was_stored_has_none() -> None:
+    buried = {"name": "m-1", "command": {"type": "sour", "uid": 9}, "at": [1, 1, 5]}
+    sour = {**buried, "birth": 1, "dead": {"reason": "defect"}}
+    made = [[outcome(f"m-{n}", n, n, 5 * n, 0, birth=n)] for n in range(20, 40)]
+    evidence = Evidence(logs={"a": log_of([sour], *made)})
+    assert "no copy of a dead letter" not in kinds(violations(evidence, LIMITS))
+    evidence.logs["a"] = log_of([sour], *made[1:])
+    assert "no copy of a dead letter" in kinds(violations(evidence, LIMITS))
+
+
 def _nowhere(e: Evidence) -> None:
     e.calls.append(Call("C1", "query", "a", 4, "look", None, 5, 6))
     e.told = [b'{"reply":{"uid":4},"seq":3,"version":2}']
