@@ -8,7 +8,7 @@ the copy goes when that is stored. So a copy that is there is one that nobody ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -159,12 +159,22 @@ class DeadLetters:
         async for record in scan(self._connection, stream, subject, upto=last):
             yield letter_of(record)
 
-    async def find(self, name: str) -> list[Letter]:
-        """The copies with this cause, or this sequence; more than one if it was copied twice."""
-        if name.isascii() and name.isdigit():
+    async def find(self, names: Sequence[str]) -> dict[str, list[Letter]]:
+        """The copies with these causes, or these sequences; several if one was copied twice.
+
+        However many causes there are, the copies are read once.
+        """
+        found: dict[str, list[Letter]] = {name: [] for name in names}
+        numbers = {name for name in found if name.isascii() and name.isdigit()}
+        for name in numbers:
             record = await get(self._connection, self._subjects.dead_stream, int(name))
-            return [] if record is None else [letter_of(record)]
-        return [letter async for letter in self.letters() if letter.cause == name]
+            if record is not None:
+                found[name].append(letter_of(record))
+        if len(numbers) < len(found):
+            async for letter in self.letters():
+                if letter.cause is not None and letter.cause in found:
+                    found[letter.cause].append(letter)
+        return found
 
     async def discard(self, letter: Letter) -> bool:
         """Remove the copy; False if it is gone already."""
@@ -181,6 +191,13 @@ class DeadLetters:
         async for record in scan(self._connection, stream, subject, upto=last):
             for said in _said(entity, record):
                 yield said
+
+    async def retried(self, letter: Letter, key: str) -> bool:
+        """Whether its entity's log has an outcome under the key of its retry."""
+        async for found, _ in self.verdicts(letter.entity, letter.id):
+            if found == key:
+                return True
+        return False
 
 
 def letter_of(record: Record) -> Letter:

@@ -9,15 +9,11 @@ import msgspec
 from cyclopts import App, Parameter
 from msgspec import UNSET, Raw, UnsetType
 
-from ...entities.errors import (
-    ClusterError,
-    RunnerNotRegistered,
-    RunnerUnavailable,
-    SendTimeout,
-)
+from ...entities.errors import ClusterError
 from ...streams.call import Target
 from ...streams.caller import Caller
 from ...streams.commands import retry_key
+from ...streams.port import Incompatible, Unreachable
 from ..dead import DeadLetters, Hopeless, Letter, address_of, settle
 from .advice import next_step, quoted
 from .calling import address_of as checked_address
@@ -47,9 +43,6 @@ verdict stays in the entity's log. Repair the cause first, then:
 COLUMNS = ("#SEQ", "TIME", "ADDRESS", "COMMAND", "REASON", "STATUS", "CAUSE")
 PAGE = 500
 """Rows of a table that are kept to be set in columns."""
-
-NO_OUTCOME = (SendTimeout, RunnerUnavailable, RunnerNotRegistered)
-"""What says that a stored tell has no outcome yet."""
 
 Negative: Parameter = Parameter(negative="")
 
@@ -189,10 +182,8 @@ def show(*causes: str, common: Common = NO_OPTIONS) -> int:
 
 async def _status(letters: DeadLetters, letter: Letter) -> str:
     """What its entity's log says of a retry."""
-    wanted = None if letter.cause is None else retry_key(letter.cause)
-    async for key, _ in letters.verdicts(letter.entity, letter.id):
-        if key is not None and key == wanted:
-            return "retried"
+    if letter.cause is not None and await letters.retried(letter, retry_key(letter.cause)):
+        return "retried"
     return letter.status
 
 
@@ -297,7 +288,7 @@ class Retry:
         except ClusterError as error:
             self._output.cluster_error(error, next_step(error))
             return FAILED
-        code = await self._outcome(letter, target) if self._wait else SUCCESS
+        code = await self._outcome(letters, letter, target) if self._wait else SUCCESS
         if code is None:
             return FAILED
         await letters.discard(letter)
@@ -307,19 +298,30 @@ class Retry:
             self._output.result(value, f"{letter.name}: sent again: perdure result {at}")
         return code
 
-    async def _outcome(self, letter: Letter, target: Target) -> int | None:
-        """Print what came of it; None if nothing is known yet, so that the copy stays."""
+    async def _outcome(self, letters: DeadLetters, letter: Letter, target: Target) -> int | None:
+        """Print what came of it; None if nothing is recorded yet, so that the copy stays.
+
+        An error doesn't tell whether it is the tell's outcome or the way's: a full mailbox, a
+        quarantined entity and a lost connection are no verdict. The log tells.
+        """
         try:
             timeout_s = self._caller.timeout_s(self._timeout)
             answer = await self._caller.result(target, timeout_s=timeout_s)
-        except NO_OUTCOME as error:
-            step = f"perdure dead retry {letter.name} --wait, which waits on and repeats nothing"
-            self._output.cluster_error(error, step)
-            return None
         except ClusterError as error:
-            self._output.cluster_error(error, "it is a new dead letter: perdure dead list")
-            return FAILED
+            if await self._recorded(letters, letter, target.key or ""):
+                self._output.cluster_error(error, "it is a new dead letter: perdure dead list")
+                return FAILED
+            again = f"perdure dead retry {letter.name} --wait, which waits on and repeats nothing"
+            self._output.cluster_error(error, f"no outcome yet, so its copy stays: {again}")
+            return None
         return show_answer(self._output, answer)
+
+    async def _recorded(self, letters: DeadLetters, letter: Letter, key: str) -> bool:
+        """Whether the log has an outcome; where nobody tells, none is known of."""
+        try:
+            return await letters.retried(letter, key)
+        except (Unreachable, Incompatible):
+            return False
 
     def _failed(self, letter: Letter, what: str, step: str) -> int:
         self._output.trouble(Failed(f"{letter.name} of {letter.where} {what}", step))
@@ -422,16 +424,14 @@ async def _each(
 async def _named(letters: DeadLetters, names: tuple[str, ...]) -> list[Letter]:
     """The letters of these names. Raises Failed if one isn't there."""
     await letters.count()
-    found: list[Letter] = []
-    for name in names:
-        copies = await letters.find(name)
+    found = await letters.find(names)
+    for name, copies in found.items():
         if not copies:
             raise Failed(
                 f"no dead letter {name}: it was retried or discarded, or never was",
                 "perdure dead list shows those that are there, --settled the others too",
             )
-        found += copies
-    return found
+    return [letter for copies in found.values() for letter in copies]
 
 
 def row(letter: Letter) -> Row:

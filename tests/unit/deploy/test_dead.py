@@ -11,12 +11,21 @@ from unittest import mock
 import pytest
 
 from perdure.deploy.cli.dead import COLUMNS
-from perdure.deploy.dead import Hopeless, letter_of
+from perdure.deploy.dead import DeadLetters, Hopeless, letter_of
 from perdure.deploy.server import EmbeddedServer
+from perdure.entities.errors import (
+    ClusterError,
+    MailboxFull,
+    RpcClientError,
+    SerializationError,
+)
 from perdure.streams.asks import Envelope, encode_envelope, raw
+from perdure.streams.caller import Caller
 from perdure.streams.commands import cause_of, retry_key
-from perdure.streams.commit import At
+from perdure.streams.commit import MARK, At
 from perdure.streams.jetstream.direct import Record
+from perdure.streams.jetstream.scan import get
+from perdure.streams.port import Unreachable
 
 from .hosted import Place, hosted, place
 
@@ -207,6 +216,73 @@ async def test_a_retry_waits_for_a_runner(
         assert (await at.run("dead", "retry", row["cause"], "--wait")).out == "5\n"
         assert (await at.ask("a-1", "get_total")).out == "5\n"
         assert await listed(at) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MailboxFull(cause="full", may_have_taken_effect=False),
+        RpcClientError(cause="lost", may_have_taken_effect=True),
+        SerializationError(cause="can't be folded", may_have_taken_effect=False),
+    ],
+)
+async def test_an_error_that_is_no_verdict_keeps_the_copy(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path, error: ClusterError
+) -> None:
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
+        await at.dead(1)
+        (row,) = await listed(at)
+    async with place(nats_server, namespace, tmp_path) as at:
+        with mock.patch.object(Caller, "result", side_effect=error):
+            ran = await at.run("dead", "retry", row["cause"], "--wait", "--json")
+        told = ran.lines[0]["error"]
+        assert (ran.code, told["type"]) == (1, error.tag)
+        assert told["next"].startswith("no outcome yet, so its copy stays: perdure dead retry @1.")
+        assert await listed(at) == [row]
+        with (
+            mock.patch.object(Caller, "result", side_effect=error),
+            mock.patch.object(DeadLetters, "verdicts", side_effect=Unreachable("away")),
+        ):
+            assert (await at.run("dead", "retry", row["cause"], "--wait")).code == 1
+        assert await listed(at) == [row]
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        assert (await at.run("dead", "retry", row["cause"], "--wait")).out == "5\n"
+        assert await listed(at) == []
+
+
+async def test_a_quarantined_entity_keeps_its_copies(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
+        await at.dead(1)
+        rows = await listed(at)
+        log = at.subjects.log("counter", "a-1")
+        record = await get(at.session.connection, at.subjects.log_stream("counter"), 1)
+        assert record is not None
+        assert record.mark is not None
+        await at.publish(log, b"damaged", {MARK: record.mark})
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        ran = await at.run("dead", "retry", rows[0]["cause"], "--wait", "--timeout", "5")
+        assert (ran.code, "SerializationError" in ran.err) == (1, True), ran
+        assert "no outcome yet, so its copy stays" in ran.err
+        assert await listed(at) == rows
+
+
+async def test_the_copies_are_read_once_for_several_causes(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        await plant(at)
+        rows = await listed(at)
+        wanted = [rows[2]["cause"], rows[0]["cause"], str(rows[1]["seq"]), rows[2]["cause"]]
+        with mock.patch.object(
+            DeadLetters, "letters", autospec=True, side_effect=DeadLetters.letters
+        ) as letters:
+            ran = await at.run("dead", "show", *wanted, "--json")
+        assert [row["cause"] for row in ran.lines] == [rows[n]["cause"] for n in (2, 0, 1)]
+        assert letters.call_count == 1
 
 
 async def test_where_there_is_nothing(
