@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..durable.clocks import MEND, told, verdict
@@ -93,7 +93,6 @@ class Checks:
 
     async def types(self) -> list[str] | Finding:
         """The entity types that have a log here; a finding if the server doesn't tell."""
-        head = self._subjects.log_stream("")
         query = {"subject": self._subjects.log("*", "*"), "offset": 0}
         names: list[str] = []
         try:
@@ -109,7 +108,7 @@ class Checks:
         except (Nobody, Silent) as error:
             what = f"can't list the streams: {error}"
             return bad("types", what, "name them: perdure check APP, or --type account")
-        return [name.removeprefix(head) for name in names if name.startswith(head)]
+        return types_among(self._subjects, names)
 
     async def entity(self, entity: str) -> AsyncIterator[Finding]:
         """Streams, permissions and runners of one type."""
@@ -229,6 +228,12 @@ class Checks:
 
 
 # -- pure -------------------------------------------------------------------------------------
+def types_among(subjects: Subjects, streams: Iterable[str]) -> list[str]:
+    """The entity types whose logs are among these streams, by name."""
+    head = subjects.log_stream("")
+    return sorted(name.removeprefix(head) for name in streams if name.startswith(head))
+
+
 def streams_found(
     entity: str, wanted: Sequence[Stream], configs: dict[str, Config | None], create: str = RUN
 ) -> list[Finding]:

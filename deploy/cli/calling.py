@@ -52,7 +52,7 @@ async def calling(settings: Settings) -> AsyncGenerator[Caller]:
     try:
         yield caller
     except RunnerNotRegistered as error:
-        missing = await no_such_type(settings, (error.address or "").partition("/")[0])
+        missing = await no_such_type(caller, (error.address or "").partition("/")[0])
         if missing is None:
             raise
         raise Advised(error, f"{missing}: correct it, or host it: {HOST}") from None

@@ -7,17 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ...entities.errors import MalformedMessage
-from ...entities.settings import Settings
-from ...streams.connect import open_session
+from ...streams.caller import Caller
 from ...streams.listing import Listing, place_of
-from ...streams.port import Session
 from ...streams.rebuild import rebuild as repair
-from .advice import HOST
-from .calling import run, type_of
-from .hint import no_such_type
+from .calling import connected, type_of
+from .hint import require_type
 from .options import NO_OPTIONS, Common
 from .output import Output
-from .trouble import SUCCESS, Failed, UsageError
+from .trouble import SUCCESS, UsageError
 
 
 def entities(
@@ -62,17 +59,13 @@ def entities(
         raise UsageError("--rebuild with another option", "give it alone: it looks at all ids")
     settings, place = common.settings(), _place(after)
 
-    async def main() -> int:
-        session = await _open(settings)
-        try:
-            if rebuild:
-                return await _rebuild(session, type, settings, common.output())
-            listing = Listing(session, type, prefix, place)
-            return await _list(listing, type, limit, settings, common.output())
-        finally:
-            await session.close()
+    async def work(caller: Caller) -> int:
+        if rebuild:
+            return await _rebuild(caller, type, common.output())
+        listing = Listing(caller.session, type, prefix, place)
+        return await _list(caller, listing, type, limit, common.output())
 
-    return run(main())
+    return connected(settings, work)
 
 
 def _place(after: str) -> tuple[int, int]:
@@ -82,15 +75,8 @@ def _place(after: str) -> tuple[int, int]:
         raise UsageError(error.cause or "", "give what an earlier listing told") from None
 
 
-async def _open(settings: Settings) -> Session:
-    try:
-        return await open_session(settings, name="perdure-cli")
-    except ValueError as error:  # a URL that it doesn't know
-        raise UsageError(str(error), "correct --url") from error
-
-
 async def _list(
-    listing: Listing, entity: str, limit: int | None, settings: Settings, output: Output
+    caller: Caller, listing: Listing, entity: str, limit: int | None, output: Output
 ) -> int:
     count = 0
     async for id in listing:
@@ -100,21 +86,15 @@ async def _list(
             output.note(f"{count} ids; to go on: --after {listing.place}")
             return SUCCESS
     if not count:
-        await _require(settings, entity)
+        await require_type(caller, entity)
         output.note(f"no id of {entity} is listed")
     return SUCCESS
 
 
-async def _rebuild(session: Session, entity: str, settings: Settings, output: Output) -> int:
-    await _require(settings, entity)
+async def _rebuild(caller: Caller, entity: str, output: Output) -> int:
+    await require_type(caller, entity)
     added = 0
-    async for more in repair(session, entity):
+    async for more in repair(caller.session, entity):
         added += more
     output.result({"added": added}, f"{added} ids of {entity} were missing, and are listed now")
     return SUCCESS
-
-
-async def _require(settings: Settings, entity: str) -> None:
-    missing = await no_such_type(settings, entity)
-    if missing is not None:
-        raise Failed(missing, f"correct it, or host it: {HOST}")

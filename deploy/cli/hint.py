@@ -1,28 +1,30 @@
 """Hints: what an entity type takes, and which types there are, for whoever mistyped one.
 
 A type's runners tell by `info`, in JSON Schemas; only the tags and the names of fields are read
-here. The types are those that have a log, as `perdure check` finds them.
+here. The types are those that have a log. Both are asked over the connection that is there.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from ...entities.settings import Settings
 from ...streams.asks import decode_info
 from ...streams.caller import Caller
 from ...streams.codec import Undecodable
-from ...streams.connect import MEMORY
 from ...streams.port import Incompatible, Unreachable
-from ..checks import Checks
-from ..finding import Finding
-from ..probe import Probe
+from .advice import HOST
+from .operating import has_server, types_of
+from .trouble import Failed
 
 INFO_S = 1.0
 """How long a hint may take, in seconds: it is only a kindness."""
+
+TYPES_S = 2.0
+"""The same of the list of types: a login that may not ask for it gets no answer."""
 
 
 class _Ref(msgspec.Struct, frozen=True):
@@ -42,23 +44,27 @@ class _Schemas(msgspec.Struct, frozen=True):
     defs: dict[str, _Schema] = msgspec.field(name="$defs", default_factory=dict[str, _Schema])
 
 
-async def no_such_type(settings: Settings, entity: str) -> str | None:
+async def no_such_type(caller: Caller, entity: str) -> str | None:
     """That there is no such type, and which there are; None if there is, or nobody tells."""
-    if settings.url.startswith(MEMORY):
+    if not has_server(caller):
         return None
     try:
-        probe = Probe(settings)
-        await probe.open()
-    except (Unreachable, Incompatible):
+        async with asyncio.timeout(TYPES_S):
+            found = await types_of(caller)
+    except (TimeoutError, Unreachable, Incompatible):
         return None
-    try:
-        found = await Checks(probe, settings, "reader").types()
-    finally:
-        await probe.close()
-    if isinstance(found, Finding) or entity in found:
+    if entity in found:
         return None
-    there = f"only {', '.join(sorted(found))}" if found else "nor any other"
-    return f"there is no entity type {entity!r} in namespace {settings.namespace!r}, {there}"
+    there = f"only {', '.join(found)}" if found else "nor any other"
+    namespace = caller.session.subjects.namespace
+    return f"there is no entity type {entity!r} in namespace {namespace!r}, {there}"
+
+
+async def require_type(caller: Caller, entity: str) -> None:
+    """That there is such a type, where nothing of it was found. Raises Failed."""
+    missing = await no_such_type(caller, entity)
+    if missing is not None:
+        raise Failed(missing, f"correct it, or host it: {HOST}")
 
 
 async def takes(caller: Caller, entity: str) -> str | None:

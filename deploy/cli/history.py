@@ -10,10 +10,9 @@ from cyclopts import Parameter
 from ...entities.address import Address
 from ...streams.caller import Caller
 from ...streams.commit import Damaged, Stored
-from .advice import HOST
 from .calling import address_of, connected, until_interrupted
 from .chronicle import Chronicle, Foreign, told
-from .hint import no_such_type
+from .hint import require_type
 from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import SUCCESS, Failed, UsageError
@@ -72,9 +71,7 @@ def history(
 
 async def _explain(caller: Caller, address: Address, output: Output, *, follow: bool) -> None:
     """Why there is nothing. Raises Failed if the type is the reason."""
-    missing = await no_such_type(caller.settings, address.entity)
-    if missing is not None:
-        raise Failed(missing, f"correct it, or host it: {HOST}")
+    await require_type(caller, address.entity)
     output.note(f"{address} has no history{' yet' if follow else ''}")
 
 

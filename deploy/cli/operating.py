@@ -12,6 +12,7 @@ from ...streams.connect import MEMORY
 from ...streams.jetstream.connection import Connection
 from ...streams.jetstream.scan import names
 from ...streams.jetstream.session import JetStreamSession
+from ..checks import types_among
 from .trouble import UsageError
 
 
@@ -20,6 +21,11 @@ def with_server(settings: Settings) -> Settings:
     if settings.url.startswith(MEMORY):
         raise UsageError(f"{settings.url} has no server", "give the --url of one")
     return settings
+
+
+def has_server(caller: Caller) -> bool:
+    """Whether a call goes to a server; else everything is in this process's memory."""
+    return isinstance(caller.session, JetStreamSession)
 
 
 def connection_of(caller: Caller) -> Connection:
@@ -32,6 +38,4 @@ def connection_of(caller: Caller) -> Connection:
 async def types_of(caller: Caller) -> list[str]:
     """The entity types that have a log here, by name. Raises Unreachable, Incompatible."""
     subjects = caller.session.subjects
-    head = subjects.log_stream("")
-    found = await names(connection_of(caller), subjects.log("*", "*"))
-    return sorted(name.removeprefix(head) for name in found if name.startswith(head))
+    return types_among(subjects, await names(connection_of(caller), subjects.log("*", "*")))
