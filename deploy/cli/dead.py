@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -45,6 +46,41 @@ PAGE = 500
 """Rows of a table that are kept to be set in columns."""
 
 Negative: Parameter = Parameter(negative="")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which letters, where none is named."""
+
+    all: Annotated[bool, Negative] = False
+    """All that `--type`, `--id` and `--reason` leave, instead of named ones, oldest first."""
+
+    type: str | None = None
+    """With `--all`: only those of this entity type."""
+
+    id: str | None = None
+    """With `--all` and `--type`: only those of this entity."""
+
+    reason: Reason | None = None
+    """With `--all`: only those that died of this."""
+
+    def check(self, causes: tuple[str, ...]) -> None:
+        """That it is clear which letters are meant. Raises UsageError."""
+        if causes and self != NONE_CHOSEN:
+            raise UsageError("both CAUSE and --all or its filters", "give one of them")
+        if not causes and not self.all:
+            raise UsageError("no CAUSE", "name some, or say --all; perdure dead list shows them")
+        if self.id is not None and self.type is None:
+            raise UsageError("--id without --type", "say of which entity type")
+        _check(self.type, self.id)
+
+    def fits(self, letter: Letter) -> bool:
+        """Whether it died of what is meant."""
+        return self.reason in (None, letter.reason)
+
+
+NONE_CHOSEN = Chosen()
 
 dead: App = App(name="dead", help=HELP, help_format="markdown")
 
@@ -213,10 +249,7 @@ def _show(output: Output, letter: Letter, status: str) -> None:
 @dead.command(usage="Usage: perdure dead retry CAUSE… | --all [OPTIONS]")
 def retry(
     *causes: str,
-    all: Annotated[bool, Negative] = False,
-    type: str | None = None,
-    id: str | None = None,
-    reason: Reason | None = None,
+    chosen: Chosen = NONE_CHOSEN,
     wait: Annotated[bool, Negative] = False,
     force: Annotated[bool, Negative] = False,
     timeout: float | None = None,
@@ -236,14 +269,6 @@ def retry(
     ----------
     causes
         Causes, or sequences of copies, as `perdure dead list` shows them.
-    all
-        All that `--type`, `--id` and `--reason` leave, instead of named ones, oldest first.
-    type
-        With `--all`: only those of this entity type.
-    id
-        With `--all` and `--type`: only those of this entity.
-    reason
-        With `--all`: only those that died of this.
     wait
         Wait for each outcome and print it as `perdure ask` does; the copy goes after it.
     force
@@ -251,12 +276,12 @@ def retry(
     timeout
         Seconds to wait for each, in all.
     """
-    _choose(causes, type, id, reason, all=all)
+    chosen.check(causes)
     settings, output = with_server(common.settings(timeout=timeout)), common.output()
 
     async def work(caller: Caller) -> int:
         sender = Retry(caller, output, wait=wait, force=force, timeout=timeout)
-        return await _each(output, _dead(caller), causes, type, id, reason, sender.one)
+        return await _each(output, _dead(caller), causes, chosen, sender.one)
 
     return connected(settings, work)
 
@@ -331,10 +356,7 @@ class Retry:
 @dead.command(usage="Usage: perdure dead discard CAUSE… | --all [OPTIONS]")
 def discard(
     *causes: str,
-    all: Annotated[bool, Negative] = False,
-    type: str | None = None,
-    id: str | None = None,
-    reason: Reason | None = None,
+    chosen: Chosen = NONE_CHOSEN,
     yes: Annotated[bool, Negative] = False,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -352,26 +374,18 @@ def discard(
     ----------
     causes
         Causes, or sequences of copies, as `perdure dead list` shows them.
-    all
-        All that `--type`, `--id` and `--reason` leave, instead of named ones.
-    type
-        With `--all`: only those of this entity type.
-    id
-        With `--all` and `--type`: only those of this entity.
-    reason
-        With `--all`: only those that died of this.
     yes
         Don't ask for confirmation.
     """
-    _choose(causes, type, id, reason, all=all)
+    chosen.check(causes)
     settings, output = with_server(common.settings()), common.output()
 
     async def count(caller: Caller) -> int:
         letters = _dead(caller)
         if causes:
             return len(await _named(letters, causes))
-        every = letters.letters(type, id)
-        return len([1 async for letter in every if reason in (None, letter.reason)])
+        every = letters.letters(chosen.type, chosen.id)
+        return len([letter async for letter in every if chosen.fits(letter)])
 
     async def one(letters: DeadLetters, letter: Letter) -> int:
         await letters.discard(letter)
@@ -380,7 +394,7 @@ def discard(
         return SUCCESS
 
     async def work(caller: Caller) -> int:
-        return await _each(output, _dead(caller), causes, type, id, reason, one)
+        return await _each(output, _dead(caller), causes, chosen, one)
 
     if not yes:
         number = connected(settings, count)
@@ -398,9 +412,7 @@ async def _each(
     output: Output,
     letters: DeadLetters,
     causes: tuple[str, ...],
-    type: str | None,
-    id: str | None,
-    reason: str | None,
+    chosen: Chosen,
     work: Callable[[DeadLetters, Letter], Awaitable[int]],
 ) -> int:
     """Do something with each chosen letter; the worst exit code."""
@@ -411,9 +423,9 @@ async def _each(
         return code
     with output.progress() as progress:
         bar = progress.add_task("dead letters", total=await letters.count())
-        async for letter in letters.letters(type, id):
+        async for letter in letters.letters(chosen.type, chosen.id):
             progress.advance(bar)
-            if reason in (None, letter.reason):
+            if chosen.fits(letter):
                 done += 1
                 code = max(code, await work(letters, letter))
     if not done:
@@ -484,16 +496,3 @@ def _check(type: str | None, id: str | None) -> None:
 def _require(causes: tuple[str, ...]) -> None:
     if not causes:
         raise UsageError("no CAUSE", "perdure dead list shows them")
-
-
-def _choose(
-    causes: tuple[str, ...], type: str | None, id: str | None, reason: str | None, *, all: bool
-) -> None:
-    """That it is clear which letters are meant. Raises UsageError."""
-    if causes and (all or type or id or reason):
-        raise UsageError("both CAUSE and --all or its filters", "give one of them")
-    if not causes and not all:
-        raise UsageError("no CAUSE", "name some, or say --all; perdure dead list shows them")
-    if id is not None and type is None:
-        raise UsageError("--id without --type", "say of which entity type")
-    _check(type, id)
