@@ -19,6 +19,7 @@ from ..dead import DeadLetters, Hopeless, Letter, address_of, settle
 from .advice import next_step, quoted
 from .calling import address_of as checked_address
 from .calling import connected, show_answer, type_of
+from .hint import require_type
 from .operating import connection_of, types_of, with_server
 from .options import NO_OPTIONS, Common
 from .output import Output, compact, stamp
@@ -146,6 +147,7 @@ def list_letters(
             every = _settled(caller, letters, type, id)
         found = await _list(output, every, reason)
         if not found:
+            await _require_type(caller, type)
             output.note("no dead letters" if reason is None else f"no dead letters of {reason}")
         return SUCCESS
 
@@ -281,7 +283,7 @@ def retry(
 
     async def work(caller: Caller) -> int:
         sender = Retry(caller, output, wait=wait, force=force, timeout=timeout)
-        return await _each(output, _dead(caller), causes, chosen, sender.one)
+        return await _each(output, caller, causes, chosen, sender.one)
 
     return connected(settings, work)
 
@@ -394,7 +396,7 @@ def discard(
         return SUCCESS
 
     async def work(caller: Caller) -> int:
-        return await _each(output, _dead(caller), causes, chosen, one)
+        return await _each(output, caller, causes, chosen, one)
 
     if not yes:
         number = connected(settings, count)
@@ -410,12 +412,13 @@ def _dead(caller: Caller) -> DeadLetters:
 
 async def _each(
     output: Output,
-    letters: DeadLetters,
+    caller: Caller,
     causes: tuple[str, ...],
     chosen: Chosen,
     work: Callable[[DeadLetters, Letter], Awaitable[int]],
 ) -> int:
     """Do something with each chosen letter; the worst exit code."""
+    letters = _dead(caller)
     code, done = SUCCESS, 0
     if causes:
         for letter in await _named(letters, causes):
@@ -429,8 +432,15 @@ async def _each(
                 done += 1
                 code = max(code, await work(letters, letter))
     if not done:
+        await _require_type(caller, chosen.type)
         output.note("no dead letters")
     return code
+
+
+async def _require_type(caller: Caller, type: str | None) -> None:
+    """That the type of which no letter was found is one. Raises Failed."""
+    if type is not None:
+        await require_type(caller, type)
 
 
 async def _named(letters: DeadLetters, names: tuple[str, ...]) -> list[Letter]:

@@ -73,7 +73,11 @@ async def test_list_and_show(nats_server: EmbeddedServer, namespace: str, tmp_pa
             "malformed"
         ] * 2
         assert len(await listed(at, "counter", "b 2")) == 1
-        assert await listed(at, "other") == []
+        for line in ("list conter", "list conter --settled", "retry --all --type conter"):
+            ran = await at.run("dead", *line.split())
+            assert (ran.code, ran.out) == (1, "")
+            assert f"no entity type 'conter' in namespace {namespace!r}, only counter" in ran.err
+        assert await listed(at, "counter", "b") == []
         cause = rows[2]["cause"]
         (shown,) = (await at.run("dead", "show", cause, "--json")).lines
         assert shown["payload"] == {"type": "add", "m": 1}
