@@ -8,13 +8,20 @@ from cyclopts import Parameter
 
 from ...entities.errors import MalformedMessage
 from ...streams.caller import Caller
+from ...streams.jetstream.scan import scan
 from ...streams.listing import Listing, place_of
+from ...streams.port import Unreachable
 from ...streams.rebuild import rebuild as repair
+from .advice import HOST
 from .calling import connected, type_of
-from .hint import require_type
+from .hint import no_registry, require_type
+from .operating import connection_of, has_server
 from .options import NO_OPTIONS, Common
 from .output import Output
-from .trouble import SUCCESS, UsageError
+from .trouble import SUCCESS, Failed, UsageError
+
+ANY = 2**63 - 1
+"""Beyond every sequence of a stream."""
 
 
 def entities(
@@ -87,14 +94,47 @@ async def _list(
             return SUCCESS
     if not count:
         await require_type(caller, entity)
+        await _require_registry(caller, entity)
         output.note(f"no id of {entity} is listed")
     return SUCCESS
+
+
+async def _require_registry(caller: Caller, entity: str) -> None:
+    """That ids are registered, or none has a log. Raises Failed.
+
+    An id is registered before its first commit, so a registry without any was lost, or takes
+    nothing.
+    """
+    if await caller.session.ids.last(entity) or not await _has_commits(caller, entity):
+        return
+    raise Failed(
+        f"{entity} has a log, but no id of it is registered: its registry was lost",
+        f"make it again: perdure entities {entity} --rebuild",
+    )
+
+
+async def _has_commits(caller: Caller, entity: str) -> bool:
+    if not has_server(caller):
+        return False
+    subjects = caller.session.subjects
+    stream, subject = subjects.log_stream(entity), subjects.log(entity, "*")
+    async for record in scan(connection_of(caller), stream, subject, upto=ANY):
+        if record.mark is not None:  # else somebody else's
+            return True
+    return False
 
 
 async def _rebuild(caller: Caller, entity: str, output: Output) -> int:
     await require_type(caller, entity)
     added = 0
-    async for more in repair(caller.session, entity):
-        added += more
+    try:
+        async for more in repair(caller.session, entity):
+            added += more
+    except Unreachable:
+        if await no_registry(caller, entity):
+            what = f"there is no stream {caller.session.subjects.ids_stream(entity)}"
+            step = f"start a runner, which creates it ({HOST}); then the same again"
+            raise Failed(what, step) from None
+        raise
     output.result({"added": added}, f"{added} ids of {entity} were missing, and are listed now")
     return SUCCESS

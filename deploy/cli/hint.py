@@ -15,9 +15,10 @@ from msgspec import UNSET
 from ...streams.asks import decode_info
 from ...streams.caller import Caller
 from ...streams.codec import Undecodable
+from ...streams.jetstream.scan import names
 from ...streams.port import Incompatible, Unreachable
 from .advice import HOST
-from .operating import has_server, types_of
+from .operating import connection_of, has_server, types_of
 from .trouble import Failed
 
 INFO_S = 1.0
@@ -65,6 +66,19 @@ async def require_type(caller: Caller, entity: str) -> None:
     missing = await no_such_type(caller, entity)
     if missing is not None:
         raise Failed(missing, f"correct it, or host it: {HOST}")
+
+
+async def no_registry(caller: Caller, entity: str) -> bool:
+    """Whether the type's registry of ids is known to be gone."""
+    if not has_server(caller):
+        return False
+    subjects = caller.session.subjects
+    try:
+        async with asyncio.timeout(TYPES_S):
+            found = await names(connection_of(caller), subjects.ids(entity, "*"))
+    except (TimeoutError, Unreachable, Incompatible):
+        return False
+    return subjects.ids_stream(entity) not in found
 
 
 async def takes(caller: Caller, entity: str) -> str | None:

@@ -77,17 +77,35 @@ async def test_a_lost_registry_is_made_again(shell: Shell) -> None:
     answer = await client.request("$JS.API.STREAM.DELETE.PERDURE_IDS_counter", b"", timeout=5)
     assert b'"success":true' in answer.data
     await client.close()
+    lost = "no id of it is registered: its registry was lost; next: make it again: perdure "
+    ran = await typed(shell, "entities", "counter")
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{lost}entities counter --rebuild\n" in ran.err
     ran = await typed(shell, "entities", "counter", "--rebuild")
-    assert (ran.code, "NoStream" in ran.err) == (1, True)
+    assert (ran.code, ran.out) == (1, "")
+    assert "no stream PERDURE_IDS_counter; next: start a runner, which creates it" in ran.err
     async with connect(serving=[counter], settings=_settings(url)):  # makes the stream
         ran = await typed(shell, "entities", "counter")
-        assert (ran.code, ran.out) == (0, "")
+        assert (ran.code, lost in ran.err) == (1, True)
         ran = await typed(shell, "entities", "counter", "--rebuild")
         assert (ran.code, ran.out) == (0, "5 ids of counter were missing, and are listed now\n")
         ran = await typed(shell, "entities", "counter", "--rebuild", "--json")
         assert ran.lines == [{"added": 0}]
     ran = await typed(shell, "entities", "counter")
     assert (ran.code, sorted(ran.out.split())) == (0, IDS)
+
+
+async def test_a_type_without_entities_has_lost_nothing(
+    own_server: Server, tmp_path: Path
+) -> None:
+    server = await own_server()
+    async with connect(serving=[counter], settings=_settings(server.url)):
+        client = await plain_client(server.url)
+        await client.request("perdure.log.counter.a", b"foreign", timeout=5)
+        await client.close()
+        shell = Shell(tmp_path, PERDURE_URL=server.url)
+        ran = await typed(shell, "entities", "counter")
+        assert (ran.code, ran.err) == (0, "no id of counter is listed\n")
 
 
 async def test_a_registry_that_refuses_holds_nobody_up(

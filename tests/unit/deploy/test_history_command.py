@@ -7,7 +7,9 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.commit import MARK
 
@@ -61,6 +63,7 @@ async def test_usage(nats_server: EmbeddedServer, namespace: str, tmp_path: Path
     async with hosted(nats_server, namespace, tmp_path) as at:
         ran = await at.run("history", "counter", "a", "--after", "-1")
         assert (ran.code, ran.out) == (2, "")
-        ran = await at.run("history", "conter", "a", "--follow")
+        with mock.patch.object(Probe, "open", side_effect=AssertionError("another connection")):
+            ran = await at.run("history", "conter", "a", "--follow")
         assert ran.code == 1
         assert "there is no entity type 'conter'" in ran.err
