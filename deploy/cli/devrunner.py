@@ -79,8 +79,8 @@ def main() -> None:
 def _run(given: Given, channel: socket.socket) -> int:
     configure(given.log_level, json=given.log_json)
     output = Output(json=given.json)
-    before = set(sys.modules)
     importlib.import_module(BACKEND)
+    before = set(sys.modules)  # in a checkout of perdure, its own files lie in the user's folder
     try:
         entities = load_app(given.app)
     except Trouble as trouble:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from perdure import deploy
+from perdure.deploy.cli.devrunner import PROGRAM, Given, Loaded
 from perdure.deploy.tied import tie
 from perdure.deploy.watch import Watch
 from perdure.durable.connect import connect
@@ -68,6 +73,23 @@ async def gone(*pids: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while any(map(lives, pids)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+def test_perdures_own_files_are_not_watched(tmp_path: Path) -> None:
+    """Where the current folder is a checkout of perdure, they lie in it."""
+    checkout = Path(deploy.__file__).resolve().parents[1]
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        given = Given(str(app), theirs.fileno(), None, True, "warning", False)
+        arguments = [sys.executable, "-c", PROGRAM, msgspec.json.encode(given).decode()]
+        with subprocess.Popen(arguments, cwd=checkout, pass_fds=[theirs.fileno()]) as runner:
+            theirs.close()
+            loaded = msgspec.json.decode(ours.makefile("rb").readline(), type=Loaded)
+            ours.shutdown(socket.SHUT_RDWR)  # it isn't wanted any more
+            assert runner.wait(PATIENCE_S) == 0
+    assert loaded.files == (str(app),)
 
 
 async def test_changed_code_runs_and_nothing_is_lost(tmp_path: Path) -> None:
