@@ -127,16 +127,21 @@ async def _watch(caller: Caller, output: Output, type: str | None, every: float)
     before: dict[str, RunnerStats] = {}
     with until_interrupted():
         while True:
+            began = _now()
             try:
-                found = _of_type(await collect(caller, every), type)
+                found = _of_type(await collect(caller, COLLECT_S), type)
             except Failed as nobody:
                 output.clear()
                 output.trouble(nobody)
-                await _rest(every)
             else:
                 output.clear()
                 _print(output, found, before)
                 before = {one.runner: one for one in found}
+            await _rest(began + every - _now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _rest(seconds: float) -> None:

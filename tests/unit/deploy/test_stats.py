@@ -16,7 +16,7 @@ from perdure.durable.connect import connect
 from perdure.durable.stats import KEPT_S, RunnerStats, TypeStats, decode_stats
 from perdure.streams.subjects import Subjects
 
-from ...support.server import settings_for
+from ...support.server import PATIENCE_S, settings_for
 from .commands import Shell, plain_client
 from .counter import counter
 from .hosted import hosted, place
@@ -63,6 +63,19 @@ async def test_watching_ends_with_ctrl_c(
             ended = await asyncio.to_thread(process.end)
         assert times == sorted(set(times))
         assert (ended.code, ended.err) == (0, "")
+
+
+async def test_a_watch_shows_its_first_look_at_once(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        with at.shell.running("stats", "--watch", "--every", "3600", "--json") as process:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    line = await asyncio.to_thread(process.line)
+            finally:
+                process.popen.send_signal(signal.SIGINT)  # which also ends the reading
+        assert json.loads(line)["types"][0]["entity"] == "counter"
 
 
 async def test_where_nobody_answers(
