@@ -35,6 +35,8 @@ class Common:
 
         Raises UsageError for a bad one.
         """
+        if timeout is not None:
+            _check_timeout(timeout)
         try:
             return Settings.load(
                 url=url or self.url, namespace=self.namespace, ask_timeout=timeout
@@ -45,6 +47,14 @@ class Common:
     def output(self) -> Output:
         """Where to print, in the form that was asked for."""
         return Output(json=self.json)
+
+
+def _check_timeout(timeout: float) -> None:
+    """That it may be one, told by its option's name. Raises UsageError."""
+    try:
+        Settings(ask_timeout=timeout)
+    except ValueError:
+        raise UsageError(f"--timeout {timeout:g}", "give seconds, 0.001 to 86400") from None
 
 
 NO_OPTIONS = Common()
