@@ -35,7 +35,7 @@ from ..streams.topology import (
     type_streams,
 )
 from .finding import Finding, bad, good, odd
-from .permissions import Need, Role, creating, needs
+from .permissions import Need, Role, creating, needs, role_told
 from .probe import Nobody, Probe, Silent
 
 FIRST_GENERATION = 1
@@ -291,9 +291,10 @@ def permissions_found(
 ) -> list[Finding]:
     """Each denied need by name."""
     if not denied:
-        return [good("permissions", f"{entity}: a {role}'s {len(wanted)} permissions are there")]
+        whose = f"{role_told(role)}'s"
+        return [good("permissions", f"{entity}: {whose} {len(wanted)} permissions are there")]
     return [
-        bad("permissions", f"{entity}: this login, as a {role}, may not {need}", ALLOW)
+        bad("permissions", f"{entity}: this login, as {role_told(role)}, may not {need}", ALLOW)
         for need in denied
     ]
 
@@ -339,10 +340,14 @@ def clocks_found(settings: Settings, clocks: Mapping[str, float]) -> list[Findin
 
 
 def send_found(entity: str, slowest_s: float, sla_s: float) -> Finding:
-    """The slowest of SENDS sends, held against the objective."""
+    """The slowest of SENDS questions with their answers, held against a send's objective.
+
+    Of a send alone only the sender and the receiver together could tell how long it took; a
+    question takes two, so what it keeps, a send keeps too.
+    """
     what = (
-        f"{entity}: the slowest of {SENDS} sends took {slowest_s * 1e3:.1f} ms, "
-        f"the objective is {sla_s * 1e3:g} ms"
+        f"{entity}: the slowest of {SENDS} questions was answered after {slowest_s * 1e3:.1f} ms, "
+        f"the objective of a send, one way, is {sla_s * 1e3:g} ms"
     )
     if slowest_s <= sla_s:
         return good("send", what)

@@ -71,6 +71,11 @@ class Need:
         return f"{self.verb} {self.subject} ({self.why})"
 
 
+def role_told(role: Role) -> str:
+    """The role with its article."""
+    return f"an {role}" if role == "operator" else f"a {role}"
+
+
 def needs(
     role: Role, subjects: Subjects, entity: str, reply_prefixes: Sequence[str] = (INBOX,)
 ) -> list[Need]:

@@ -80,7 +80,11 @@ async def test_all_is_well_and_nothing_changes(
             assert failed(findings) == {}
             assert "runner" in findings
             (send,) = findings["send"]
-            assert "the objective is 100 ms" in send.what
+            assert "questions was answered after" in send.what
+            assert "the objective of a send, one way, is 100 ms" in send.what
+            (allowed,) = findings["permissions"]
+            article = "an" if role == "operator" else "a"
+            assert allowed.what.startswith(f"counter: {article} {role}'s ")
             clocks = [finding.what for finding in findings.get("clock", [])]
             assert len(clocks) == (2 if role == "runner" else 0)
             assert all("less than a second from the server's" in what for what in clocks)
@@ -426,5 +430,8 @@ def test_a_clock_is_held_against_the_servers(ahead_s: float, ok: bool, warning: 
 def test_a_send_is_held_against_the_objective() -> None:
     quick, slow = send_found("account", 0.003, 0.1), send_found("account", 0.3, 0.1)
     assert (quick.ok, quick.warning) == (True, False)
-    assert quick.what == "account: the slowest of 20 sends took 3.0 ms, the objective is 100 ms"
+    assert quick.what == (
+        "account: the slowest of 20 questions was answered after 3.0 ms, "
+        "the objective of a send, one way, is 100 ms"
+    )
     assert (slow.ok, slow.warning) == (True, True)
