@@ -12,6 +12,7 @@ from perdure import Settings
 from .contenders import Variant
 from .measure import Plan
 from .process import ROOT
+from .profile import NoProfiler, profiler
 from .results import PERDURE
 from .scenarios import ENVIRONMENTS, KINDS
 
@@ -74,7 +75,9 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     options = parser.parse_args(arguments)
     try:
         _check_settings(options)
-    except (TypeError, ValueError) as error:
+        if options.profile is not None:
+            profiler()
+    except (TypeError, ValueError, NoProfiler) as error:
         parser.error(str(error))
     return options
 

@@ -107,6 +107,15 @@ def test_wrong_usage(
     assert said in capsys.readouterr().err
 
 
+def test_a_profile_without_a_profiler_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="2"):
+        parse(None, ["--profile", str(tmp_path)])
+    assert "error: there is no py-spy on PATH: pip install py-spy\n" in capsys.readouterr().err
+
+
 def test_settings_of_variants() -> None:
     given = ("--set", "shards=4", "--variant", "askers=3,shards=8", "--beside", "/elsewhere/old")
     usual, other, old = plan_of(parse(None, given)).variants
