@@ -31,7 +31,7 @@ from rich.console import Console
 from perdure.deploy.process import run_until_signalled
 from perdure.deploy.server import EmbeddedServer
 
-from .leak_caller import Mix, Report
+from .leak_caller import NOT_REFUSED, Mix, Report
 from .options import count
 from .orders import Perdure
 from .probe import LOOK, LOOK_S, Inside, descriptors, rss_bytes
@@ -42,6 +42,8 @@ from .verdict import MIB, Figure, add_files, judged, new_folder, progress_bar
 LOOKS = 10
 """How often both processes are looked at. Nine are three for each third."""
 CLIENTS = 32
+"""That call at once. So many calls at most are on their way when a connection is cut, and may end
+with that error; no other may."""
 CUT_S = 4.0
 """How often a connection is cut, the runner's and the caller's in turn, in seconds."""
 SETTLE_S = 1.0
@@ -161,17 +163,24 @@ async def measure(options: argparse.Namespace, figures: list[Figure], errors: Co
             trends = Trend("runner", runner.pid), Trend("caller", caller.pid)
             unexpected = await called(options, runner, caller, relays, trends, errors)
         figures += [one for trend in trends for one in trend.figures()]
-        figures += [
-            Figure("connections cut", sum(relay.cuts for relay in relays)),
-            Figure("entities in the runner's memory", trends[0].inside[-1].entities),
-            Figure("calls that ended as they shouldn't", sum(unexpected.values())),
-        ]
+        figures.append(Figure("entities in the runner's memory", trends[0].inside[-1].entities))
+        figures += ended(unexpected, sum(relay.cuts for relay in relays))
         for name, times in unexpected.items():
             errors.print(f"{name}: {times}")
         for trend in trends:
             errors.print(f"{trend.name}: more of {trend.suspects() or 'nothing'}")
     finally:
         shutil.rmtree(folder)
+
+
+def ended(unexpected: Counter[str], cuts: int) -> list[Figure]:
+    """How calls ended, beside how they may."""
+    allowed = sum(times for name, times in unexpected.items() if name.endswith(NOT_REFUSED))
+    return [
+        Figure("connections cut", cuts),
+        Figure("calls that ended as they shouldn't", unexpected.total(), "", CLIENTS * cuts),
+        Figure("calls that should have been refused", allowed, "", 0),
+    ]
 
 
 async def called(
@@ -186,10 +195,11 @@ async def called(
     unexpected: Counter[str] = Counter()
     calls = options.calls // LOOKS
     limit_s = 60.0 + calls * CALL_S
+    cuts = Cuts(relays)
     with progress_bar(errors, calls * LOOKS, "calling") as advance:
         for part in range(LOOKS):
             mix = Mix(calls, CLIENTS, options.entities, options.seed * LOOKS + part, limit_s)
-            async with cutting(relays):
+            async with cuts.during():
                 report = await caller.order(mix, Report, limit_s + LOOK_S)
             unexpected.update(report.unexpected)
             await asyncio.sleep(SETTLE_S)
@@ -199,21 +209,33 @@ async def called(
     return unexpected
 
 
-@asynccontextmanager
-async def cutting(relays: Sequence[Relay]) -> AsyncGenerator[None]:
-    """Inside, one of the connections is cut now and then."""
+class Cuts:
+    """Cuts the connections in turn, and rests between the parts: a look is at what is settled."""
 
-    async def cut() -> None:
-        for relay in cycle(relays):
-            await asyncio.sleep(CUT_S)
-            relay.cut()
+    def __init__(self, relays: Sequence[Relay]) -> None:
+        self._turns = cycle(relays)
+        self._left_s = CUT_S  # until the next one
 
-    task = asyncio.get_running_loop().create_task(cut())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+    @asynccontextmanager
+    async def during(self) -> AsyncGenerator[None]:
+        """Inside, one of them is cut now and then; the time inside counts on from part to part."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._left_s
+
+        async def cut() -> None:
+            nonlocal due
+            while True:
+                await asyncio.sleep(due - loop.time())
+                next(self._turns).cut()
+                due = loop.time() + CUT_S
+
+        task = loop.create_task(cut())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            self._left_s = max(0.0, due - loop.time())
 
 
 @asynccontextmanager

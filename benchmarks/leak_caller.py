@@ -33,6 +33,14 @@ SHORT_S = 0.05
 """How long to wait for a result that never comes."""
 
 
+NOT_REFUSED = ": not refused"
+"""How the name ends of what should have been refused."""
+
+
+class NotRefused(Exception):
+    """A call went well that shouldn't."""
+
+
 class Mix(msgspec.Struct, frozen=True):
     """Orders calls, drawn at random."""
 
@@ -80,6 +88,8 @@ class Calls:
             await kind()
         except ClusterError as error:
             return f"{kind.__name__}: {type(error).__name__}"
+        except NotRefused:
+            return f"{kind.__name__}{NOT_REFUSED}"
         return None
 
     # -- the kinds ------------------------------------------------------------------------------
@@ -99,6 +109,7 @@ class Calls:
         await ref.ask(Put(2), key=key)
         with suppress(MalformedMessage):
             await ref.ask(Put(1), key=key)
+            raise NotRefused
 
     async def stored(self) -> None:
         await self._any().ask(Put(1), durable=True)
@@ -115,6 +126,7 @@ class Calls:
     async def refused(self) -> None:
         with suppress(Empty):
             await self._any().ask(Take(1_000_000))
+            raise NotRefused
 
     async def query(self) -> None:
         await self._any().query(Count(), fresh=self._draw.random() < FRESH)

@@ -20,8 +20,12 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
-        """Break all connections; new ones are made as before."""
-        self.cuts += 1
+        """Break all connections; new ones are made as before. It counts if there was one."""
+        self.cuts += bool(self._writers)
+        self.end()
+
+    def end(self) -> None:
+        """Break all connections, since it is over."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -64,4 +68,4 @@ async def relayed(port: int) -> AsyncGenerator[Relay]:
         yield relay
     finally:
         server.close()
-        relay.cut()
+        relay.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,12 +15,15 @@ import msgspec
 import pytest
 from benchmarks import leak, scale
 from benchmarks.leak import Trend, growth, thirds
+from benchmarks.leak_caller import Mix, mixed
 from benchmarks.probe import Inside, descriptors, look, peak_bytes, rss_bytes
 from benchmarks.process import ROOT
+from benchmarks.relay import Relay, relayed
 from benchmarks.scale import BLOCK, loads
 from benchmarks.verdict import MIB, Figure, judged
 from rich.console import Console
 
+from ...support.server import PATIENCE_S
 from .test_run import LIMIT_S, left_behind
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
@@ -101,6 +105,90 @@ def test_what_is_flat_passes_and_what_grows_is_named() -> None:
     rest = trend([100.0] * 9, tasks=6, objects=2_000)
     assert missed(rest) == [False, True, False, True]
     assert rest.suspects() == "Seen +8,000"
+
+
+# -- calls and cuts -----------------------------------------------------------------------------
+class Lenient:
+    """A cluster that refuses nothing."""
+
+    def at(self, *_: object) -> Lenient:
+        return self
+
+    async def ask(self, *_: object, **more: object) -> int:
+        return 1
+
+    tell = query = result = state = ask
+
+
+async def test_what_is_not_refused_fails_the_run() -> None:
+    cluster: Any = Lenient()
+    found = Counter(await mixed(cluster, Mix(200, 2, 5, 1, 60)))
+    assert set(found) == {"refused: not refused", "reused: not refused"}
+    assert [figure.missed for figure in leak.ended(found, 9)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "failed", "missed"), [(0, 1, True), (1, 32, False), (1, 33, True)]
+)
+def test_a_cut_ends_no_more_calls_than_are_on_their_way(
+    cuts: int, failed: int, missed: bool
+) -> None:
+    found = leak.ended(Counter({"ask: RunnerUnavailable": failed}), cuts)
+    assert [figure.missed for figure in found] == [False, missed, False]
+
+
+async def test_a_relay_counts_the_cuts_of_what_was_connected() -> None:
+    ended = asyncio.Semaphore(0)
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1):
+                writer.write(data)
+        except ConnectionResetError:
+            pass  # that is how it is cut
+        finally:
+            writer.transport.abort()
+            ended.release()
+
+    async def connected(relay: Relay) -> asyncio.StreamWriter:
+        port = int(relay.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        return writer
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        async with relayed(server.sockets[0].getsockname()[1]) as relay:
+            relay.cut()
+            assert relay.cuts == 0
+            first = await connected(relay)
+            relay.cut()
+            second = await connected(relay)
+        assert relay.cuts == 1
+        for writer in (first, second):
+            writer.transport.abort()
+            await ended.acquire()
+
+
+async def test_cuts_go_on_from_part_to_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part is as long as the time between two cuts."""
+    monkeypatch.setattr(leak, "CUT_S", 0.05)
+    order: list[int] = []
+
+    class Line:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def cut(self) -> None:
+            order.append(self.number)
+
+    lines: Any = [Line(0), Line(1)]
+    cuts = leak.Cuts(lines)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(order) < 4:
+            async with cuts.during():
+                await asyncio.sleep(0.02)
+    assert order == [0, 1, 0, 1]
 
 
 async def test_what_a_process_holds() -> None:
