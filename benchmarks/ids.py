@@ -4,8 +4,8 @@
     python -m benchmarks.ids --ids 100000 --rounds 5
     python -m benchmarks.ids --pages                  # the same registry, filled in seconds
 
-It starts a nats-server of its own in a temporary folder, fills a type's log with an entity an id
-(atomic batches), and its registry as runners do: `--runners` registrars, each with one id at a
+It starts a nats-server of its own below `--store`, fills a type's log with an entity an id (atomic
+batches), and its registry as runners do: `--runners` registrars, each with one id at a
 time, which is the worst shape that the registry can have. Then it lists all ids while another
 process publishes commits in a closed loop to thousands of entities of that log; before and after
 each listing, the same without it. The ratio is the median of the rounds. Before all that, one
@@ -21,9 +21,9 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 from typing import Any
 
 from perdure import Settings, State
@@ -37,6 +37,10 @@ from perdure.streams.commit import Sealed
 from perdure.streams.jetstream.session import JetStreamSession, open_session
 from perdure.streams.port import BATCH_COMMITS, Append, Appended
 from perdure.streams.registration import PARTS, encode
+
+from .closed import quantile
+from .process import ROOT
+from .verdict import new_folder
 
 BODY = json.dumps({"v": 1, "events": [{"type": "deposited", "cents": 5}], "pad": "x" * 200})
 SEALED = Sealed("benchmark", BODY.encode(), digest(BODY.encode()))
@@ -72,6 +76,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--publishers", type=int, default=16, help="in a closed loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--base-s", type=float, default=10.0, help="measured without a listing")
+    parser.add_argument("--store", type=Path, default=ROOT / ".bench", metavar="DIR")
     parser.add_argument("--publish-to", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -112,7 +117,7 @@ async def _publisher(session: JetStreamSession, number: int, times: list[float])
 
 
 def _percentile(taken: list[float], percent: int) -> float:
-    return 1000 * taken[len(taken) * percent // 100] if taken else 0.0
+    return 1000 * quantile(taken, percent / 100)
 
 
 class Publishers:
@@ -123,7 +128,7 @@ class Publishers:
 
     @classmethod
     async def start(cls, url: str, publishers: int) -> Publishers:
-        program = (sys.executable, __file__, "--publish-to", url)
+        program = (sys.executable, "-m", "benchmarks.ids", "--publish-to", url)
         more = ("--publishers", str(publishers))
         made = cls(await asyncio.create_subprocess_exec(*program, *more, stdin=PIPE, stdout=PIPE))
         await made.told()
@@ -292,12 +297,12 @@ def _say(line: str) -> None:
 
 
 async def main(options: argparse.Namespace) -> None:
-    folder = tempfile.mkdtemp(prefix="perdure-ids-")
+    folder = new_folder(options.store, "ids-")
     try:
         async with EmbeddedServer(folder, fsync=False) as server:
             result = await measure(options, server.url)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
     sys.stdout.write(json.dumps({"cores": os.cpu_count(), **result}) + "\n")
 
 

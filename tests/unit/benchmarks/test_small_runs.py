@@ -1,0 +1,63 @@
+"""The benchmarks of ids, of the ledger and of recovery: one small run of each, in seconds.
+
+They print JSON and have no targets: what is held is that they run, count right and leave nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.process import ROOT
+
+from .test_run import LIMIT_S, left_behind
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+
+
+def figures_of(module: str, *arguments: str | Path) -> dict[str, Any]:
+    """What a run of it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_ids(tmp_path: Path) -> None:
+    small = ("--ids", "300", "--runners", "4", "--publishers", "2", "--base-s", "0.2")
+    found = figures_of("ids", *small, "--rounds", "1", "--store", tmp_path)
+    assert found["ids"] > 300
+    assert len(found["rounds"]) == 1
+    assert found["base_rate"] > 0
+    assert found["during_p99_ms"] >= found["during_p50_ms"] > 0
+    assert found["register_p50_ms"] > 0
+    assert list(tmp_path.iterdir()) == []
+    assert list(left_behind(tmp_path)) == []
+
+
+def test_the_ledger() -> None:
+    found = figures_of("ledger", "--keys", "10000")  # fewer write no snapshot
+    assert found["keys"] == 10_000
+    assert found["snapshot_writes"] > 0
+    assert found["cold_reads"] > 0
+    assert found["stored_bytes_a_key"] > 0
+    assert found["repeat_ms"] > 0
+
+
+def test_recovery() -> None:
+    found = figures_of("recovery", "--entities", "2")
+    assert {"new", "one commit", "a snapshot and five commits"} <= set(found)
+    for one in found.values():
+        assert one["requests"] >= 1
+        assert one["cold_p50_ms"] > 0
