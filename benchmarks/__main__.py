@@ -22,21 +22,17 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from nats.errors import Error
 from rich.console import Console
 
 from perdure.deploy.process import run_until_signalled
-from perdure.deploy.server import ServerFailed, ServerMissing
 
 from .machine import load, machine, revision
 from .measure import Found, Plan, measure
 from .options import parse, plan_of
-from .process import ChildFailed
 from .report import show
 from .results import Results
+from .verdict import FAILED, STOPPED
 
-FAILED = (ServerFailed, ServerMissing, ChildFailed, Error, OSError, RuntimeError)
-STOPPED = 130
 WIDTH = 112
 """Columns of the tables beside the contenders' names, also where the output is no terminal."""
 

@@ -15,6 +15,8 @@ from .results import PERDURE, Row, Slice
 
 FIRST, AGAIN, ACTIVATION = "first ask", "second ask", "activation"
 DIRECT_GET = "raw direct get"
+OF = ": "
+"""Between another contender than the usual one and what of it a row tells."""
 
 DEPTHS = {20: "without a snapshot", 120: "with one"}
 """Commits that an entity has, and what a load finds."""
@@ -39,12 +41,18 @@ async def cold(
         load = Load("ask", clients, block, first=FIRST_ENTITY * (number + 1))
         found = await activations(contender, raw, load, rounds)
         kind = f"cold, {depth} commits"
-        prefix = "" if contender.name == PERDURE else f"{contender.name}: "
+        prefix = "" if contender.name == PERDURE else f"{contender.name}{OF}"
         rows += [
-            Row(environment, kind, clients, name if name == DIRECT_GET else prefix + name, slices)
+            Row(environment, kind, clients, prefix + name, slices)
             for name, slices in found.items()
         ]
     return rows
+
+
+def direct_get_beside(name: str) -> str:
+    """The name of the row with the direct gets of the same rounds as a row of that name."""
+    contender, of, _ = name.rpartition(OF)
+    return f"{contender}{of}{DIRECT_GET}"
 
 
 async def activations(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from .cold import DIRECT_GET
+from .cold import direct_get_beside
 from .results import RAW, RAW_BATCHED, Results, Row, p50, p99, recorded
 
 SAYS = {
@@ -83,7 +83,7 @@ def rate_ratio(results: Results, row: Row, name: str) -> str:
 
 def time_ratio(results: Results, row: Row) -> str:
     """The median time beside the raw client's, or a direct get's."""
-    for name in (RAW, DIRECT_GET):
+    for name in (RAW, direct_get_beside(row.contender)):
         other = results.find(row.environment, row.kind, row.clients, name)
         if other is not None and other is not row:
             return f"{row.ratio(other, p50):.2f}"

@@ -9,9 +9,10 @@ import pytest
 from benchmarks import page
 from benchmarks.chart import chart
 from benchmarks.closed import Window, closed_loop, drawn, quantile
+from benchmarks.cold import ACTIVATION, DIRECT_GET
 from benchmarks.orders import Load
 from benchmarks.profile import shares
-from benchmarks.report import cells, number
+from benchmarks.report import cells, number, time_ratio
 from benchmarks.results import Cpu, Machine, Results, Row, Slice, p50, recorded
 from benchmarks.scenarios import ENVIRONMENTS, points
 
@@ -100,6 +101,16 @@ def test_ratios_are_of_the_same_round() -> None:
     assert mine.ratio(theirs, recorded) == 0.5
     assert mine.median(recorded) == 5
     assert mine.spread(recorded) == (4, 50)
+
+
+def test_a_direct_get_is_that_of_the_same_rounds() -> None:
+    rows = [
+        row(f"{prefix}{name}", 1, p50_ms=p50_ms)
+        for prefix, times in (("", (2.0, 8.0)), ("perdure x=1: ", (4.0, 8.0)))
+        for name, p50_ms in zip((DIRECT_GET, ACTIVATION), times, strict=True)
+    ]
+    found = results(*rows)
+    assert [time_ratio(found, one) for one in rows] == ["", "4.00", "", "2.00"]
 
 
 def test_processor_time_is_of_all_slices() -> None:
