@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure import Entity, Settings, connect
+from perdure.deploy.process import collecting_seldom
 
 from .account import account
 from .child import Parent, run
@@ -28,9 +29,10 @@ async def main(parent: Parent, spec: Perdure) -> None:
 
 async def host(entity: Entity[Any, Any], parent: Parent, spec: Perdure) -> None:
     """Host an entity type until the parent leaves."""
-    async with connect(serving=[entity], settings=settings_of(spec)):
-        parent.say("ready")
-        await parent.serve(_look)
+    with collecting_seldom():
+        async with connect(serving=[entity], settings=settings_of(spec)):
+            parent.say("ready")
+            await parent.serve(_look)
 
 
 async def _look(_: bytes) -> Inside:

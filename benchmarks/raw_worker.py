@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from perdure import Settings
+from perdure.deploy.process import collecting_seldom
 from perdure.streams.commit import MARK
 from perdure.streams.jetstream.log import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED
 from perdure.streams.subjects import Sharding, Subjects
@@ -212,8 +213,9 @@ async def main(parent: Parent, spec: Raw) -> None:
     """Work until the parent leaves."""
     worker = Batched(spec) if spec.batched else Worker(spec)
     await worker.open()
-    parent.say("ready")
-    await parent.leave()
+    with collecting_seldom():
+        parent.say("ready")
+        await parent.leave()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rich.text import Text
 from ...durable.connect import connect
 from ...entities.settings import Settings
 from ...streams.jetstream.login import shown
+from ..process import collecting_seldom
 from ..watchdog import Watchdog
 from .advice import quoted
 from .app import AnyEntity
@@ -33,6 +34,7 @@ async def hosting(
     """Serve the entities; drained on leaving. `ends`: end the process if its loop is stuck."""
     async with AsyncExitStack() as stack:
         stack.enter_context(Watchdog(ends=ends))
+        stack.enter_context(collecting_seldom())
         served = connect(settings.url, serving=entities, settings=settings)
         try:
             await stack.enter_async_context(served)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from perdure.deploy.process import HARD_EXIT, loop_factory, run_until_signalled
+from perdure.deploy.process import (
+    HARD_EXIT,
+    YOUNG_OBJECTS,
+    collecting_seldom,
+    loop_factory,
+    run_until_signalled,
+)
 
 PROGRAM = """
 import asyncio
@@ -98,6 +106,25 @@ def test_what_it_raises_is_raised() -> None:
 
     with pytest.raises(LookupError, match="x"):
         run_until_signalled(main())
+
+
+def test_a_runner_collects_garbage_seldom() -> None:
+    class Circle:
+        pass
+
+    before = gc.get_threshold()
+    with collecting_seldom():
+        assert gc.get_threshold() == (YOUNG_OBJECTS, *before[1:])
+        assert gc.get_freeze_count() > 0
+        one = Circle()
+        one.__dict__["self"] = one
+        gone = weakref.ref(one)
+        del one
+        kept: list[list[int]] = []
+        while gone() is not None:
+            kept.append([])
+            assert len(kept) <= 2 * YOUNG_OBJECTS
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 def test_uvloop_is_used_where_it_is_installed() -> None:
