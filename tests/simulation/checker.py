@@ -322,8 +322,10 @@ def _answered(call: Call, history: History, what: str) -> Iterator[str]:
 def _refused(call: Call, history: History, evidence: Evidence, what: str) -> Iterator[str]:
     executed = any(r.dead is None for r in history.by_uid.get(call.uid, ()))
     alone = sum(c.uid == call.uid for c in evidence.calls) == 1
-    alone = alone and call.uid not in history.lost.uids  # a verdict that is gone, and then another
-    if call.may is False and executed and alone and call.way not in ("query", "result"):
+    # a verdict that is gone, or was about what is gone: and then another one
+    lost = call.uid in history.lost.uids or call.key in history.lost.names
+    only = executed and alone and not lost
+    if call.may is False and only and call.way not in ("query", "result"):
         yield f"dishonest error: {what}: {call.error} ({call.cause}), but it took effect"
     if not _may_hear(call, evidence):
         yield f"unjust refusal: {what}: {call.error} ({call.cause})"

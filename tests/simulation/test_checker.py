@@ -180,6 +180,10 @@ def test_what_was_lost_with_a_logs_tail_binds_nobody() -> None:
     _dishonest(refused)
     refused.torn["a"] = log_of([SECOND])  # refused on what was lost, then delivered again
     assert violations(refused, LIMITS) == []
+    refused.torn["a"] = log_of([outcome("k2", 9, 1, 5, 0)])  # since another one had its key
+    assert violations(refused, LIMITS) == []
+    refused.torn = {}
+    assert kinds(violations(refused, LIMITS)) == ["dishonest error"]
     evidence = sound()
     del evidence.logs["a"][1]
     assert kinds(violations(evidence, LIMITS)) == ["answered, not in the log"]
