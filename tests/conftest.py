@@ -1,5 +1,7 @@
 """Fixtures for all tests, and how hypothesis behaves in all of them."""
 
+import signal
+
 import hypothesis
 
 from .support.server import namespace, nats_server, own_server
@@ -14,3 +16,8 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("perdure")
+
+# Started in the background or by nohup, all processes of the tests would ignore these, and those
+# that are ended by one would never end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
