@@ -132,13 +132,14 @@ async def test_kill_and_restart_again_and_again(
 
         async def write(number: int) -> None:
             address = Address("account", f"w{number}")
-            last = 0
-            while not done.is_set():
+            last, unsure = 0, False
+            while unsure or not done.is_set():
                 answer = await session.log.append(address, commit("x"), expected=last)
                 if isinstance(answer, Appended):
-                    last = answer.sequence
+                    last, unsure = answer.sequence, False
                     stored[number] += 1
                     continue
+                unsure = True  # until the leader says what it has
                 if isinstance(answer, Refused):
                     assert answer.code == 503, answer  # while it stops
                 try:
@@ -146,6 +147,7 @@ async def test_kill_and_restart_again_and_again(
                 except Unreachable:
                     await asyncio.sleep(0.01)
                     continue
+                unsure = False
                 landed = found is not None and found.sequence != last
                 stored[number] += landed
                 last = 0 if found is None else found.sequence
