@@ -102,6 +102,7 @@ async def _host(
     common = Common(namespace=given.namespace, json=given.json)
     output, settings = common.output(), common.settings(url=go.url)
     async with hosting(entities, settings, ends=False):
+        _say(channel, Ready())  # before people hear of it: the parent must know first
         if go.changed:
             served = {entity.name: list(entity.contracts) for entity in entities}
             told = "; ".join(f"{name}: {', '.join(tags)}" for name, tags in served.items())
@@ -110,7 +111,6 @@ async def _host(
         else:
             announce(output, entities, settings, how=f"perdure dev {given.app}")
             output.line("Ctrl-C drains the runner and stops both; changed code gets a new runner.")
-        _say(channel, Ready())
         await asyncio.Event().wait()
     return 0
 
