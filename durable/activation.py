@@ -53,9 +53,6 @@ PAUSE_MAX_S = 2.0
 ASIDE_S = 60.0
 """How long an ask waits for its caller's last tell, in seconds: longer than callers do."""
 
-UNVOUCHED = -1
-"""The number of no connection."""
-
 WEIGH_EVENTS = 64
 """After so many events the size of a state is looked at again."""
 
@@ -110,7 +107,7 @@ class Activation:
         self.execution: Execution = Execution(self)
         self.live: bool = True
         self.used: float = 0.0  # loop time of the last message, seconds
-        self.vouched: int = UNVOUCHED  # on which connection the leader said that this is its log
+        self.vouched: int = -1  # in which epoch of the host the leader said that this is its log
         self._from_start = False  # the next recovery uses no snapshot
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
@@ -303,16 +300,12 @@ class Activation:
     @property
     def doubted(self) -> bool:
         """Whether the leader must be asked before the fold is used again: the connection is new,
-        and so may the server's files be, an older copy of the log."""
-        return self.vouched != self.host.session.epoch
-
-    def doubt(self) -> None:
-        """The log may be an older copy of itself, though the connection held."""
-        self.vouched = UNVOUCHED
+        or the stream came back, and so may the server's files be, an older copy of the log."""
+        return self.vouched != self.host.epoch
 
     async def _recover(self) -> None:
         host = self.host
-        epoch = host.session.epoch
+        epoch = host.epoch
         try:
             async with host.load.recoveries:
                 folded = await recover(
@@ -325,7 +318,7 @@ class Activation:
         except Unreachable:
             await self.pause()
         except Damaged as error:
-            if epoch == host.session.epoch:
+            if epoch == host.epoch:
                 self.quarantine(str(error))
             else:  # its beginning and its end may be of two logs
                 await self.pause()
@@ -340,7 +333,7 @@ class Activation:
     async def fresh(self, folded: Folded) -> bool:
         """Whether the leader has nothing newer than our fold; if it has, the fold is dropped."""
         while self.live:
-            epoch = self.host.session.epoch
+            epoch = self.host.epoch
             try:
                 last = await self.host.session.log.last(self.address)
             except Unreachable:

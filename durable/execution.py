@@ -228,7 +228,7 @@ class Execution:
             end=folded.end,
             owned=lambda: self._activation.live and self._activation.shard.owned,
             live=lambda: self._activation.live,
-            epoch=lambda: host.session.epoch,
+            epoch=lambda: host.epoch,
             vouched=self._activation.vouched,
             entropy=host.session.entropy,
         )

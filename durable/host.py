@@ -97,12 +97,19 @@ class Host:
         self.settings: Settings = settings
         self.runner: str = runner
         self.load: Load = load
-        self.group: Group = Group(session.log, settings.appends, lambda: session.epoch)
+        self.restarts: int = 0  # of its command stream, on connections that held
+        self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
 
     def __repr__(self) -> str:
         return f"Host({self.entity.name!r}, {self.runner!r}, {self.load})"
+
+    @property
+    def epoch(self) -> int:
+        """Another number after each new connection and each restart of the stream: the server's
+        files may be older ones then, and what the leader said before vouches for nothing."""
+        return self.session.epoch + self.restarts
 
     @property
     def most_bytes(self) -> int:

@@ -104,8 +104,7 @@ class Shard:
                 began = loop_time()
                 reason = await self._hold()
                 if reason == "restarted":  # the stream came back, on the same connection
-                    for activation in self._all():
-                        activation.doubt()
+                    self.host.restarts += 1
                 tries = tries + 1 if reason in ("deleted", "dropped") else 0
                 if reason == "deleted":
                     self._step_down()

@@ -11,6 +11,7 @@ from msgspec import structs
 from perdure import Command, Decision, Entity, Event, Query, State
 from perdure.durable.phase import Cold
 from perdure.durable.recovery import recover
+from perdure.entities.address import Address
 from perdure.streams.commit import Damaged, seal
 from perdure.streams.memory.logs import LogStore
 
@@ -177,6 +178,48 @@ async def test_a_stream_that_came_back_on_the_same_connection_is_doubted() -> No
         assert shard.term is not None
         shard.term.end("restarted")
         await w.until(lambda: shard.term is not None and not shard.term.ended.done())
+        assert await asked(w, COUNT) == 1
+
+
+@pytest.mark.parametrize("during", ["a question to the leader", "a recovery"])
+async def test_what_the_leader_said_before_a_restart_vouches_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    async with world(tally, shards=1) as w:
+        assert [await asked(w, MORE) for _ in range(3)] == [1, 2, 3]
+        hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+        (shard,) = hosted.shards
+        once = iter([True])
+
+        async def restarted() -> None:
+            if next(once, False):
+                log_of(w).rewind(1)
+                assert shard.term is not None
+                shard.term.end("restarted")
+                await w.until(lambda: shard.term is not None and not shard.term.ended.done())
+
+        if during == "a recovery":
+            w.runners[0][0].passivate_all()
+
+            async def recovering(*args: Any, **more: Any) -> Any:
+                folded = await recover(*args, **more)
+                await restarted()
+                return folded
+
+            monkeypatch.setattr("perdure.durable.activation.recover", recovering)
+        else:
+            shard.host.restarts += 1  # so that it is asked
+            log = w.runners[0][1].log
+            last = log.last
+
+            async def asking(address: Address) -> Any:
+                found = await last(address)
+                await restarted()
+                return found
+
+            monkeypatch.setattr(log, "last", asking)
+        await asked(w, COUNT)  # which met the log of before
+        assert next(once, None) is None
         assert await asked(w, COUNT) == 1
 
 
