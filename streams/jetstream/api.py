@@ -172,13 +172,17 @@ async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> 
 
 
 async def delete_message(connection: Connection, stream: str, sequence: int) -> bool:
-    """Delete one message; False if it isn't there. Raises Unreachable, Incompatible if it may not.
+    """Delete one message; False if it isn't there.
 
     The server has one code for a sequence beyond the end and for a stream whose messages can't be
-    deleted: only its text tells them apart.
+    deleted: only its text tells them apart. Raises Unreachable, and Incompatible only where the
+    stream lets nobody delete.
     """
     path, body = f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}
-    answer = await call(connection, path, body, Response, accept=(*NO_SEQUENCE, NO_STREAM))
+    try:
+        answer = await call(connection, path, body, Response, accept=(*NO_SEQUENCE, NO_STREAM))
+    except Incompatible as error:  # nobody answers, for now
+        raise Unreachable(str(error)) from None
     if answer.error is not None and FORBIDDEN_DELETE in answer.error.description:
         raise Incompatible(f"{stream}: its messages can't be deleted: {answer.error}")
     return answer.error is None

@@ -13,6 +13,7 @@ from perdure.streams.commit import MARK
 from perdure.streams.jetstream import direct
 from perdure.streams.jetstream.api import delete_message
 from perdure.streams.jetstream.connection import Connection, Publish
+from perdure.streams.jetstream.reader import Incoming
 from perdure.streams.jetstream.scan import Bounds, bounds, get, names, scan
 from perdure.streams.port import Incompatible, Unreachable
 
@@ -79,6 +80,17 @@ async def test_removing(connection: Connection, namespace: str) -> None:
     kept = await stream(connection, f"{namespace.upper()}K", deny_delete=True)
     with pytest.raises(Incompatible, match="can't be deleted"):
         await delete_message(connection, kept, 1)
+
+
+async def test_a_server_without_an_answer_forbids_nothing(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(*args: Any, **more: Any) -> Incoming:
+        return Incoming("", "", b"", {"Status": "503"})
+
+    monkeypatch.setattr(connection, "request", nobody)
+    with pytest.raises(Unreachable, match="nobody answers"):
+        await delete_message(connection, "ANY", 1)
 
 
 async def test_what_is_not_there(connection: Connection, namespace: str) -> None:
