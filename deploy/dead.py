@@ -112,7 +112,7 @@ class Letter:
             return outcome.command
         data = outcome.dead.raw or b""
         try:
-            payload = open_body(data, None, limit=LARGEST).payload
+            payload = open_body(data, None, limit=LARGEST, beside=LARGEST).payload
             msgspec.json.decode(payload, type=dict[str, Raw])
         except (Undecodable, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise Hopeless(f"its payload is no JSON object, or not all of it: {error}") from None
@@ -183,7 +183,7 @@ class DeadLetters:
     async def verdicts(
         self, entity: str, id: str | None = None
     ) -> AsyncIterator[tuple[str | None, Letter | None]]:
-        """What the log says: each verdict as a letter, each outcome of a retry as its key."""
+        """What the log says: of each verdict a letter, of each outcome of a retry its key."""
         stream, token = self._subjects.log_stream(entity), "*" if id is None else escape(id)
         found = await bounds(self._connection, stream)
         last = 0 if found is None else found.last_seq
@@ -192,12 +192,13 @@ class DeadLetters:
             for said in _said(entity, record):
                 yield said
 
-    async def retried(self, letter: Letter, key: str) -> bool:
-        """Whether its entity's log has an outcome under the key of its retry."""
-        async for found, _ in self.verdicts(letter.entity, letter.id):
+    async def took_effect(self, letter: Letter, key: str) -> bool | None:
+        """Whether its retry under that key did; None if its entity's log has no outcome of it."""
+        last: bool | None = None
+        async for found, verdict in self.verdicts(letter.entity, letter.id):
             if found == key:
-                return True
-        return False
+                last = verdict is None
+        return last
 
 
 def letter_of(record: Record) -> Letter:
@@ -230,10 +231,13 @@ def _said(entity: str, record: Record) -> Iterator[tuple[str | None, Letter | No
     if commit is None:
         return
     for outcome in commit.outcomes:
+        verdict: Letter | None = None
         if outcome.dead is not None and outcome.at is not None:
-            yield None, Letter(0, commit.time, entity, _id(record.token), outcome)
+            verdict = Letter(0, commit.time, entity, _id(record.token), outcome)
         names = (outcome.name, None if outcome.dead is None else outcome.dead.key)
-        yield from ((name, None) for name in names if name and name.startswith(RETRY))
+        key = next((name for name in names if name and name.startswith(RETRY)), None)
+        if key is not None or verdict is not None:
+            yield key, verdict
 
 
 def settle(copies: list[Letter], verdicts: list[Letter], retried: set[str]) -> list[Letter]:

@@ -87,19 +87,24 @@ def encode_envelope(envelope: Envelope) -> bytes:
     return _encoder.encode(envelope)
 
 
-def open_body(data: bytes, headers: Mapping[str, str] | None, *, limit: int) -> Envelope:
-    """The envelope of a body of either form. `limit` bounds the payload. Raises Undecodable."""
+def open_body(
+    data: bytes,
+    headers: Mapping[str, str] | None,
+    *,
+    limit: int,
+    beside: int = ENVELOPE_BYTES,
+) -> Envelope:
+    """The envelope of a body of either form. `limit` bounds the payload, `beside` what an envelope
+    has besides. Raises Undecodable."""
     if data[:1] == b"[":
-        envelope: Envelope = decode(
-            _envelopes, data, limit=limit + ENVELOPE_BYTES, what="the envelope"
-        )
+        envelope: Envelope = decode(_envelopes, data, limit=limit + beside, what="the envelope")
         if envelope.v != 1:
             raise Undecodable(f"the envelope: format {envelope.v}, this runner knows 1")
         size = len(bytes(envelope.payload))
         if size > limit:
             raise Undecodable(f"the payload: over {limit} bytes")
-        if len(data) - size > ENVELOPE_BYTES:
-            raise Undecodable(f"the envelope: over {ENVELOPE_BYTES} bytes beside its payload")
+        if len(data) - size > beside:
+            raise Undecodable(f"the envelope: over {beside} bytes beside its payload")
         return envelope
     if len(data) > limit:
         raise Undecodable(f"the payload: {len(data)} bytes, allowed are {limit}")

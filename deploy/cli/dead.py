@@ -220,9 +220,10 @@ def show(*causes: str, common: Common = NO_OPTIONS) -> int:
 
 async def _status(letters: DeadLetters, letter: Letter) -> str:
     """What its entity's log says of a retry."""
-    if letter.cause is not None and await letters.retried(letter, retry_key(letter.cause)):
-        return "retried"
-    return letter.status
+    if letter.cause is None:
+        return letter.status
+    known = await letters.took_effect(letter, retry_key(letter.cause))
+    return letter.status if known is None else "retried"
 
 
 def _show(output: Output, letter: Letter, status: str) -> None:
@@ -335,20 +336,23 @@ class Retry:
             timeout_s = self._caller.timeout_s(self._timeout)
             answer = await self._caller.result(target, timeout_s=timeout_s)
         except ClusterError as error:
-            if await self._recorded(letters, letter, target.key or ""):
-                self._output.cluster_error(error, "it is a new dead letter: perdure dead list")
+            took_effect = await self._took_effect(letters, letter, target.key or "")
+            if took_effect is not None:
+                dead, at = "it is a new dead letter: perdure dead list", target.address
+                done = f"it took effect: perdure result {at.entity} {quoted(at.id)} {target.key}"
+                self._output.cluster_error(error, done if took_effect else dead)
                 return FAILED
             again = f"perdure dead retry {letter.name} --wait, which waits on and repeats nothing"
             self._output.cluster_error(error, f"no outcome yet, so its copy stays: {again}")
             return None
         return show_answer(self._output, answer)
 
-    async def _recorded(self, letters: DeadLetters, letter: Letter, key: str) -> bool:
-        """Whether the log has an outcome; where nobody tells, none is known of."""
+    async def _took_effect(self, letters: DeadLetters, letter: Letter, key: str) -> bool | None:
+        """What the log has of the retry; where nobody tells, nothing is known of."""
         try:
-            return await letters.retried(letter, key)
+            return await letters.took_effect(letter, key)
         except (Unreachable, Incompatible):
-            return False
+            return None
 
     def _failed(self, letter: Letter, what: str, step: str) -> int:
         self._output.trouble(Failed(f"{letter.name} of {letter.where} {what}", step))

@@ -108,7 +108,8 @@ async def _require_registry(caller: Caller, entity: str) -> None:
     if await caller.session.ids.last(entity) or not await _has_commits(caller, entity):
         return
     raise Failed(
-        f"{entity} has a log, but no id of it is registered: its registry was lost",
+        f"{entity} has a log, but no id of it is registered: "
+        "its registry was lost, or takes nothing now",
         f"make it again: perdure entities {entity} --rebuild",
     )
 

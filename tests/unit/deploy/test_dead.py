@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec import Raw
 
 from perdure.deploy.cli.dead import COLUMNS
-from perdure.deploy.dead import DeadLetters, Hopeless, letter_of
+from perdure.deploy.dead import DeadLetters, Hopeless, Letter, letter_of
 from perdure.deploy.server import EmbeddedServer
 from perdure.entities.errors import (
     ClusterError,
     MailboxFull,
     RpcClientError,
+    RunnerUnavailable,
     SerializationError,
 )
-from perdure.streams.asks import Envelope, encode_envelope, raw
+from perdure.streams.asks import ENVELOPE_BYTES, Envelope, encode_envelope, open_body, raw
 from perdure.streams.caller import Caller
+from perdure.streams.codec import Undecodable
 from perdure.streams.commands import cause_of, retry_key
-from perdure.streams.commit import MARK, At
+from perdure.streams.commit import MARK, At, Dead, Outcome
 from perdure.streams.jetstream.direct import Record
 from perdure.streams.jetstream.scan import get
 from perdure.streams.port import Unreachable
@@ -253,6 +257,40 @@ async def test_an_error_that_is_no_verdict_keeps_the_copy(
     async with hosted(nats_server, namespace, tmp_path) as at:
         assert (await at.run("dead", "retry", row["cause"], "--wait")).out == "5\n"
         assert await listed(at) == []
+
+
+async def test_a_retry_that_took_effect_is_no_new_dead_letter(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
+        await at.dead(1)
+        (row,) = await listed(at)
+        lost, result = RunnerUnavailable(cause="the way was lost"), Caller.result
+
+        async def lossy(*args: Any, **more: Any) -> Any:
+            await result(*args, **more)
+            raise lost
+
+        with mock.patch.object(Caller, "result", lossy):
+            ran = await at.run("dead", "retry", row["cause"], "--wait", "--json")
+        told = ran.lines[0]["error"]
+        assert (ran.code, told["type"]) == (1, "RunnerUnavailable")
+        assert told["next"].startswith("it took effect: perdure result counter a-1 dead:1-")
+        assert await listed(at) == []
+        assert (await at.run(*told["next"].partition("perdure ")[2].split())).out == "5\n"
+
+
+def test_an_envelope_that_was_too_large_can_be_retried() -> None:
+    """A runner refuses it for what is beside its payload; a retry sends the payload alone."""
+    payload = Raw(b'{"type":"add","n":5}')
+    data = encode_envelope(Envelope(1, "tell", payload, trace="x" * ENVELOPE_BYTES))
+    with pytest.raises(Undecodable, match="beside its payload"):
+        open_body(data, None, limit=1_000_000)
+    dead = Dead("malformed", Raw(b"{}"), raw=data)
+    outcome = Outcome(name="@1", payload_hash="", at=At(1, 1, 1), dead=dead)
+    letter = Letter(1, datetime.now(UTC), "counter", "a-1", outcome)
+    assert letter.payload() == payload
 
 
 async def test_a_quarantined_entity_keeps_its_copies(

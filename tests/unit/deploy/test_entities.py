@@ -77,7 +77,10 @@ async def test_a_lost_registry_is_made_again(shell: Shell) -> None:
     answer = await client.request("$JS.API.STREAM.DELETE.PERDURE_IDS_counter", b"", timeout=5)
     assert b'"success":true' in answer.data
     await client.close()
-    lost = "no id of it is registered: its registry was lost; next: make it again: perdure "
+    lost = (
+        "no id of it is registered: its registry was lost, or takes nothing now; "
+        "next: make it again: perdure "
+    )
     ran = await typed(shell, "entities", "counter")
     assert (ran.code, ran.out) == (1, "")
     assert f"{lost}entities counter --rebuild\n" in ran.err
