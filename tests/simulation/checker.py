@@ -119,11 +119,17 @@ def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Itera
         elif (
             recorded.at[1] not in waiting
             and recorded.at not in lost
-            and not _forgotten(recorded, history, limits)
+            and not _forgotten(recorded, history, evidence)
         ):
             name = f'"{recorded.name}"'.encode()
             if not any(name in copy for copy in copies):
                 yield f"no copy of a dead letter: {history.entity} {recorded.name}"
+
+
+def _forgotten(recorded: Recorded, history: History, evidence: Evidence) -> bool:
+    """Whether its made key was forgotten before its copy was stored: its tell came again."""
+    known = (history.entity, recorded.name) in evidence.processed
+    return known and recorded.birth is not None
 
 
 def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: Limits) -> bool:
@@ -148,16 +154,6 @@ def _deserved(recorded: Recorded, history: History, evidence: Evidence, limits: 
     if reason == "defect" and recorded.kind == "boom":
         return evidence.boom_times.get(recorded.uid or 0, 0) >= limits.defect_attempts
     return recorded.kind in DEADLY.get(reason, set())
-
-
-def _forgotten(recorded: Recorded, history: History, limits: Limits) -> bool:
-    """Whether the ledger may have forgotten it before its copy was stored: then its tell, when it
-    is delivered again, is known to be processed, and no more."""
-    if recorded.birth is None:
-        return False
-    made = sum(o.birth is not None and o.sequence > recorded.sequence for o in history.outcomes)
-    age_s = (max(history.times.values()) - history.times[recorded.sequence]) / 1e9
-    return made >= limits.made_keys or age_s > limits.made_window_s
 
 
 def _forgotten_birth(recorded: Recorded, history: History, limits: Limits) -> int:

@@ -90,6 +90,9 @@ class Evidence:
         default_factory=dict[str, list[tuple[int, "int | None"]]]
     )  # by entity, what a watcher saw: sequence and uid
     told: list[bytes] = field(default_factory=list[bytes])  # answers that a runner sent
+    processed: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Entity and name of each tell of which, delivered again, was known that it had its outcome,
+    but not which."""
     uncaught: list[str] = field(default_factory=list[str])
     unbounded: list[str] = field(default_factory=list[str])
     unanswered: list[str] = field(default_factory=list[str])

@@ -55,7 +55,7 @@ def simulate(seed: int, *, trace: bool = False) -> Verdict:
     try:
         with (
             constants(scenario),
-            listening(world.situations, world.evidence.uncaught, world.say if trace else None),
+            listening(world.situations, world.evidence, world.say if trace else None),
         ):
             try:
                 world.loop.run(_life(world, scenario))

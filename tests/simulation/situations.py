@@ -109,17 +109,21 @@ class _Record:
 
 class _Listener(logging.Handler):
     def __init__(
-        self, seen: Counter[str], failures: list[str], say: Callable[..., None] | None
+        self, seen: Counter[str], evidence: Evidence, say: Callable[..., None] | None
     ) -> None:
         super().__init__(logging.DEBUG)
-        self._seen, self._failures, self._say = seen, failures, say
+        self._seen, self._evidence, self._say = seen, evidence, say
 
     def handle(self, record: Any) -> bool:
         action: str = record.action
         self._seen[ACTIONS.get(action, f"log: {action}")] += 1
         if action in BROKEN:
             error = record.exc_info[1] if record.exc_info else None
-            self._failures.append(f"internal error, {action}: {record.getMessage()}: {error!r}")
+            text = f"internal error, {action}: {record.getMessage()}: {error!r}"
+            self._evidence.uncaught.append(text)
+        if action == "tell.processed":
+            _, address, name = record.args
+            self._evidence.processed.add((str(address).partition("/")[2], name))
         if self._say is not None:
             self._say("log:", action, record.getMessage())
             if record.exc_info and action in BROKEN:
@@ -129,7 +133,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def listening(
-    seen: Counter[str], failures: list[str], say: Callable[..., None] | None
+    seen: Counter[str], evidence: Evidence, say: Callable[..., None] | None
 ) -> Generator[None]:
     """Count what the code under test logs; nothing of it reaches other handlers meanwhile."""
     logger = logging.getLogger("perdure")
@@ -138,7 +142,7 @@ def listening(
     logging.setLogRecordFactory(cast("Any", _Record))
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.handlers[:] = [_Listener(seen, failures, say)]
+    logger.handlers[:] = [_Listener(seen, evidence, say)]
     try:
         yield
     finally:

@@ -201,11 +201,13 @@ def test_a_copy_takes_effect_where_its_first_outcome_was_lost() -> None:
 def test_a_verdict_that_was_forgotten_before_its_copy_was_stored_has_none() -> None:
     buried = {"name": "m-1", "command": {"type": "sour", "uid": 9}, "at": [1, 1, 5]}
     sour = {**buried, "birth": 1, "dead": {"reason": "defect"}}
-    made = [[outcome(f"m-{n}", n, n, 5 * n, 0, birth=n)] for n in range(20, 40)]
-    evidence = Evidence(logs={"a": log_of([sour], *made)})
-    assert "no copy of a dead letter" not in kinds(violations(evidence, LIMITS))
-    evidence.logs["a"] = log_of([sour], *made[1:])
-    assert "no copy of a dead letter" in kinds(violations(evidence, LIMITS))
+    evidence = Evidence(logs={"a": log_of([sour])}, processed={("a", "m-1")})
+    assert violations(evidence, LIMITS) == []
+    evidence.processed = {("b", "m-1"), ("a", "m-2")}
+    assert kinds(violations(evidence, LIMITS)) == ["no copy of a dead letter"]
+    del sour["birth"]
+    evidence = Evidence(logs={"a": log_of([sour])}, processed={("a", "m-1")})
+    assert kinds(violations(evidence, LIMITS)) == ["no copy of a dead letter"]
 
 
 def _nowhere(e: Evidence) -> None:
