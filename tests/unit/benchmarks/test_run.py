@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -17,40 +14,16 @@ from benchmarks.options import parse, plan_of
 from benchmarks.process import ROOT
 from benchmarks.results import PERDURE, RAW, RAW_BATCHED, Results, recorded
 
-LIMIT_S = 150
+from .runs import ENVIRONMENT, LIMIT_S, command, finished, left_behind
+
 COLD = (FIRST, AGAIN, ACTIVATION, DIRECT_GET)
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks", *map(str, arguments)]
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def left_behind(folder: Path) -> Iterator[str]:
-    """Processes that work in a folder, or have it in their arguments."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            where, said = os.readlink(process / "cwd"), (process / "cmdline").read_bytes()
-        except OSError:
-            continue  # it ended meanwhile
-        if where.startswith(str(folder)) or str(folder).encode() in said:
-            yield said.replace(b"\0", b" ").decode(errors="replace")
 
 
 def test_a_small_run(tmp_path: Path) -> None:
     file, store = tmp_path / "results.json", tmp_path / "store"
     small = ("--on", "default", "--clients", "1", "--seconds", "0.1", "--rounds", "1")
-    done = subprocess.run(
-        command("--only", "ask,tell,hot,cold", *small, "--json", file, "--store", store),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    chosen = ("--only", "ask,tell,hot,cold", *small, "--json", file, "--store", store)
+    done = finished("benchmarks", *chosen)
     assert done.returncode == 0, done.stderr
     results = msgspec.json.decode(file.read_bytes(), type=Results)
     found = {(row.kind, row.contender) for row in results.rows}
@@ -69,9 +42,13 @@ def test_a_small_run(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    endless = command("--only", "ask", "--on", "default", "--seconds", "60", "--store", tmp_path)
+    endless = ("--only", "ask", "--on", "default", "--seconds", "60", "--store", tmp_path)
     with subprocess.Popen(
-        endless, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        command("benchmarks", *endless),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stderr is not None

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from benchmarks.verdict import MIB, Figure, judged
 from rich.console import Console
 
 from ...support.server import PATIENCE_S
-from .test_run import LIMIT_S, left_behind
+from .runs import ENVIRONMENT, LIMIT_S, command, finished, left_behind
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
 QUIET = Console(quiet=True)
 HERE = os.getpid()
 
@@ -205,20 +203,10 @@ async def test_what_a_process_holds() -> None:
 
 
 # -- small runs, with real servers --------------------------------------------------------------
-def run(module: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-
-
 def figures_of(module: str, folder: Path, *arguments: str) -> dict[str, Any]:
     file = folder / "figures.json"
-    done = subprocess.run(
-        run(module, *arguments, "--json", file, "--store", folder / "store"),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
+    done = finished(
+        f"benchmarks.{module}", *arguments, "--json", file, "--store", folder / "store"
     )
     assert done.returncode in (0, 1), done.stderr  # so small a run says nothing of targets
     assert list((folder / "store").iterdir()) == []
@@ -246,7 +234,7 @@ def test_a_small_run_of_leak(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_load(tmp_path: Path) -> None:
-    endless = run("scale", "--commits", "100000000", "--store", tmp_path)
+    endless = command("benchmarks.scale", "--commits", "100000000", "--store", tmp_path)
     with subprocess.Popen(endless, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
         try:
             while not any("benchmarks.caller" in said for said in left_behind(tmp_path)):

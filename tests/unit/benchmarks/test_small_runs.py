@@ -6,30 +6,15 @@ They print JSON and have no targets: what is held is that they run, count right 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import ROOT
-
-from .test_run import LIMIT_S, left_behind
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+from .runs import finished, left_behind
 
 
 def figures_of(module: str, *arguments: str | Path) -> dict[str, Any]:
     """What a run of it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    done = finished(f"benchmarks.{module}", *arguments)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
