@@ -55,6 +55,14 @@ async def listed(at: Place, *more: str) -> list[Any]:
     return ran.lines
 
 
+async def expired(at: Place) -> Any:
+    """The row of a letter that died of its deadline."""
+    await at.tell("a-1", b'{"type":"add","n":5}', PAST)
+    await at.dead(1)
+    (row,) = await listed(at)
+    return row
+
+
 async def test_list_and_show(nats_server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
     async with hosted(nats_server, namespace, tmp_path) as at:
         ran = await at.run("dead", "list")
@@ -212,9 +220,7 @@ async def test_a_retry_waits_for_a_runner(
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:
     async with hosted(nats_server, namespace, tmp_path) as at:
-        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
-        await at.dead(1)
-        (row,) = await listed(at)
+        row = await expired(at)
     async with place(nats_server, namespace, tmp_path) as at:
         ran = await at.run("dead", "retry", row["cause"], "--wait", "--timeout", "2")
         assert ran.code == 1
@@ -238,9 +244,7 @@ async def test_an_error_that_is_no_verdict_keeps_the_copy(
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path, error: ClusterError
 ) -> None:
     async with hosted(nats_server, namespace, tmp_path) as at:
-        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
-        await at.dead(1)
-        (row,) = await listed(at)
+        row = await expired(at)
     async with place(nats_server, namespace, tmp_path) as at:
         with mock.patch.object(Caller, "result", side_effect=error):
             ran = await at.run("dead", "retry", row["cause"], "--wait", "--json")
@@ -263,9 +267,7 @@ async def test_a_retry_that_took_effect_is_no_new_dead_letter(
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:
     async with hosted(nats_server, namespace, tmp_path) as at:
-        await at.tell("a-1", b'{"type":"add","n":5}', PAST)
-        await at.dead(1)
-        (row,) = await listed(at)
+        row = await expired(at)
         lost, result = RunnerUnavailable(cause="the way was lost"), Caller.result
 
         async def lossy(*args: Any, **more: Any) -> Any:
