@@ -12,7 +12,7 @@ Three rules hold for every backend:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -90,11 +90,16 @@ class Append(Struct, frozen=True):
 class Log(Protocol):
     """Commits, one subject an entity, one stream a type."""
 
-    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
-        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
+    def append(
+        self, address: Address, commit: Sealed, *, expected: int
+    ) -> Awaitable[AppendAnswer]:
+        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none).
+
+        It may be sent at once, before the answer is awaited.
+        """
         ...
 
-    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+    def append_batch(self, appends: Sequence[Append]) -> Awaitable[AppendAnswer]:
         """Store 2 to BATCH_COMMITS commits of different entities of one type: all, or none.
 
         Each has its own condition; `WrongLast` doesn't say whose failed. `Appended` has the

@@ -47,11 +47,12 @@ class JetStreamAsks:
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Publish, at most once. Dropped while there is no connection, or if it is too large."""
+        """Publish, at most once. Dropped while there is no connection, and if it is too large or
+        its subject can't be encoded. Raises ValueError for another subject that can't be."""
         try:
             self._connection.send(subject, data, reply, strings(headers))
-        except TooLarge as error:
-            logger.warning("not sent to %s: %s", subject, error)
+        except (TooLarge, UnicodeEncodeError) as error:  # one bad message, maybe a stranger's
+            logger.warning("not sent to %r: %s", subject[:200], error)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""

@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import BadSubjectError, Error
@@ -25,9 +26,9 @@ from ..port import Incompatible, Unreachable
 from .errors import Denied, Forbidden, Lost, TooLarge
 from .link import Link, dial
 from .login import options, servers, shown
-from .messages import check_subject, headers_size
+from .messages import check_subject, frame, headers_block
 from .reader import Handler
-from .replies import Received, Replies, Result
+from .replies import Read, Received, Replies
 from .room import Room
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
@@ -78,8 +79,7 @@ class Listener:
     subscription: Subscription | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """A message to be stored."""
 
     subject: str
@@ -106,6 +106,10 @@ class Statistics:
     """Permissions that the server said this login lacks, oldest first."""
 
 
+def _itself(result: Any) -> Any:
+    return result
+
+
 class Connection:
     """The way to the server, as long as the session lives."""
 
@@ -120,8 +124,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.max_payload: int = DEFAULT_PAYLOAD
         prefix = f"_INBOX.{entropy.token(INBOX_BYTES)}"
-        self.replies: Replies = Replies(prefix, ACK_TIMEOUT_S)
         self._room = Room(IN_FLIGHT_BYTES)
+        self.replies: Replies = Replies(prefix, ACK_TIMEOUT_S, self._room.give)
         self._inboxes: dict[str, Handler] = {}
         self._inbox_number = 0
         self._listeners: dict[Listener, None] = {
@@ -134,7 +138,7 @@ class Connection:
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         url = self.link.client.connected_url if self.link is not None else None
@@ -234,30 +238,44 @@ class Connection:
         self._bound.pop(thing, None)
 
     # -- sending ----------------------------------------------------------------------------------
-    async def publish(self, *publishes: Publish) -> Result:
-        """Publish some messages in a row and wait for the acknowledgement of the last.
+    def publish(self, *publishes: Publish, read: Read = _itself) -> asyncio.Future[Any]:
+        """Publish some messages in a row, at once if there is room for them.
 
-        Raises TooLarge, ValueError for a subject; then none was sent.
+        The future gets what `read` makes of the acknowledgement of the last, or of its lack (a
+        `Result`). Raises TooLarge, ValueError for a subject or header; then none was sent.
         """
-        sizes = [self._check(p.subject, "", p.data, p.headers) for p in publishes]
-        size = max(IN_FLIGHT_LEAST, sum(sizes))
-        if not self._room.try_take(size):
-            await self._room.take(size)
-        try:
-            link = self.link
-            if link is None or not link.alive:
-                return Lost(self._why())
-            *before, last = publishes
-            reply, future = self.replies.ack(last.subject)
-            try:
-                for one in before:
-                    await link.client.publish(one.subject, one.data, "", one.headers)
-                await link.client.publish(last.subject, last.data, reply, last.headers)
-            except (Error, OSError) as error:
-                return Lost(f"not sent: {error!r}")
-            return await future
-        finally:
+        blocks = [self._block(p.subject, "", p.data, p.headers) for p in publishes]
+        size = sum(len(p.data) for p in publishes) + sum(map(len, blocks))
+        size = max(IN_FLIGHT_LEAST, size)
+        if self._room.try_take(size):
+            return self._publish(publishes, blocks, size, read)
+        task = self._loop.create_task(self._publish_later(publishes, blocks, size, read))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _publish_later(
+        self, publishes: tuple[Publish, ...], blocks: list[bytes], size: int, read: Read
+    ) -> Any:
+        await self._room.take(size)
+        return await self._publish(publishes, blocks, size, read)
+
+    def _publish(
+        self, publishes: tuple[Publish, ...], blocks: list[bytes], size: int, read: Read
+    ) -> asyncio.Future[Any]:
+        """Send it; its room is taken, and given back by whoever ends it."""
+        link = self.link
+        if link is None or not link.alive:
             self._room.give(size)
+            lost: asyncio.Future[Any] = self._loop.create_future()
+            lost.set_result(read(Lost(self._why())))
+            return lost
+        last = publishes[-1]
+        reply, future = self.replies.ack(last.subject, read, size)
+        for one, block in zip(publishes, blocks, strict=True):
+            to = reply if one is last else ""
+            link.client.put(frame(one.subject, to, block, one.data))
+        return future
 
     async def request(
         self,
@@ -268,16 +286,14 @@ class Connection:
         headers: dict[str, str] | None = None,
     ) -> Received:
         """Send and wait for one answer. Raises Unreachable, TooLarge, ValueError."""
-        self._check(subject, "", data, headers)
+        block = self._block(subject, "", data, headers)
         link = self.live()
         if len(link.outbox):  # what was sent before goes first
             await link.outbox.empty(timeout_s)
         reply, future, over = self.replies.request(subject, timeout_s)
         try:
-            await link.client.publish(subject, data, reply, headers)
+            link.client.put(frame(subject, reply, block, data))
             result = await future
-        except (Error, OSError) as error:
-            raise Unreachable(f"not sent to {subject}: {error!r}") from None
         finally:
             over()
         if isinstance(result, Lost):
@@ -294,18 +310,22 @@ class Connection:
         headers: dict[str, str] | None = None,
     ) -> bool:
         """Publish, at most once, some time soon. Raises TooLarge, ValueError for a subject."""
-        self._check(subject, reply, data, headers)
+        block = self._block(subject, reply, data, headers)
         link = self.link
-        return link is not None and link.alive and link.outbox.put(subject, data, reply, headers)
+        if link is None or not link.alive:
+            return False
+        return link.outbox.put(frame(subject, reply, block, data))
 
-    def _check(
+    def _block(
         self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None
-    ) -> int:
+    ) -> bytes:
+        """The headers as they are sent; raises if the server wouldn't take the message."""
         check_subject(subject, reply)
-        size = len(data) + headers_size(headers)
-        if size > self.max_payload:
+        block = headers_block(headers)
+        if len(data) + len(block) > self.max_payload:
+            size = len(data) + len(block)
             raise TooLarge(f"{size} bytes, the server takes {self.max_payload}")
-        return size
+        return block
 
     # -- receiving --------------------------------------------------------------------------------
     async def subscribe(self, subject: str, handler: Handler) -> Listener:

@@ -7,7 +7,8 @@ is asked of the leader, one by one, so that a read never ends early in silence.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from asyncio import Future, get_running_loop
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ...entities.address import Address
@@ -18,10 +19,11 @@ from ..subjects import Subjects, escape
 from .api import count, lookup
 from .connection import Connection, Publish
 from .direct import batch, one
-from .errors import append_answer
+from .errors import TOO_LARGE, TooLarge, append_answer
 from .follow import follow
 from .messages import no_responders
-from .storing import answered
+from .replies import Result
+from .storing import told
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 BATCH_ID = "Nats-Batch-Id"
@@ -38,13 +40,15 @@ class JetStreamLog:
         self._connection = connection
         self._subjects = subjects
         self._entropy = entropy
+        self._reads: dict[str, Callable[[Result], AppendAnswer]] = {}  # by entity type
 
-    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+    def append(self, address: Address, commit: Sealed, *, expected: int) -> Future[AppendAnswer]:
         """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
-        publish = self._publish(Append(address, commit, expected), {})
-        return await self._append(address.entity, [publish])
+        subject = self._subjects.log(address.entity, escape(address.id))
+        headers = {EXPECTED: str(expected), MARK: commit.mark}
+        return self._append(address.entity, Publish(subject, commit.data, headers))
 
-    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+    def append_batch(self, appends: Sequence[Append]) -> Future[AppendAnswer]:
         """Store some commits of different entities, all or none: an atomic batch (ADR-50)."""
         batch = self._entropy.token(BATCH_ID_BYTES)
         entity = appends[0].address.entity
@@ -53,20 +57,21 @@ class JetStreamLog:
             more = {BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
             if number == len(appends):
                 more[BATCH_COMMIT] = "1"
-            publishes.append(self._publish(append, more))
-        return await self._append(entity, publishes)
+            subject = self._subjects.log(entity, escape(append.address.id))
+            headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
+            publishes.append(Publish(subject, append.commit.data, headers))
+        return self._append(entity, *publishes)
 
-    def _publish(self, append: Append, more: dict[str, str]) -> Publish:
-        subject = self._subjects.log(append.address.entity, escape(append.address.id))
-        headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
-        return Publish(subject, append.commit.data, headers)
-
-    async def _append(self, entity: str, publishes: list[Publish]) -> AppendAnswer:
-        result = await answered(self._connection, *publishes)
-        if isinstance(result, (Refused, NoAck)):
-            return result
-        stream = self._subjects.log_stream(entity)
-        return append_answer(result.data, stream=stream, no_responders=no_responders(result))
+    def _append(self, entity: str, *publishes: Publish) -> Future[AppendAnswer]:
+        read = self._reads.get(entity)
+        if read is None:
+            read = self._reads[entity] = _reading(self._subjects.log_stream(entity))
+        try:
+            return self._connection.publish(*publishes, read=read)
+        except TooLarge as error:
+            refused: Future[AppendAnswer] = get_running_loop().create_future()
+            refused.set_result(Refused(TOO_LARGE, str(error)))
+            return refused
 
     async def last(self, address: Address) -> Stored | None:
         """The entity's last message, from the leader. Raises Unreachable."""
@@ -115,3 +120,15 @@ class JetStreamLog:
     async def _ask(self, entity: str, query: dict[str, Any]) -> Stored | None:
         message = await lookup(self._connection, self._subjects.log_stream(entity), query)
         return None if message is None else message.stored()
+
+
+def _reading(stream: str) -> Callable[[Result], AppendAnswer]:
+    """What the stream's acknowledgement, or the lack of one, means."""
+
+    def read(result: Result) -> AppendAnswer:
+        answer = told(result)
+        if isinstance(answer, Refused | NoAck):
+            return answer
+        return append_answer(answer.data, stream=stream, no_responders=no_responders(answer))
+
+    return read

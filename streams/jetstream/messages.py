@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from .replies import Received
 
@@ -15,22 +16,56 @@ SUBJECT_LENGTH = 960
 beyond which it ends the connection for good."""
 
 _BLANK = re.compile(r"[\s\x00]")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NEWLINES = str.maketrans({"\r": " ", "\n": " "})
 
 
 def check_subject(subject: str, reply: str) -> None:
     """Raises ValueError for what the server wouldn't take."""
     if len(subject) + len(reply) > SUBJECT_LENGTH:
         raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
-    if not subject or _BLANK.search(subject) or (reply and _BLANK.search(reply)):
+    if not subject or _blank(subject) or _blank(reply):
         raise ValueError(f"not a subject: {subject!r}, reply {reply!r}")
 
 
-def headers_size(headers: Mapping[str, str] | None) -> int:
-    """The bytes of headers on the wire, which the server counts as payload."""
-    if headers is None:
-        return 0
-    size = 12 + sum(len(k) + len(v) + 4 for k, v in headers.items())
-    return size + sum(len(v.encode()) - len(v) for v in headers.values() if not v.isascii())
+def _blank(subject: str) -> bool:
+    """Whether there is white space in it; most subjects are seen to have none at once."""
+    if subject.isprintable() and " " not in subject:
+        return False
+    return _BLANK.search(subject) is not None
+
+
+def headers_block(headers: Mapping[str, str] | None) -> bytes:
+    """Headers as they go over the wire, which the server counts as payload; none: nothing.
+
+    A value can't end its line. Raises ValueError for a name that is none.
+    """
+    if not headers:
+        return b""
+    lines = [_line_start(name) + _value(value) for name, value in headers.items()]
+    return "NATS/1.0\r\n{}\r\n\r\n".format("\r\n".join(lines)).encode()
+
+
+@lru_cache(maxsize=256)
+def _line_start(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a header's name: {name[:80]!r}")
+    return f"{name}: "
+
+
+def _value(value: str) -> str:
+    value = value.strip()
+    return value if value.isprintable() else value.translate(_NEWLINES)
+
+
+def frame(subject: str, reply: str, block: bytes, data: bytes) -> bytes:
+    """A publish as the protocol has it, with headers if `block` holds any."""
+    to = f"{subject} {reply}" if reply else subject
+    if not block:
+        return b"".join((f"PUB {to} {len(data)}\r\n".encode(), data, b"\r\n"))
+    size = len(block)
+    head = f"HPUB {to} {size} {size + len(data)}\r\n".encode()
+    return b"".join((head, block, data, b"\r\n"))
 
 
 def strings(headers: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -1,8 +1,9 @@
-"""Outbox: sends that nobody waits for (answers, acknowledgements, pulls), by one writer task.
+"""Outbox: sends that nobody waits for (answers, acknowledgements, pulls).
 
-`put` is synchronous and cheap. What doesn't fit into the bound is dropped and counted: everything
-that goes out here may be lost anyway, and whoever misses it asks again. nats-py's own buffer has
-no bound once its pending size is off, so the writer waits for the server when that grows.
+`put` is synchronous and cheap. nats-py's own buffer has no bound once its pending size is off, so
+once that is large, sends wait here until a writer task finds it emptied by the server. What
+doesn't fit into the bound is dropped and counted: everything that goes out here may be lost
+anyway, and whoever misses it asks again.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Any
 
-from nats.aio.client import Client
 from nats.errors import Error
+
+from .reader import Reader
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 OUTBOX_BYTES = 64 * 1024**2
 """What may wait to be sent: a second's worth of large answers on a fast network."""
 PENDING_BYTES = 8 * 1024**2
-"""What nats-py may hold before the writer waits for the socket."""
+"""What nats-py may hold before sends wait here for the socket."""
 OVERHEAD_BYTES = 200
 """Counted for each message beside its data, so that empty ones are bounded too."""
 BURST = 256
@@ -30,25 +31,27 @@ BURST = 256
 class Outbox:
     """What waits to be sent on one connection."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Reader) -> None:
         self.dropped: int = 0
         self._client = client
-        self._queue: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
+        self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._task = self._loop.create_task(self._run(), name="perdure outbox")
 
-    def put(
-        self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
-    ) -> bool:
-        """Send soon; False if there is no room, or the connection ended."""
-        size = len(data) + OVERHEAD_BYTES
-        if self._task.done() or self._bytes + size > OUTBOX_BYTES:
+    def put(self, frame: bytes) -> bool:
+        """Send soon, a whole publish; False if there is no room, or the connection ended."""
+        size = len(frame) + OVERHEAD_BYTES
+        pending = self._client.pending_data_size
+        if self._task.done() or self._bytes + pending + size > OUTBOX_BYTES:
             self.dropped += 1
             return False
-        self._queue.append((subject, data, reply, headers))
+        if not self._queue and pending <= PENDING_BYTES:
+            self._client.put(frame)
+            return True
+        self._queue.append(frame)
         self._bytes += size
         if self._wake is not None:
             _finish(self._wake)
@@ -60,8 +63,8 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """What waits to be sent, in bytes."""
-        return self._bytes
+        """What waits to be sent, in bytes, nats-py's buffer with it."""
+        return self._bytes + self._client.pending_data_size
 
     async def empty(self, timeout_s: float) -> None:
         """Wait until all is handed over, or the time is up."""
@@ -79,23 +82,20 @@ class Outbox:
         while True:
             sent = 0
             while self._queue:
-                await self._send(*self._queue.popleft())
+                if self._client.pending_data_size > PENDING_BYTES:
+                    await self._breathe()
+                    continue
+                frame = self._queue.popleft()
+                self._bytes -= len(frame) + OVERHEAD_BYTES
+                self._client.put(frame)
                 sent += 1
-                if sent % BURST == 0 or self._client.pending_data_size > PENDING_BYTES:
+                if sent % BURST == 0:
                     await self._breathe()
             if self._idle is not None:
                 _finish(self._idle)
                 self._idle = None
             self._wake = self._loop.create_future()
             await self._wake
-
-    async def _send(self, subject: str, data: bytes, reply: str, headers: Any) -> None:
-        self._bytes -= len(data) + OVERHEAD_BYTES
-        try:
-            await self._client.publish(subject, data, reply, headers)
-        except Exception as error:  # one bad message must not keep back all others
-            self.dropped += 1
-            logger.warning("can't send to %r: %r", subject[:200], error)
 
     async def _breathe(self) -> None:
         """Let others run; let the socket catch up."""

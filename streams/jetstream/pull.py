@@ -22,6 +22,7 @@ from .api import ConsumerResponse, call
 from .connection import Connection
 from .errors import NO_CONSUMER, NO_STREAM
 from .link import Link
+from .messages import frame
 from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
@@ -117,7 +118,7 @@ class Pull:
     def send(self, subject: str, data: bytes) -> None:
         """Send something on the link of this pull, or never."""
         if self._link.alive:
-            self._link.outbox.put(subject, data)
+            self._link.outbox.put(frame(subject, "", b"", data))
 
     def grant(self, credit: int) -> None:
         """Allow this many more deliveries."""
@@ -165,7 +166,7 @@ class Pull:
         if batch:
             self.requests += 1
             reply = f"{self.inbox}.{self.requests}"
-            if not self._link.outbox.put(self._subject, _request(batch), reply):
+            if not self._link.outbox.put(frame(self._subject, reply, b"", _request(batch))):
                 self._credit.forget()  # asked again after the silence that follows
 
     # -- what doesn't come ------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
 
 from .errors import Denied, Lost
 
@@ -26,22 +27,28 @@ class Received(Protocol):
 
 
 Result: TypeAlias = Received | Lost | Denied
+Read: TypeAlias = Callable[[Result], Any]
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(Struct, eq=False):
     """A request under way."""
 
-    future: asyncio.Future[Result]
+    future: asyncio.Future[Any]
     subject: str
     deadline: float
+    read: Read | None = None  # what the future gets of what came; of an acknowledgement
+    size: int = 0  # bytes whose room is free once this is over
 
 
 class Replies:
     """All requests of one connection that wait for an answer."""
 
-    def __init__(self, prefix: str, ack_timeout_s: float) -> None:
+    def __init__(
+        self, prefix: str, ack_timeout_s: float, free: Callable[[int], None] | None = None
+    ) -> None:
+        """`free` is told the size of each publish that is over."""
         self.prefix: str = prefix + "."
+        self._free = free
         self._cut = len(self.prefix)
         self._ack_timeout_s = ack_timeout_s
         self._loop = asyncio.get_running_loop()
@@ -52,13 +59,18 @@ class Replies:
     def __len__(self) -> int:
         return len(self._acks) + len(self._requests)
 
-    def ack(self, subject: str) -> tuple[str, asyncio.Future[Result]]:
-        """A reply subject and the future of an acknowledgement; overdue by `sweep`."""
+    def ack(
+        self, subject: str, read: Read | None = None, size: int = 0
+    ) -> tuple[str, asyncio.Future[Any]]:
+        """A reply subject and the future of an acknowledgement; overdue by `sweep`.
+
+        The future gets what `read` makes of the result, or the result itself.
+        """
         self._number += 1
         token = f"a{self._number}"
-        future: asyncio.Future[Result] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.time() + self._ack_timeout_s
-        self._acks[token] = Waiting(future, subject, deadline)
+        self._acks[token] = Waiting(future, subject, deadline, read, size)
         return self.prefix + token, future
 
     def request(
@@ -83,7 +95,7 @@ class Replies:
         token = message.subject[self._cut :]
         waiting = self._acks.pop(token, None) or self._requests.pop(token, None)
         if waiting is not None:
-            _resolve(waiting.future, message)
+            self._over(waiting, message)
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` is the loop's time."""
@@ -95,21 +107,32 @@ class Replies:
         for token in overdue:
             waiting = self._acks.pop(token)
             why = f"no acknowledgement on {waiting.subject} in {self._ack_timeout_s:g} s"
-            _resolve(waiting.future, Lost(why))
+            self._over(waiting, Lost(why))
 
     def deny(self, subject: str, why: str) -> None:
         """The server refused a publish to this subject (given in lower case)."""
         for waiting in self._acks, self._requests:
             for token in [t for t, w in waiting.items() if w.subject.lower() == subject]:
-                _resolve(waiting.pop(token).future, Denied(why))
+                self._over(waiting.pop(token), Denied(why))
 
     def end(self, why: str) -> None:
         """The connection ended: so does everything that waits."""
-        lost = Lost(why)
-        for waiting in (*self._acks.values(), *self._requests.values()):
-            _resolve(waiting.future, lost)
+        lost, over = Lost(why), (*self._acks.values(), *self._requests.values())
         self._acks.clear()
         self._requests.clear()
+        for waiting in over:
+            self._over(waiting, lost)
+
+    def _over(self, waiting: Waiting, result: Result) -> None:
+        if waiting.size and self._free is not None:
+            self._free(waiting.size)
+        if waiting.read is None:
+            _resolve(waiting.future, result)
+        elif not waiting.future.done():
+            try:
+                waiting.future.set_result(waiting.read(result))
+            except Exception as error:  # whoever waits must hear of it
+                waiting.future.set_exception(error)
 
 
 def _resolve(future: asyncio.Future[Result], result: Result) -> None:

@@ -8,7 +8,7 @@ from ..port import Appended, NoAck, Refused
 from .connection import Connection, Publish
 from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, publish_answer
 from .messages import no_responders
-from .replies import Received
+from .replies import Received, Result
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -16,16 +16,18 @@ logger: logging.Logger = logging.getLogger("perdure.jetstream")
 async def answered(connection: Connection, *publishes: Publish) -> Received | Refused | NoAck:
     """Publish some messages in a row; the server's answer to the last, or why there is none."""
     try:
-        result = await connection.publish(*publishes)
+        return told(await connection.publish(*publishes))
     except TooLarge as error:
         return Refused(TOO_LARGE, str(error))
-    match result:
-        case Lost(why):
-            return NoAck(why)
-        case Denied(why):
-            return Refused(DENIED, why)
-        case _:
-            return result
+
+
+def told(result: Result) -> Received | Refused | NoAck:
+    """What came of a publish, in the port's words."""
+    if isinstance(result, Lost):
+        return NoAck(result.why)
+    if isinstance(result, Denied):
+        return Refused(DENIED, result.why)
+    return result
 
 
 async def stored(connection: Connection, stream: str, subject: str, data: bytes) -> bool:

@@ -240,14 +240,14 @@ async def test_a_lost_request_is_made_again_after_silence(
 ) -> None:
     monkeypatch.setattr(pull_module, "SILENCE_S", 0.3)
     await tell(session, 3)
-    lost: list[str] = []
+    lost: list[bytes] = []
     put = Outbox.put
 
-    def lose(self: Outbox, subject: str, *rest: Any) -> bool:
-        if "MSG.NEXT" in subject and not lost:
-            lost.append(subject)
+    def lose(self: Outbox, frame: bytes) -> bool:
+        if b"MSG.NEXT" in frame and not lost:
+            lost.append(frame)
             return True
-        return put(self, subject, *rest)
+        return put(self, frame)
 
     monkeypatch.setattr(Outbox, "put", lose)
     term = await Term(session, "g1-s0-t1-aa").begin(2)

@@ -25,7 +25,7 @@ from perdure.streams.jetstream.errors import (
     publish_answer,
 )
 from perdure.streams.jetstream.login import options, servers, shown
-from perdure.streams.jetstream.messages import headers_size, no_responders
+from perdure.streams.jetstream.messages import frame, headers_block, no_responders
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.reader import headers_of
 from perdure.streams.jetstream.replies import Replies
@@ -205,8 +205,13 @@ def test_no_responders_is_a_status_without_data() -> None:
 
 
 def test_the_size_of_headers() -> None:
-    assert headers_size(None) == 0
-    assert headers_size({"A": "é"}) == len("NATS/1.0\r\nA: é\r\n\r\n".encode())
+    assert headers_block(None) == headers_block({}) == b""
+    assert headers_block({"A": "é"}) == "NATS/1.0\r\nA: é\r\n\r\n".encode()
+    assert headers_block({"A": " b\r\nC: d"}) == b"NATS/1.0\r\nA: b  C: d\r\n\r\n"
+    assert headers_block({"A": "1", "B-c": ""}) == b"NATS/1.0\r\nA: 1\r\nB-c: \r\n\r\n"
+    for name in ("", "a b", "a:", "a\r\nb", "é"):
+        with pytest.raises(ValueError, match="not a header's name"):
+            headers_block({name: "x"})
 
 
 # -- credit -------------------------------------------------------------------------------------
