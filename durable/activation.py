@@ -1,8 +1,9 @@
 """An activation: one entity in memory, one command at a time.
 
-It owns the entity's mailbox and, while it is running, the fold of its log. A worker task exists
-only while there is something to do; it recovers (durable/recovery.py), plans (durable/plan.py),
-appends (durable/append.py), and only then answers and acknowledges. Phases: `Cold` (nothing in
+It owns the entity's mailbox and, while it is running, the fold of its log. What arrives wakes it:
+then it plans (durable/plan.py), appends (durable/append.py), and only then answers and
+acknowledges. A plain command of an entity in memory takes two callbacks (`Execution.begin`); all
+else is a worker's, a task that exists only while there is something to do. Phases: `Cold` (nothing in
 memory yet), `Running` (a fold), `Quarantined` (a log that can't be folded: asks are refused, tells
 stay un-acked and out of memory, neighbours go on).
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import msgspec
 
@@ -52,6 +54,9 @@ PAUSE_MAX_S = 2.0
 
 ASIDE_S = 60.0
 """How long an ask waits for its caller's last tell, in seconds: longer than callers do."""
+
+WEIGH_COMMITS = 4
+"""After so many commits a busy entity is weighed again: they add a few kilobytes at most."""
 
 WEIGH_EVENTS = 64
 """After so many events the size of a state is looked at again."""
@@ -112,6 +117,7 @@ class Activation:
         self._folded_from_start = False  # the last one used none
         self._troubles = 0  # tries in a row that met no backend
         self._worker: asyncio.Task[None] | None = None
+        self._woken = False  # it is about to begin, or waits for its turn
         self._weighed: tuple[int, int] | None = None  # a version, and its state's bytes
 
     def __repr__(self) -> str:
@@ -133,6 +139,10 @@ class Activation:
     def busy(self) -> bool:
         """Whether somebody waits for it, or it is at work."""
         return bool(len(self.mailbox) or self.reading.busy or self._worker or self.execution.busy)
+
+    @property
+    def _at_work(self) -> bool:
+        return self._woken or self._worker is not None or self.execution.flight is not None
 
     # -- what arrives ---------------------------------------------------------------------------
     def ask(self, item: Item) -> None:
@@ -184,9 +194,10 @@ class Activation:
         self.kick()
 
     def kick(self) -> None:
-        """Let the worker work, if there is something to do."""
-        if self._worker is None and self.live and (self.mailbox.queue or self.reading.urgent()):
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+        """Begin to work soon, if there is something to do: with all that arrives until then."""
+        if not self._at_work and self.live and (self.mailbox.queue or self.reading.urgent()):
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def promote(self) -> None:
         """Let the asks go on whose tell has taken effect."""
@@ -215,6 +226,8 @@ class Activation:
         self.reading.refuse(with_details(error, may_have_taken_effect=False))
         if self._worker is not None and self._worker is not asyncio.current_task():
             self._worker.cancel()
+        if self.execution.flight is not None:
+            self.execution.flight.cancel()
 
     def let_go(self, reason: str) -> None:
         """The runner leaves: what waits for somebody else's doing would only delay it."""
@@ -223,11 +236,11 @@ class Activation:
         for item in list(self.mailbox.aside):
             self.refuse(item, error)
 
-    def abandon(self) -> list[asyncio.Task[None]]:
-        """End without a word; the tasks that are to be cancelled."""
+    def abandon(self) -> list[asyncio.Future[Any]]:
+        """End without a word; what is to be cancelled."""
         self.live = False
         self.host.load.residents.forget(self)
-        own = [] if self._worker is None else [self._worker]
+        own = [one for one in (self._worker, self.execution.flight) if one is not None]
         return [*own, *self.execution.tasks, *self.reading.tasks]
 
     # -- memory ---------------------------------------------------------------------------------
@@ -261,9 +274,61 @@ class Activation:
             self._weighed = folded.version, _json_bytes(folded)
         return self._weighed[1]
 
-    # -- the worker -----------------------------------------------------------------------------
-    async def _work(self) -> None:
+    # -- at work --------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        turns = self.host.load.turns
+        if not self.live or self._unusual() or turns.try_take():
+            self._decide()
+        else:
+            turns.line_up(self._decide)
+
+    def _unusual(self) -> bool:
+        """Whether more than a decision has to be made: a worker's task."""
+        return self.folded is None or self.doubted or self.reading.urgent()
+
+    def _decide(self) -> bool:
+        """Its turn has come; whether it used it."""
+        self._woken = False
+        folded = self.folded
+        if not self.live or not (self.mailbox.queue or self.reading.urgent()):
+            return False
+        if folded is None or self._unusual():
+            self.work(None)
+            return False
         try:
+            self.execution.begin(folded)
+        except Exception as error:
+            self.failed(error)
+        return True
+
+    def work(self, first: Callable[[], Awaitable[None]] | None) -> None:
+        """Let a worker do this first, and then whatever there is."""
+        self._worker = asyncio.get_running_loop().create_task(self._work(first))
+
+    def landed(self, folded: Folded) -> None:
+        """A commit is in the log, and everybody has an answer."""
+        if folded.tail_commits % WEIGH_COMMITS == 1:
+            self._weigh()
+        self.kick()
+
+    def failed(self, error: Exception) -> None:
+        """Something went wrong that nobody foresaw."""
+        logger.error(
+            "the worker of %s failed",
+            self.address,
+            exc_info=error,
+            extra={"action": "activation.failed", "address": str(self.address)},
+        )
+        if isinstance(self.phase, Quarantined):  # not even that works
+            self.shard.drop("an internal error")
+        else:  # its neighbours go on
+            self.quarantine(f"an internal error: {described(error)}")
+            self.kick()
+
+    async def _work(self, first: Callable[[], Awaitable[None]] | None) -> None:
+        try:
+            if first is not None and self.live:
+                await first()
             while self.live and (self.mailbox.queue or self.reading.urgent()):
                 match self.phase:
                     case Running(folded):
@@ -275,15 +340,7 @@ class Activation:
                         if not self.reconsider():
                             self._refuse_all(phase)
         except Exception as error:
-            logger.exception(
-                "the worker of %s failed",
-                self.address,
-                extra={"action": "activation.failed", "address": str(self.address)},
-            )
-            if isinstance(self.phase, Quarantined):  # not even that works
-                self.shard.drop("an internal error")
-            else:  # its neighbours go on
-                self.quarantine(f"an internal error: {described(error)}")
+            self.failed(error)
         finally:
             self._worker = None
         self.kick()

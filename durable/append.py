@@ -136,8 +136,9 @@ async def append(
     epoch: Callable[[], int],
     vouched: int,
     entropy: Entropy,
+    first: AppendAnswer | None = None,
 ) -> Result:
-    """Publish a commit until its fate is known.
+    """Publish a commit until its fate is known; `first` is the answer if it was published once.
 
     `end` is the hash of the message that has the expected sequence, and `vouched` the connection
     (`epoch`) on which the leader said so: on another one it is asked again first. Ends only with
@@ -146,7 +147,9 @@ async def append(
     refusals = tries = 0
     while True:
         answer: AppendAnswer = ANOTHER
-        if epoch() == vouched:
+        if first is not None:
+            answer, first = first, None
+        elif epoch() == vouched:
             answer = await appender.append(address, sealed, expected=expected)
         if isinstance(answer, Appended):
             return InLog(answer.sequence)

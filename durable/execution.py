@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ from ..entities.errors import (
     with_details,
 )
 from ..entities.retry import delay_s
-from ..streams.commit import FORMAT, GENESIS, Commit, Damaged, Outcome, seal
-from ..streams.port import Unreachable
+from ..streams.commit import FORMAT, GENESIS, Commit, Damaged, Outcome, Sealed, seal
+from ..streams.port import Append, AppendAnswer, Appended, Unreachable
 from .answers import outcome_answer, versions
 from .append import InLog, Overtaken, Rejected, append
 from .deadletter import told
@@ -37,7 +38,7 @@ from .item import Item
 from .marks import add_mark, has_mark, remove_mark
 from .paging import load
 from .phase import Cold
-from .plan import Limits, Plan, dead_letter, defect_error, make_plan
+from .plan import Limits, Plan, dead_letter, defect_error, is_plain, make_plan
 from .recorded import find_recorded
 from .residents import KEPT_BYTES
 from .saving import Saving
@@ -74,18 +75,68 @@ class Execution:
         self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
         self.kept_bytes: int = 0  # what they hold, about
         self.saving: Saving = Saving(activation)
+        self.flight: asyncio.Future[AppendAnswer] | None = None  # an append without a worker
         self._outcomes: int | None = None  # fewer in the next commit: the last was too large
 
     @property
     def busy(self) -> bool:
-        """Whether a snapshot is on its way."""
-        return bool(self.saving.tasks)
+        """Whether a commit or a snapshot is on its way."""
+        return self.flight is not None or bool(self.saving.tasks)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What it has in the background."""
         return self.saving.tasks
 
+    # -- without a worker -----------------------------------------------------------------------
+    def begin(self, folded: Folded) -> None:
+        """Decide on what waits, on a turn of this entity, and send what came of it.
+
+        A plain commit needs no worker: its answer ends it. All else is a worker's.
+        """
+        activation, host = self._activation, self._host
+        queue = activation.mailbox.queue
+        if any(item.evicted for item in islice(queue, BODIES)):
+            activation.work(None)
+            return
+        plan = self._decide(folded)
+        if not (is_plain(plan) and folded.hash != GENESIS):
+            activation.work(partial(self._carry_out, folded, plan))
+            return
+        commit, sealed = self._seal(folded, plan)
+        if len(sealed.data) > host.most_bytes:
+            activation.work(partial(self._too_large, folded, plan, len(sealed.data)))
+            return
+        for item in plan.taken:
+            item.published = True
+        self.flight = host.group.send(Append(self._address, sealed, folded.sequence))
+        self.flight.add_done_callback(partial(self._landed, folded, plan, commit, sealed))
+
+    def _landed(
+        self,
+        folded: Folded,
+        plan: Plan,
+        commit: Commit,
+        sealed: Sealed,
+        flight: asyncio.Future[AppendAnswer],
+    ) -> None:
+        """The answer to an append that went out without a worker."""
+        activation, self.flight = self._activation, None
+        if not activation.live or flight.cancelled():
+            return
+        try:
+            answer = flight.result()
+            if isinstance(answer, Appended):
+                folded.adopt(commit, sealed.mark, len(sealed.data), answer.sequence, plan.state)
+                self._tell(plan, commit, answer.sequence)
+                self.saving.after_commit(folded)
+                activation.landed(folded)
+            else:
+                activation.work(partial(self._append, folded, plan, commit, sealed, answer))
+        except Exception as error:
+            activation.failed(error)
+
+    # -- a worker's -----------------------------------------------------------------------------
     async def step(self, folded: Folded) -> None:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():
@@ -101,18 +152,23 @@ class Execution:
             await turns.take()
         if not self._ready(folded):
             return
+        await self._carry_out(folded, self._decide(folded))
+
+    def _decide(self, folded: Folded) -> Plan:
+        """What to do with the front of the queue; how long that took is counted."""
+        host = self._host
         clock = asyncio.get_running_loop().time
         began = clock()
         plan = make_plan(
-            self._host.entity,
+            host.entity,
             self._address,
             folded,
             self._activation.mailbox.queue,
             limits=self._limits(),
-            now_ns=self._host.session.clock.now_ns(),
+            now_ns=host.session.clock.now_ns(),
         )
-        turns.took(clock() - began, len(plan.outcomes), plan.handled)
-        await self._carry_out(folded, plan)
+        host.load.turns.took(clock() - began, len(plan.outcomes), plan.handled)
+        return plan
 
     def _ready(self, folded: Folded) -> bool:
         """Whether there is something to decide on that fold, still."""
@@ -203,6 +259,16 @@ class Execution:
             await host.registrar.register(self._address)
             if not self._activation.live:
                 return
+        commit, sealed = self._seal(folded, plan)
+        if len(sealed.data) > host.most_bytes:
+            await self._too_large(folded, plan, len(sealed.data))
+            return
+        for item in plan.taken:
+            item.published = True
+        await self._append(folded, plan, commit, sealed)
+
+    def _seal(self, folded: Folded, plan: Plan) -> tuple[Commit, Sealed]:
+        host = self._host
         now = datetime.fromtimestamp(host.session.clock.now_ns() / 1e9, UTC)
         commit = Commit(
             v=FORMAT,
@@ -213,12 +279,18 @@ class Execution:
             time=max(now, folded.time),
             outcomes=tuple(plan.outcomes),
         )
-        sealed = seal(commit, host.settings.commit_format)
-        if len(sealed.data) > host.most_bytes:
-            await self._too_large(folded, plan, len(sealed.data))
-            return
-        for item in plan.taken:
-            item.published = True
+        return commit, seal(commit, host.settings.commit_format)
+
+    async def _append(
+        self,
+        folded: Folded,
+        plan: Plan,
+        commit: Commit,
+        sealed: Sealed,
+        first: AppendAnswer | None = None,
+    ) -> None:
+        """Until it is known whether the commit is in the log; `first`: it was sent once."""
+        host = self._host
         result = await append(
             host.group,
             host.session.log,
@@ -231,6 +303,7 @@ class Execution:
             epoch=lambda: host.epoch,
             vouched=self._activation.vouched,
             entropy=host.session.entropy,
+            first=first,
         )
         if not self._activation.live:
             return
@@ -261,9 +334,20 @@ class Execution:
 
     async def _committed(self, folded: Folded, plan: Plan, commit: Commit, sequence: int) -> None:
         """Answer everybody first; then copy dead letters, ack, and remove marks."""
+        marked = [item for item in plan.taken if item.marked]
+        for item, outcome in self._tell(plan, commit, sequence):
+            buried = await self._copy_dead(outcome)
+            if not self._activation.live:
+                return
+            self._end(item, ack=buried)
+        for item in marked:
+            await self._unmark(item)
+        self.saving.after_commit(folded)
+
+    def _tell(self, plan: Plan, commit: Commit, sequence: int) -> list[tuple[Item, Outcome]]:
+        """Answer everybody, and ack; dead letters, which are to be copied first, are returned."""
         self._outcomes = None
         dead: list[tuple[Item, Outcome]] = []
-        marked = [item for item in plan.taken if item.marked]
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
@@ -279,14 +363,7 @@ class Execution:
                     refused = outcome.dead.key
                     self._activation.reading.settled(refused, item.payload_hash, data)
                 dead.append((item, outcome))
-        for item, outcome in dead:
-            buried = await self._copy_dead(outcome)
-            if not self._activation.live:
-                return
-            self._end(item, ack=buried)
-        for item in marked:
-            await self._unmark(item)
-        self.saving.after_commit(folded)
+        return dead
 
     async def _unmark(self, item: Item) -> None:
         """A suspect ran, and the process lives."""

@@ -18,7 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
 
 from ..entities.address import Address
 from ..streams.commit import Sealed
@@ -98,8 +101,7 @@ class Chooser:
         self.phase, self.batching, self._until = Phase.SETTLED, self._faster, until
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """A commit that waits for its batch."""
 
     append: Append
@@ -127,6 +129,7 @@ class Group:
         self._batching = appends == "batch"
         self._queue: deque[Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._alone: set[asyncio.Future[AppendAnswer]] = set()  # after their batch was refused
         self._under_way = self._stored = 0
         self._single = self._batched = self._batches = self._refused = 0
 
@@ -144,28 +147,43 @@ class Group:
 
         The answer is about this commit alone.
         """
+        return await self.send(Append(address, commit, expected))
+
+    def send(self, append: Append) -> asyncio.Future[AppendAnswer]:
+        """The same, sent now or with the next batch; whoever cancels the future gives it up."""
         self._under_way += 1
-        try:
-            if self._batching and (self._chooser is None or self._under_way >= FEW):
-                answer = await self._with_others(Append(address, commit, expected))
-            else:
-                self._single += 1
-                answer = await self._log.append(address, commit, expected=expected)
-        finally:
-            self._under_way -= 1
-        if isinstance(answer, Appended):
+        if self._batching and (self._chooser is None or self._under_way >= FEW):
+            answer = self._with_others(append)
+        else:
+            answer = self._singly(append)
+        answer.add_done_callback(self._landed)
+        return answer
+
+    def _singly(self, append: Append) -> asyncio.Future[AppendAnswer]:
+        self._single += 1
+        return asyncio.ensure_future(
+            self._log.append(append.address, append.commit, expected=append.expected)
+        )
+
+    def _landed(self, answer: asyncio.Future[AppendAnswer]) -> None:
+        self._under_way -= 1
+        if answer.cancelled() or answer.exception() is not None:
+            return
+        if isinstance(answer.result(), Appended):
             self._stored += 1
         if self._chooser is not None:
-            now = asyncio.get_running_loop().time()
+            now = answer.get_loop().time()
             self._chooser.look(now, waiting=self._under_way, stored=self._stored)
             self.choose(batching=self._chooser.batching)
-        return answer
 
     async def abandon(self) -> None:
         """End without a word: whoever waits is gone, too."""
+        left: list[asyncio.Future[Any]] = [*self._alone]
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            left.append(self._task)
+        for one in left:
+            one.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def choose(self, *, batching: bool) -> None:
         """Go that way from now on."""
@@ -174,19 +192,13 @@ class Group:
             logger.debug("appends: %r", self._chooser, extra={"action": "append.way"})
 
     # -- batches --------------------------------------------------------------------------------
-    async def _with_others(self, append: Append) -> AppendAnswer:
+    def _with_others(self, append: Append) -> asyncio.Future[AppendAnswer]:
         loop = asyncio.get_running_loop()
         waiting = Waiting(append, loop.create_future(), self._epoch())
         self._queue.append(waiting)
         if self._task is None:
             self._task = loop.create_task(self._run())
-        answer = await waiting.answer
-        if isinstance(answer, Appended | NoAck):
-            return answer
-        if waiting.epoch != self._epoch():  # the log may be another one now
-            return ANOTHER
-        self._single += 1  # it, or another one of the batch, was refused
-        return await self._log.append(append.address, append.commit, expected=append.expected)
+        return waiting.answer
 
     async def _run(self) -> None:
         """One batch after the other, as long as something waits."""
@@ -206,7 +218,19 @@ class Group:
             return
         for waiting, answer in zip(batch, answers, strict=True):
             if not waiting.answer.done():
-                waiting.answer.set_result(answer)
+                self._tell(waiting, answer, alone=len(batch) == 1)
+
+    def _tell(self, waiting: Waiting, answer: AppendAnswer, *, alone: bool) -> None:
+        """What its batch came to; what was refused for another's sake, or its own, goes alone."""
+        if alone or isinstance(answer, Appended | NoAck):
+            waiting.answer.set_result(answer)
+        elif waiting.epoch != self._epoch():  # the log may be another one now
+            waiting.answer.set_result(ANOTHER)
+        else:
+            again = self._singly(waiting.append)
+            self._alone.add(again)
+            again.add_done_callback(self._alone.discard)
+            again.add_done_callback(partial(_pass_on, waiting.answer))
 
     async def _publish(self, appends: list[Append]) -> list[AppendAnswer]:
         if len(appends) == 1:
@@ -221,6 +245,17 @@ class Group:
         elif not isinstance(answer, NoAck):
             self._refused += 1
         return each(answer, len(appends))
+
+
+def _pass_on(to: asyncio.Future[AppendAnswer], answer: asyncio.Future[AppendAnswer]) -> None:
+    if to.done():
+        return
+    if answer.cancelled():
+        to.cancel()
+    elif (error := answer.exception()) is not None:
+        to.set_exception(error)
+    else:
+        to.set_result(answer.result())
 
 
 def take(queue: deque[Waiting], epoch: int = 0) -> list[Waiting]:

@@ -97,6 +97,17 @@ class Plan:
         self.size += size
 
 
+def is_plain(plan: Plan) -> bool:
+    """Whether a commit is all that there is to do, of outcomes that need nothing but an answer."""
+    if not plan.outcomes or plan.suspect is not None:
+        return False
+    if plan.recorded or plan.processed or plan.refused or plan.rewound:
+        return False
+    return all(outcome.dead is None for outcome in plan.outcomes) and not any(
+        item.marked for item in plan.taken
+    )
+
+
 class Unencodable(Exception):
     """A reply, failure or event that isn't what its type says, or is too large."""
 

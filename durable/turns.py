@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from .pace import Pace
 
@@ -29,7 +30,7 @@ class Turns:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._line: deque[Callable[[], bool]] = deque()
         self._running: bool = False
         self._free: int = 1  # who may still go before the next look at the network
         self._plan_s: float = SLICE_S  # what a decision took lately; the first are careful
@@ -58,18 +59,26 @@ class Turns:
         """Wait for a turn."""
         if not self.try_take():
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._line.append(turn)
+
+            def go() -> bool:
+                if turn.done():  # given up
+                    return False
+                turn.set_result(None)
+                return True
+
+            self._line.append(go)
             await turn
+
+    def line_up(self, go: Callable[[], bool]) -> None:
+        """Call it once it has a turn; it says whether it used it."""
+        self._line.append(go)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once in each round of the loop: let some go on."""
         idle = self._free and not self._line  # nobody had to wait, and maybe nobody came
         free = most = self.at_once
         while self._line and free:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                free -= 1
+            free -= self._line.popleft()()
         self._free = free
         self._pace.round(loop.time(), waiting=bool(self._line))
         if idle and free == most:

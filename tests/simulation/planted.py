@@ -126,6 +126,7 @@ def appends_at_any_sequence() -> Patches:
                 return result
             last = await log.last(address)
             expected = 0 if last is None else last.sequence
+            rest["first"] = None
 
     return [(execution, "append", insisting)]
 
@@ -138,10 +139,10 @@ def no_answer_is_taken_for_stored() -> Patches:
     async def hopeful(
         appender: Any, log: Any, address: Any, sealed: Any, *, expected: int, **rest: Any
     ) -> Any:
-        answer = await appender.append(address, sealed, expected=expected)
+        answer = rest.pop("first") or await appender.append(address, sealed, expected=expected)
         if isinstance(answer, NoAck):
             return InLog(expected + 1)
-        return await real(appender, log, address, sealed, expected=expected, **rest)
+        return await real(appender, log, address, sealed, expected=expected, first=answer, **rest)
 
     return [(execution, "append", hopeful)]
 
@@ -149,15 +150,15 @@ def no_answer_is_taken_for_stored() -> Patches:
 @bug
 def answers_before_the_commit() -> Patches:
     """Callers hear before the commit is in the log: faster by one round trip."""
-    real: Any = getattr(execution.Execution, "_commit")  # noqa: B009
+    real: Any = getattr(execution.Execution, "_seal")  # noqa: B009
 
-    async def eager(self: Any, folded: Any, made: Any) -> None:
+    def eager(self: Any, folded: Any, made: Any) -> Any:
         for item, outcome in zip(made.taken, made.outcomes, strict=True):
             answer = outcome_answer(outcome, folded.sequence + 1, folded.version)
             self._activation.answers.send(item.askers, answer)
-        await real(self, folded, made)
+        return real(self, folded, made)
 
-    return [(execution.Execution, "_commit", eager)]
+    return [(execution.Execution, "_seal", eager)]
 
 
 # -- batches --------------------------------------------------------------------------------------
@@ -246,16 +247,25 @@ def a_refused_batch_is_published_again() -> Patches:
 def a_refused_batch_goes_alone_at_any_sequence() -> Patches:
     """Each commit of a refused batch is appended at the sequence that its entity has now."""
 
-    async def with_others(self: Any, one: Any) -> Any:
-        answer = await real(self, one)
-        if isinstance(answer, WrongLast):
-            last = await self._log.last(one.address)
-            expected = 0 if last is None else last.sequence
-            return await self._log.append(one.address, one.commit, expected=expected)
-        return answer
+    real: Any = getattr(Group, "_tell")  # noqa: B009
 
-    real: Any = getattr(Group, "_with_others")  # noqa: B009
-    return [(Group, "_with_others", with_others)]
+    async def anyhow(self: Any, waiting: Any) -> None:
+        one = waiting.append
+        last = await self._log.last(one.address)
+        expected = 0 if last is None else last.sequence
+        answer = await self._log.append(one.address, one.commit, expected=expected)
+        if not waiting.answer.done():
+            waiting.answer.set_result(answer)
+
+    def tell(self: Any, waiting: Any, answer: Any, *, alone: bool) -> None:
+        if alone or not isinstance(answer, WrongLast):
+            real(self, waiting, answer, alone=alone)
+            return
+        task = asyncio.ensure_future(anyhow(self, waiting))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+
+    return [(Group, "_tell", tell)]
 
 
 @bug

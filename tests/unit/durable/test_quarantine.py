@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from perdure.durable.execution import Execution
 from perdure.durable.folded import Folded
 from perdure.durable.phase import Quarantined
+from perdure.durable.plan import Plan, make_plan
 from perdure.durable.runner import Runner
 from perdure.entities.address import Address
 from perdure.streams.memory.logs import LogStore
@@ -109,14 +111,14 @@ async def test_a_last_message_that_cant_be_read_is_no_new_entity(
 async def test_an_internal_error_quarantines_one_entity_and_not_its_shard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = Execution.step
+    real = make_plan
 
-    async def step(self: Execution, folded: Folded) -> None:
+    def plan(of: Any, address: Address, folded: Folded, queue: Any, **limits: Any) -> Plan:
         if folded.version == 1 and folded.state.n == 7:
             raise ZeroDivisionError("a bug of ours")
-        await real(self, folded)
+        return real(of, address, folded, queue, **limits)
 
-    monkeypatch.setattr(Execution, "step", step)
+    monkeypatch.setattr("perdure.durable.execution.make_plan", plan)
     async with world(keeper, shards=1) as w:
         await w.ask("c", add(7))
         terms = w.runners[0][0].statistics().terms
