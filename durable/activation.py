@@ -195,7 +195,7 @@ class Activation:
 
     def kick(self) -> None:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
-        if not self._at_work and self.live and (self.mailbox.queue or self.reading.urgent()):
+        if self.live and not self._at_work and (self.mailbox.queue or self.reading.urgent()):
             self._woken = True
             asyncio.get_running_loop().call_soon(self._begin)
 
@@ -276,15 +276,18 @@ class Activation:
 
     # -- at work --------------------------------------------------------------------------------
     def _begin(self) -> None:
-        turns = self.host.load.turns
-        if not self.live or self._unusual() or turns.try_take():
+        folded, turns = self.folded, self.host.load.turns
+        if not self.live or folded is None or self._unusual():
             self._decide()
+        elif turns.try_take():
+            self._woken = False
+            self._go_on(folded)
         else:
             turns.line_up(self._decide)
 
     def _unusual(self) -> bool:
         """Whether more than a decision has to be made: a worker's task."""
-        return self.folded is None or self.doubted or self.reading.urgent()
+        return self.doubted or self.reading.urgent()
 
     def _decide(self) -> bool:
         """Its turn has come; whether it used it."""
@@ -295,11 +298,14 @@ class Activation:
         if folded is None or self._unusual():
             self.work(None)
             return False
+        self._go_on(folded)
+        return True
+
+    def _go_on(self, folded: Folded) -> None:
         try:
             self.execution.begin(folded)
         except Exception as error:
             self.failed(error)
-        return True
 
     def work(self, first: Callable[[], Awaitable[None]] | None) -> None:
         """Let a worker do this first, and then whatever there is."""
@@ -307,9 +313,9 @@ class Activation:
 
     def landed(self, folded: Folded) -> None:
         """A commit is in the log, and everybody has an answer."""
-        if folded.tail_commits % WEIGH_COMMITS == 1:
-            self._weigh()
         self.kick()
+        if folded.tail_commits % WEIGH_COMMITS == 1:
+            self._weigh()  # last: it may have to leave for it
 
     def failed(self, error: Exception) -> None:
         """Something went wrong that nobody foresaw."""

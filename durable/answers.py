@@ -105,6 +105,8 @@ def outcome_answer(outcome: Outcome, sequence: int, version: int) -> bytes:
 
 def versions(commit: Commit) -> list[int]:
     """The entity's version after each outcome of a commit."""
+    if len(commit.outcomes) == 1:
+        return [commit.version]
     after: list[int] = []
     version = commit.version - sum(len(outcome.events) for outcome in commit.outcomes)
     for outcome in commit.outcomes:

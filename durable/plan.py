@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, Struct
 
 from ..entities.address import Address
 from ..entities.context import Context
@@ -33,7 +32,7 @@ from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.commit import Dead, Outcome
 from .defect import described
-from .folded import Folded, evolve_all, milliseconds
+from .folded import Folded, evolve_all
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
@@ -56,8 +55,7 @@ class Standing(Enum):
     REWOUND = "rewound"  # new, and the command stream gave its sequence out a second time
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Bounds of one commit."""
 
     outcomes: int
@@ -65,18 +63,15 @@ class Limits:
     max_bytes: int  # hard: the server refuses more
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct, eq=False):
     """What to do next. Items in the order of the queue; at most one of the last three is set."""
 
-    recorded: list[tuple[Item, Seen]] = field(default_factory=list[tuple[Item, Seen]])
-    processed: list[Item] = field(default_factory=list[Item])
-    refused: list[tuple[Item, ClusterError]] = field(
-        default_factory=list[tuple[Item, ClusterError]]
-    )
-    taken: list[Item] = field(default_factory=list[Item])
-    outcomes: list[Outcome] = field(default_factory=list[Outcome])
-    rewound: list[Item] = field(default_factory=list[Item])
+    recorded: list[tuple[Item, Seen]] = []
+    processed: list[Item] = []
+    refused: list[tuple[Item, ClusterError]] = []
+    taken: list[Item] = []
+    outcomes: list[Outcome] = []
+    rewound: list[Item] = []
     state: Any = None  # after the outcomes
     events: int = 0
     size: int = 0  # of the outcomes, in bytes
@@ -122,11 +117,12 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if _below(folded, item):
-        return Standing.PROCESSED, None
-    if item.at is not None and item.at.sequence <= folded.watermark.sequence:
-        return Standing.REWOUND, None
-    if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
+    if item.at is not None:
+        if _below(folded, item):
+            return Standing.PROCESSED, None
+        if item.at.sequence <= folded.watermark.sequence:
+            return Standing.REWOUND, None
+    if item.birth is not None and folded.ledger.too_old(item.birth, folded.time_ms):
         return Standing.TOO_OLD, None
     return Standing.NEW, None
 
@@ -390,8 +386,10 @@ def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome
 
 
 def _size(outcome: Outcome) -> int:
-    parts = (outcome.command, outcome.reply, outcome.failure, *outcome.events)
-    extra = sum(len(bytes(part)) for part in parts if part is not UNSET)
+    size = OUTCOME_BYTES
+    for part in (outcome.command, outcome.reply, outcome.failure, *outcome.events):
+        if part is not UNSET:
+            size += len(part)
     if outcome.dead is not None:
-        extra += len(bytes(outcome.dead.error)) + len(outcome.dead.raw or b"") * 4 // 3
-    return extra + OUTCOME_BYTES
+        size += len(outcome.dead.error) + len(outcome.dead.raw or b"") * 4 // 3
+    return size

@@ -6,9 +6,13 @@ module of the project imports `random`, `secrets` or `uuid`; a test holds that.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 from typing import Protocol
+
+POOL_BYTES = 1024
+"""Asked of the system at once: a system call for each token took a hundredth of a command."""
 
 
 class Entropy(Protocol):
@@ -28,10 +32,17 @@ class SystemEntropy:
 
     def __init__(self) -> None:
         self._random = random.Random()  # seeded by the system; for jitter, which may be guessed
+        self._pool = ""  # of the system's randomness, as digits; each is given out once
+        self._process = os.getpid()
 
     def token(self, size: int) -> str:
         """`size` random bytes as `2 * size` lower-case hexadecimal digits."""
-        return secrets.token_hex(size)
+        digits = 2 * size
+        if len(self._pool) < digits or self._process != os.getpid():  # a fork has the same pool
+            self._pool = secrets.token_hex(max(size, POOL_BYTES))
+            self._process = os.getpid()
+        token, self._pool = self._pool[:digits], self._pool[digits:]
+        return token
 
     def uniform(self, low: float, high: float) -> float:
         """A random number from `low` to `high`."""

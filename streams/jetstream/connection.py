@@ -244,8 +244,11 @@ class Connection:
         The future gets what `read` makes of the acknowledgement of the last, or of its lack (a
         `Result`). Raises TooLarge, ValueError for a subject or header; then none was sent.
         """
-        blocks = [self._block(p.subject, "", p.data, p.headers) for p in publishes]
-        size = sum(len(p.data) for p in publishes) + sum(map(len, blocks))
+        blocks, size = [], 0
+        for one in publishes:
+            block = self._block(one.subject, "", one.data, one.headers)
+            blocks.append(block)
+            size += len(one.data) + len(block)
         size = max(IN_FLIGHT_LEAST, size)
         if self._room.try_take(size):
             return self._publish(publishes, blocks, size, read)

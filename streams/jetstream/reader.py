@@ -100,23 +100,39 @@ class Reader(Client):
         self.handlers.pop(subscription._id, None)  # pyright: ignore[reportPrivateUsage]
         await subscription.unsubscribe()
 
-    async def take(
+    def take(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> bool:
+        """A whole message came; False if it isn't one for a plain handler: see `take_other`."""
+        handler = self.handlers.get(sid)
+        if handler is None or not (headers is None or headers.startswith(_NO_STATUS)):
+            return False
+        self._hand(handler, subject, reply, data, None if headers is None else headers_of(headers))
+        return True
+
+    async def take_other(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
-        """A whole message came."""
+        """A message for nats-py's own subscriptions, or one with a status."""
         handler = self.handlers.get(sid)
         if handler is None:
             await self._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
             return
-        parsed: dict[str, str] | None = None
-        if headers is not None and headers.startswith(_NO_STATUS):
-            parsed = headers_of(headers)
-        elif headers is not None:
-            parsed = await self._process_headers(  # pyright: ignore[reportUnknownMemberType]
-                headers
-            )
+        parsed: dict[str, str] | None = await self._process_headers(  # pyright: ignore[reportUnknownMemberType]
+            headers
+        )
+        self._hand(handler, subject, reply, data, parsed)
+
+    def _hand(
+        self,
+        handler: Handler,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        headers: dict[str, str] | None,
+    ) -> None:
         try:
-            handler(Incoming(subject.decode(), reply.decode(), data, parsed))
+            handler(Incoming(subject.decode(), reply.decode(), data, headers))
         except (Exception, asyncio.CancelledError):
             # Either would end nats-py's reader of this connection.
             logger.exception("a handler of %s failed", subject)
@@ -145,7 +161,7 @@ class StrictParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what came, and pass on all that is complete. Raises ProtocolError."""
-        buffer = self.buf
+        buffer, client = self.buf, self.nc
         buffer.extend(data)
         begin = 0
         try:
@@ -167,7 +183,9 @@ class StrictParser(Parser):
                 headers = _headers(bytes(buffer[found.end() : body])) if header_size else None
                 payload = bytes(buffer[body:end])
                 begin = end + 2
-                await self.nc.take(int(sid), _text(subject), _text(reply or b""), payload, headers)
+                message = int(sid), _text(subject), _text(reply or b""), payload, headers
+                if not client.take(*message):
+                    await client.take_other(*message)
         finally:
             del buffer[:begin]
 

@@ -23,10 +23,11 @@ class Heard:
         self.messages: list[Got] = []
         self.signals: list[Any] = []
 
-    async def take(
+    def take(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
-    ) -> None:
+    ) -> bool:
         self.messages.append((sid, subject, reply, data, headers))
+        return True
 
     async def _process_ping(self) -> None:
         self.signals.append("ping")
@@ -178,6 +179,6 @@ async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
 
     monkeypatch.setattr(reader, "subscribe", subscribe)
     await reader.listen("a.b", heard.append)
-    await reader.take(7, b"a.b", b"", b"late", None)
+    assert reader.take(7, b"a.b", b"", b"late", None)
     assert heard[0] == "early"
     assert heard[1].data == b"late"
