@@ -1,8 +1,7 @@
 """Answers: one call's inbox, and its only way to wait.
 
 A call waits for one thing at a time: the next answer, or a moment. Each attempt has its own suffix
-below the inbox, so that a late answer is known for what it is. Timers are the event loop's own,
-which a simulation owns too.
+below the inbox, so that a late answer is known for what it is.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
+from .alarm import Alarm
 from .port import Asks, Inbox, Message
 
 HELD = 64
@@ -29,10 +29,11 @@ class Answers:
     Used in a `with`: at its end the inbox is forgotten, and `ended` is told.
     """
 
-    __slots__ = ("_asks", "_closed", "_ended", "_held", "_inbox", "_waiter")
+    __slots__ = ("_alarm", "_asks", "_closed", "_ended", "_held", "_inbox", "_waiter")
 
-    def __init__(self, asks: Asks, ended: Callable[[Answers], object]) -> None:
+    def __init__(self, asks: Asks, alarm: Alarm, ended: Callable[[Answers], object]) -> None:
         self._asks = asks
+        self._alarm = alarm
         self._ended = ended
         self._inbox: Inbox | None = None
         self._held: deque[Message] = deque(maxlen=HELD)
@@ -64,13 +65,12 @@ class Answers:
         if self._held:
             return True
         self.check()
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        timer = loop.call_at(until, self._wake)
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        moment = self._alarm.at(until, self._wake)
         try:
             await waiter
         finally:
-            timer.cancel()
+            self._alarm.cancel(moment)
             self._waiter = None
         if not self._held:
             self.check()
@@ -101,4 +101,6 @@ class Answers:
 def attempt_of(subject: str) -> int:
     """The attempt that an answer's subject names; -1 for one that no attempt has."""
     suffix = subject.rpartition(".")[2]
+    if suffix == "1":  # nearly all
+        return 1
     return int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) <= 9 else -1

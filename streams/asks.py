@@ -143,8 +143,8 @@ def encode_answer(answer: Answer) -> bytes:
 def decode_answer(data: bytes) -> Answer:
     """An answer. Raises Undecodable."""
     answer: Answer = decode(_answers, data, limit=1 << 30, what="the answer")
-    given = [x for x in (answer.reply, answer.failure, answer.error) if x is not UNSET]
-    if len(given) != 1:
+    missing = (answer.reply is UNSET) + (answer.failure is UNSET) + (answer.error is UNSET)
+    if missing != 2:
         raise Undecodable("the answer: not exactly one of reply, failure and error")
     return answer
 

@@ -16,6 +16,7 @@ The rules that are easy to get wrong:
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -103,6 +104,10 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True):
     error: ClusterError | None = None  # what the standing was told by
 
 
+FIRST = Attempts()
+"""Before anything was sent."""
+
+
 class Repeat(msgspec.Struct, frozen=True):
     """Go on listening; unless something comes first, send again after this."""
 
@@ -135,9 +140,13 @@ def may(state: Attempts, policy: Policy) -> bool:
 
 def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
     """An attempt was handed to the connection. `jitter` is from 0 to 1."""
+    acts = policy.effect is Effect.COMMAND and not policy.stored
+    if state is FIRST:  # nearly all calls need no other
+        return _first_sent(acts, policy.repeat_after_s), Repeat(
+            _spread(policy.repeat_after_s, jitter)
+        )
     wait_s = state.silence_s or policy.repeat_after_s
     number = state.number + 1
-    acts = policy.effect is Effect.COMMAND and not policy.stored
     waits = state.standing in (Standing.BUSY, Standing.SUSPENDED)
     state = msgspec.structs.replace(
         state,
@@ -150,6 +159,16 @@ def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
         error=state.error if waits else None,
     )
     return state, Repeat(_spread(wait_s, jitter))
+
+
+@lru_cache(maxsize=64)
+def _first_sent(acts: bool, repeat_after_s: float) -> Attempts:
+    return Attempts(
+        number=1,
+        open=frozenset({1} if acts else ()),
+        answered=False,
+        silence_s=min(repeat_after_s * GROWTH, LONGEST_S),
+    )
 
 
 def nobody(state: Attempts, policy: Policy, number: int, jitter: float) -> Step:

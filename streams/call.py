@@ -26,6 +26,7 @@ from ..entities.errors import (
 from .answers import Answers, Closed, attempt_of
 from .asks import Answer, Envelope, decode_answer, encode_envelope
 from .attempts import (
+    FIRST,
     Attempts,
     Fail,
     Policy,
@@ -92,9 +93,9 @@ class Call:
         self._policy = policy
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + timeout_s if deadline is None else deadline
-        self._state = Attempts()
         self._due = self._loop.time()  # when to send next
+        self._deadline = self._due + timeout_s if deadline is None else deadline
+        self._state = FIRST
         self._refresh = False  # ask for the route before
         self._paid_at: float | None = None  # when the newest attempt went out, if it cost a token
         self._body = b""

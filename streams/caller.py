@@ -17,6 +17,7 @@ from ..entities.address import Address
 from ..entities.duration import Duration, seconds
 from ..entities.errors import ClusterError
 from ..entities.settings import Settings
+from .alarm import Alarm
 from .answers import Answers
 from .asks import NULL, Answer, Envelope, encode_envelope
 from .attempts import Effect, Policy
@@ -80,6 +81,7 @@ class Caller:
             for wait in (False, True)
         }
         self._timeout_s = seconds(settings.ask_timeout)
+        self._alarm = Alarm()
         self._open: dict[Answers, None] = {}
         self._closed = False
 
@@ -191,6 +193,7 @@ class Caller:
         self.routes.close()
         for answers in list(self._open):
             answers.stop()
+        self._alarm.close()
 
     async def _call(
         self,
@@ -265,7 +268,7 @@ class Caller:
 
     def _answers(self) -> Answers:
         """One call's inbox, ended with the client."""
-        answers = Answers(self.session.asks, self._open.pop)
+        answers = Answers(self.session.asks, self._alarm, self._open.pop)
         self._open[answers] = None
         if self._closed:
             answers.stop()

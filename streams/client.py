@@ -108,11 +108,12 @@ def _address(entity: str, id: Any) -> Address:
 
 
 def _check_state(of: Any, way: str) -> None:
+    if isinstance(of, type) and issubclass(of, State):
+        return
     first: object = getattr(of, "initial", of)  # of an entity, which is often given instead
     if isinstance(first, State):
         raise MalformedMessage(cause=f"{way} takes the state's class: {type(first).__name__}")
-    if not (isinstance(of, type) and issubclass(of, State)):
-        raise MalformedMessage(cause=f"{way} takes the state's class, not {repr(first)[:60]}")
+    raise MalformedMessage(cause=f"{way} takes the state's class, not {repr(first)[:60]}")
 
 
 def _check_reading(way: str, entity: Any, after: Any) -> None:

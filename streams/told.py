@@ -84,10 +84,15 @@ class _Newest:
         return bool(self._dropped)
 
     def put(self, address: Address, number: int) -> None:
-        if address not in self.highest and number <= self._dropped.get(address.entity, -1):
-            return  # a newer one of it may have been dropped: it stays unknown
-        self.highest[address] = max(number, self.highest.get(address, 0))
-        self.highest.move_to_end(address)
+        known = self.highest.get(address)
+        if known is None:
+            if number <= self._dropped.get(address.entity, -1):
+                return  # a newer one of it may have been dropped: it stays unknown
+            self.highest[address] = number
+        else:
+            self.highest[address] = max(number, known)
+            self.highest.move_to_end(address)
+            return
         if len(self.highest) > self._capacity:
             oldest, dropped = self.highest.popitem(last=False)
             of = oldest.entity
