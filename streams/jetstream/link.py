@@ -134,6 +134,7 @@ async def dial(
             ),
         )
         check_version(_version(client))
+        client.hasten()
     except (Error, OSError, TimeoutError) as error:
         await _close(client)
         why = _cause([error, *errors])

@@ -40,6 +40,8 @@ logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 LINE_BYTES = 1024 * 1024
 """The longest line: a greeting lists a cluster's addresses; subjects are below 4 KiB."""
+BURST_BYTES = 8 * 1024
+"""Enough to be written at once, some ten commits: a system call takes as long as making one."""
 HEADER_BYTES = len(b"NATS/1.0\r\n\r\n")
 """The shortest block of headers."""
 
@@ -70,6 +72,7 @@ class Reader(Client):
         super().__init__()
         self.handlers: dict[int, Handler] = {}
         self._ps = StrictParser(self)
+        self._socket: asyncio.WriteTransport | None = None
 
     def put(self, frame: bytes) -> None:
         """Send a whole line of the protocol, after all that was sent before.
@@ -79,8 +82,28 @@ class Reader(Client):
         queue: Any = self._flush_queue
         self._pending.append(frame)
         self._pending_data_size += len(frame)
-        if queue.empty():  # else nats-py's flusher is about to send all there is
+        if self._pending_data_size >= BURST_BYTES and self._writable():
+            self._transport.writelines(self._pending)
+            self._pending, self._pending_data_size = [], 0
+        elif queue.empty():  # else nats-py's flusher is about to send all there is
             queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def hasten(self) -> None:
+        """Let what is put go out in bursts, once connected.
+
+        nats-py's flusher is a task, so without this hundreds of commits, or their answers, leave
+        together when all are made: whoever waits for them does nothing meanwhile, and then has
+        all of them at once.
+        """
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if writer is not None:  # a WebSocket has none
+            self._socket = writer.transport
+            # uvloop writes at once what is beyond this mark, all else when its round is over
+            self._socket.set_write_buffer_limits(high=BURST_BYTES // 2)
+
+    def _writable(self) -> bool:
+        """Whether the socket takes everything: else it would wait where nothing bounds it."""
+        return self._socket is not None and self._socket.get_write_buffer_size() == 0
 
     async def listen(self, subject: str, handler: Handler) -> Subscription:
         """Subscribe a plain function that never waits. Raises what nats-py's `subscribe` does."""
