@@ -2,7 +2,7 @@
 
 A log that is fsynced, or waits for a quorum, takes about as long for a hundred commits in one
 batch as for one; a log that isn't stores single commits faster. Neither can be told from a
-configuration, so `Chooser`, which is pure, tries both under load and compares what they brought.
+configuration, so both are tried under load (durable/chooser.py).
 
 One batch is on its way at a time; what arrives meanwhile gathers for the next. Each commit keeps
 its own condition. One that fails refuses the whole batch without saying whose it was: then each
@@ -17,7 +17,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +26,7 @@ from ..entities.address import Address
 from ..streams.commit import Sealed
 from ..streams.port import BATCH_COMMITS, Append, AppendAnswer, Appended, Log, NoAck
 from .append import ANOTHER
+from .chooser import Chooser
 
 logger: logging.Logger = logging.getLogger("perdure.append")
 
@@ -35,70 +35,9 @@ Appends: TypeAlias = Literal["auto", "single", "batch"]
 BATCH_BYTES = 8 * 1024**2
 """Of one batch at most: a server stages it, and the connection carries nothing else meanwhile."""
 
-CROWD = 16
-"""Commits on their way at once from where on it matters which way is faster."""
 FEW = 8
 """Below so many on their way commits go alone, whatever was found out in a crowd: a batch of few
 takes longer than they do."""
-TRIAL_S = 0.25
-"""For each way, in seconds: hundreds of commits even where each is fsynced."""
-VERDICT_S = 60.0
-"""How long a verdict holds, in seconds: a trial of the slower way costs less than 1 % then."""
-RETRY_S = 1.0
-"""Until the next trial after one during which the crowd left, in seconds."""
-
-
-class Phase(Enum):
-    """What the chooser is at."""
-
-    SETTLED = "settled"
-    SINGLE = "trying single appends"
-    BATCH = "trying batches"
-
-
-class Chooser:
-    """Which way is the faster one. Pure: time and counts come from outside."""
-
-    def __init__(self) -> None:
-        self.batching: bool = False
-        self.phase: Phase = Phase.SETTLED
-        self.rates: tuple[float, float] = (0.0, 0.0)
-        """Commits a second that the last trial saw: single, in batches."""
-        self._faster = False
-        self._until = 0.0
-        self._began = 0.0
-        self._stored = 0
-        self._single_rate = 0.0
-
-    def __repr__(self) -> str:
-        return f"Chooser(batching={self.batching}, {self.phase.value}, rates={self.rates})"
-
-    def look(self, now: float, *, waiting: int, stored: int) -> None:
-        """Go on, if it is time: `waiting` commits on their way, `stored` ones ever since."""
-        if now < self._until:
-            return
-        crowd = waiting >= CROWD
-        rate = (stored - self._stored) / max(now - self._began, TRIAL_S)
-        match self.phase:
-            case Phase.SETTLED:
-                if crowd:
-                    self._try(Phase.SINGLE, now, stored)
-            case _ if not crowd:  # what was measured says nothing
-                self._settle(now + RETRY_S)
-            case Phase.SINGLE:
-                self._single_rate = rate
-                self._try(Phase.BATCH, now, stored)
-            case Phase.BATCH:
-                self.rates = (self._single_rate, rate)
-                self._faster = rate > self._single_rate
-                self._settle(now + VERDICT_S)
-
-    def _try(self, phase: Phase, now: float, stored: int) -> None:
-        self.phase, self.batching = phase, phase is Phase.BATCH
-        self._began, self._stored, self._until = now, stored, now + TRIAL_S
-
-    def _settle(self, until: float) -> None:
-        self.phase, self.batching, self._until = Phase.SETTLED, self._faster, until
 
 
 class Waiting(Struct, eq=False):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from perdure.durable import execution, group, host, pages, reading, shard, snapshot
+from perdure.durable import chooser, execution, group, host, pages, reading, shard, snapshot
 from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
@@ -63,9 +63,11 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (host, "RECOVERIES", [1, 64]),
     (group, "BATCH_COMMITS", [2, 3, 256]),
     (group, "BATCH_BYTES", [1_000, 8_388_608]),
-    (group, "CROWD", [2, 4]),
-    (group, "TRIAL_S", [0.01, 0.25]),
-    (group, "VERDICT_S", [0.5, 4.0]),
+    (chooser, "CROWD", [2, 4]),
+    (chooser, "SETTLE_S", [0.0, 0.05]),
+    (chooser, "LEG_S", [0.01, 0.15]),
+    (chooser, "LEGS", [1, 4]),
+    (chooser, "VERDICT_S", [0.5, 4.0]),
 ]
 """Bounds that are no settings, and that a small world would never reach as they are."""
 

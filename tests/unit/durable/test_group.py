@@ -9,20 +9,18 @@ from collections.abc import Sequence
 import pytest
 
 from perdure.durable.append import ANOTHER
-from perdure.durable.group import (
-    BATCH_BYTES,
+from perdure.durable.chooser import (
     CROWD,
-    FEW,
+    LEG_S,
+    LEGS,
+    PENALTY,
     RETRY_S,
-    TRIAL_S,
+    SETTLE_S,
     VERDICT_S,
     Chooser,
-    Group,
     Phase,
-    Waiting,
-    each,
-    take,
 )
+from perdure.durable.group import BATCH_BYTES, FEW, Group, Waiting, each, take
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
 from perdure.streams.port import (
@@ -216,6 +214,11 @@ def test_each_commit_has_its_own_sequence() -> None:
     assert each(NoAck("?"), 2) == [NoAck("?"), NoAck("?")]
 
 
+STEP_S = 0.01
+TRIAL_S = 2 * LEGS * (SETTLE_S + LEG_S + 2 * STEP_S)
+"""All legs, each a little longer: it ends with the first commit that comes too late for it."""
+
+
 class Load:
     """Commits of a crowd, with another rate for each way."""
 
@@ -224,7 +227,7 @@ class Load:
         self.chooser, self.waiting = Chooser(), waiting
         self.now = self.stored = 0.0
 
-    def run(self, seconds: float, step: float = 0.01) -> Chooser:
+    def run(self, seconds: float, step: float = STEP_S) -> Chooser:
         until = self.now + seconds
         while self.now < until:
             self.now += step
@@ -236,7 +239,7 @@ class Load:
 @pytest.mark.parametrize(("single", "batched"), [(1000, 9000), (9000, 1000)])
 def test_the_faster_way_is_kept(single: float, batched: float) -> None:
     load = Load(single, batched)
-    chooser = load.run(3 * TRIAL_S)
+    chooser = load.run(TRIAL_S)
     assert chooser.phase is Phase.SETTLED
     assert chooser.batching is (batched > single)
     assert chooser.rates == pytest.approx((single, batched), rel=0.1)
@@ -244,10 +247,23 @@ def test_the_faster_way_is_kept(single: float, batched: float) -> None:
 
 def test_it_looks_again_and_changes_its_mind() -> None:
     load = Load(9000, 1000)
-    assert not load.run(3 * TRIAL_S).batching
+    assert not load.run(TRIAL_S).batching
     load.rates = {False: 1000, True: 9000}
     assert not load.run(VERDICT_S / 2).batching
-    assert load.run(VERDICT_S / 2 + 3 * TRIAL_S).batching
+    assert load.run(VERDICT_S / 2 + TRIAL_S).batching
+
+
+@pytest.mark.parametrize(("batched", "kept"), [(1.05 * PENALTY, True), (0.95 * PENALTY, False)])
+def test_of_two_that_are_about_equal_batches_are_kept(batched: float, kept: bool) -> None:
+    assert Load(5000, 5000 * batched).run(TRIAL_S).batching is kept
+
+
+def test_a_machine_that_gets_slower_meanwhile_decides_nothing() -> None:
+    load = Load(5000, 9000)
+    for part in range(4 * LEGS):
+        load.rates = {False: 5000 / (1 + part / 4), True: 9000 / (1 + part / 4)}
+        load.run(TRIAL_S / 4 / LEGS)
+    assert load.chooser.batching
 
 
 def test_without_a_crowd_nothing_is_tried() -> None:
@@ -255,14 +271,14 @@ def test_without_a_crowd_nothing_is_tried() -> None:
     assert (chooser.phase, chooser.batching) == (Phase.SETTLED, False)
 
 
-def test_a_trial_that_the_crowd_left_says_nothing() -> None:
+def test_a_trial_that_the_crowd_left_goes_on_later() -> None:
     load = Load(1000, 9000)
     load.run(TRIAL_S / 2)
     load.waiting = 1
     assert load.run(TRIAL_S).phase is Phase.SETTLED
     assert not load.chooser.batching
     load.waiting = CROWD
-    assert load.run(RETRY_S + 3 * TRIAL_S).batching
+    assert load.run(RETRY_S + TRIAL_S / 2 + LEG_S).batching  # it goes on where it was
 
 
 async def test_a_refused_batch_goes_alone_only_on_its_own_connection() -> None:
