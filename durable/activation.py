@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -226,8 +226,7 @@ class Activation:
         self.reading.refuse(with_details(error, may_have_taken_effect=False))
         if self._worker is not None and self._worker is not asyncio.current_task():
             self._worker.cancel()
-        if self.execution.flight is not None:
-            self.execution.flight.cancel()
+        self.execution.give_up()
 
     def let_go(self, reason: str) -> None:
         """The runner leaves: what waits for somebody else's doing would only delay it."""
@@ -236,11 +235,12 @@ class Activation:
         for item in list(self.mailbox.aside):
             self.refuse(item, error)
 
-    def abandon(self) -> list[asyncio.Future[Any]]:
-        """End without a word; what is to be cancelled."""
+    def abandon(self) -> list[asyncio.Task[None]]:
+        """End without a word; the tasks that are to be cancelled."""
         self.live = False
         self.host.load.residents.forget(self)
-        own = [one for one in (self._worker, self.execution.flight) if one is not None]
+        self.execution.give_up()
+        own = [] if self._worker is None else [self._worker]
         return [*own, *self.execution.tasks, *self.reading.tasks]
 
     # -- memory ---------------------------------------------------------------------------------

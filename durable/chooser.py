@@ -20,6 +20,8 @@ LEGS = 4
 """Of each way before a verdict."""
 PENALTY = 0.9
 """Batches are kept if they bring at least so much of what single appends do."""
+GAP_S = 1.0
+"""A leg without a commit for so long, in seconds, is counted anew: the load paused."""
 VERDICT_S = 60.0
 """How long a verdict holds, in seconds: a trial of the slower way costs about 1 % then."""
 RETRY_S = 0.5
@@ -44,6 +46,7 @@ class Chooser:
         """Commits a second that the last trial saw: single, in batches."""
         self._verdict = False
         self._until = 0.0
+        self._looked = 0.0
         self._began = 0.0
         self._stored = 0
         self._counts = [0, 0]  # commits: single, in batches
@@ -55,7 +58,11 @@ class Chooser:
 
     def look(self, now: float, *, waiting: int, stored: int) -> None:
         """Go on, if it is time: `waiting` commits on their way, `stored` ones ever since."""
+        looked, self._looked = self._looked, now
         if now < self._until:
+            return
+        if now > looked + GAP_S and self.phase is not Phase.SETTLED:
+            self._change(now)  # this leg again: nothing was stored for a while
             return
         if waiting < CROWD:  # what would be counted says nothing
             if self.phase is not Phase.SETTLED:

@@ -34,6 +34,7 @@ from .append import InLog, Overtaken, Rejected, append
 from .deadletter import told
 from .defect import described
 from .folded import Folded
+from .group import Flight, Landed
 from .item import Item
 from .marks import add_mark, has_mark, remove_mark
 from .paging import load
@@ -75,7 +76,7 @@ class Execution:
         self.recent: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # name: payload, answer
         self.kept_bytes: int = 0  # what they hold, about
         self.saving: Saving = Saving(activation)
-        self.flight: asyncio.Future[AppendAnswer] | None = None  # an append without a worker
+        self.flight: Flight | None = None  # an append without a worker
         self._outcomes: int | None = None  # fewer in the next commit: the last was too large
 
     @property
@@ -109,8 +110,16 @@ class Execution:
             return
         for item in plan.taken:
             item.published = True
-        self.flight = host.group.send(Append(self._address, sealed, folded.sequence))
-        self.flight.add_done_callback(partial(self._landed, folded, plan, commit, sealed))
+        self.flight = host.group.send(
+            Append(self._address, sealed, folded.sequence),
+            partial(self._landed, folded, plan, commit, sealed),
+        )
+
+    def give_up(self) -> None:
+        """The activation ends: what is on its way concerns it no more."""
+        if self.flight is not None:
+            self._host.group.give_up(self.flight)
+            self.flight = None
 
     def _landed(
         self,
@@ -118,15 +127,16 @@ class Execution:
         plan: Plan,
         commit: Commit,
         sealed: Sealed,
-        flight: asyncio.Future[AppendAnswer],
+        answer: Landed,
     ) -> None:
         """The answer to an append that went out without a worker."""
         activation, self.flight = self._activation, None
-        if not activation.live or flight.cancelled():
+        if not activation.live:
             return
         try:
-            answer = flight.result()
-            if isinstance(answer, Appended):
+            if isinstance(answer, Exception):
+                activation.failed(answer)
+            elif isinstance(answer, Appended):
                 folded.adopt(commit, sealed.mark, len(sealed.data), answer.sequence, plan.state)
                 self._tell(plan, commit, answer.sequence)
                 self.saving.after_commit(folded)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -40,12 +40,17 @@ FEW = 8
 takes longer than they do."""
 
 
-class Waiting(Struct, eq=False):
-    """A commit that waits for its batch."""
+Landed: TypeAlias = AppendAnswer | Exception
+"""What came of a commit; an error where the backend broke its promises."""
+
+
+class Flight(Struct, eq=False):
+    """A commit on its way to the log."""
 
     append: Append
-    answer: asyncio.Future[AppendAnswer]
+    then: Callable[[Landed], None]
     epoch: int = 0  # the connection on which it was to go
+    over: bool = False  # landed, or given up: nobody is told any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,9 @@ class Group:
         self._log, self._epoch = log, epoch
         self._chooser = Chooser() if appends == "auto" else None
         self._batching = appends == "batch"
-        self._queue: deque[Waiting] = deque()
+        self._queue: deque[Flight] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._alone: set[asyncio.Future[AppendAnswer]] = set()  # after their batch was refused
+        self._singles: set[asyncio.Future[AppendAnswer]] = set()
         self._under_way = self._stored = 0
         self._single = self._batched = self._batches = self._refused = 0
 
@@ -86,38 +91,43 @@ class Group:
 
         The answer is about this commit alone.
         """
-        return await self.send(Append(address, commit, expected))
+        answer: asyncio.Future[AppendAnswer] = asyncio.get_running_loop().create_future()
 
-    def send(self, append: Append) -> asyncio.Future[AppendAnswer]:
-        """The same, sent now or with the next batch; whoever cancels the future gives it up."""
+        def then(landed: Landed) -> None:
+            if answer.done():
+                return
+            if isinstance(landed, Exception):
+                answer.set_exception(landed)
+            else:
+                answer.set_result(landed)
+
+        flight = self.send(Append(address, commit, expected), then)
+        try:
+            return await answer
+        finally:
+            self.give_up(flight)
+
+    def send(self, append: Append, then: Callable[[Landed], None]) -> Flight:
+        """The same, sent now or with the next batch. `then` never waits; it is called once."""
+        flight = Flight(append, then, self._epoch())
         self._under_way += 1
         if self._batching and (self._chooser is None or self._under_way >= FEW):
-            answer = self._with_others(append)
+            self._queue.append(flight)
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._run())
         else:
-            answer = self._singly(append)
-        answer.add_done_callback(self._landed)
-        return answer
+            self._singly(flight)
+        return flight
 
-    def _singly(self, append: Append) -> asyncio.Future[AppendAnswer]:
-        self._single += 1
-        return asyncio.ensure_future(
-            self._log.append(append.address, append.commit, expected=append.expected)
-        )
-
-    def _landed(self, answer: asyncio.Future[AppendAnswer]) -> None:
-        self._under_way -= 1
-        if answer.cancelled() or answer.exception() is not None:
-            return
-        if isinstance(answer.result(), Appended):
-            self._stored += 1
-        if self._chooser is not None:
-            now = answer.get_loop().time()
-            self._chooser.look(now, waiting=self._under_way, stored=self._stored)
-            self.choose(batching=self._chooser.batching)
+    def give_up(self, flight: Flight) -> None:
+        """Nobody waits for it any more; if it wasn't sent yet, it won't be."""
+        if not flight.over:
+            flight.over = True
+            self._under_way -= 1
 
     async def abandon(self) -> None:
         """End without a word: whoever waits is gone, too."""
-        left: list[asyncio.Future[Any]] = [*self._alone]
+        left: list[asyncio.Future[Any]] = [*self._singles]
         if self._task is not None:
             left.append(self._task)
         for one in left:
@@ -130,46 +140,71 @@ class Group:
             self._batching = batching
             logger.debug("appends: %r", self._chooser, extra={"action": "append.way"})
 
-    # -- batches --------------------------------------------------------------------------------
-    def _with_others(self, append: Append) -> asyncio.Future[AppendAnswer]:
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(append, loop.create_future(), self._epoch())
-        self._queue.append(waiting)
-        if self._task is None:
-            self._task = loop.create_task(self._run())
-        return waiting.answer
+    def _land(self, flight: Flight, landed: Landed) -> None:
+        """It is over: count it, and tell whoever waits."""
+        if flight.over:
+            return
+        self.give_up(flight)
+        self._stored += isinstance(landed, Appended)
+        if self._chooser is not None:
+            now = asyncio.get_running_loop().time()
+            self._chooser.look(now, waiting=self._under_way, stored=self._stored)
+            self.choose(batching=self._chooser.batching)
+        flight.then(landed)
 
+    # -- one at a time --------------------------------------------------------------------------
+    def _singly(self, flight: Flight) -> None:
+        self._single += 1
+        one = flight.append
+        sent = self._log.append(one.address, one.commit, expected=one.expected)
+        answer = asyncio.ensure_future(sent)
+        self._singles.add(answer)
+        answer.add_done_callback(partial(self._single_landed, flight))
+
+    def _single_landed(self, flight: Flight, answer: asyncio.Future[AppendAnswer]) -> None:
+        self._singles.discard(answer)
+        if answer.cancelled():
+            self.give_up(flight)
+            return
+        error = answer.exception()
+        if error is None:
+            self._land(flight, answer.result())
+        elif isinstance(error, Exception):
+            self._land(flight, error)
+
+    # -- batches --------------------------------------------------------------------------------
     async def _run(self) -> None:
         """One batch after the other, as long as something waits."""
         try:
-            while batch := take(self._queue, self._epoch()):
+            while batch := self._take():
                 await self._settle(batch)
         finally:
             self._task = None
 
-    async def _settle(self, batch: list[Waiting]) -> None:
-        try:
-            answers = await self._publish([waiting.append for waiting in batch])
-        except Exception as error:  # whoever waits must hear of it
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
-            return
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.answer.done():
-                self._tell(waiting, answer, alone=len(batch) == 1)
+    def _take(self) -> list[Flight]:
+        """The next batch. What waited for a connection that is gone is told so instead."""
+        batch, late = take(self._queue, self._epoch())
+        for flight in late:
+            self._land(flight, ANOTHER)
+        return batch or (self._take() if self._queue else [])
 
-    def _tell(self, waiting: Waiting, answer: AppendAnswer, *, alone: bool) -> None:
+    async def _settle(self, batch: list[Flight]) -> None:
+        answers: Sequence[Landed]
+        try:
+            answers = await self._publish([flight.append for flight in batch])
+        except Exception as error:  # whoever waits must hear of it
+            answers = [error] * len(batch)
+        for flight, answer in zip(batch, answers, strict=True):
+            self._tell(flight, answer, alone=len(batch) == 1)
+
+    def _tell(self, flight: Flight, answer: Landed, *, alone: bool) -> None:
         """What its batch came to; what was refused for another's sake, or its own, goes alone."""
-        if alone or isinstance(answer, Appended | NoAck):
-            waiting.answer.set_result(answer)
-        elif waiting.epoch != self._epoch():  # the log may be another one now
-            waiting.answer.set_result(ANOTHER)
-        else:
-            again = self._singly(waiting.append)
-            self._alone.add(again)
-            again.add_done_callback(self._alone.discard)
-            again.add_done_callback(partial(_pass_on, waiting.answer))
+        if alone or isinstance(answer, Appended | NoAck | Exception):
+            self._land(flight, answer)
+        elif flight.epoch != self._epoch():  # the log may be another one now
+            self._land(flight, ANOTHER)
+        elif not flight.over:
+            self._singly(flight)
 
     async def _publish(self, appends: list[Append]) -> list[AppendAnswer]:
         if len(appends) == 1:
@@ -186,44 +221,34 @@ class Group:
         return each(answer, len(appends))
 
 
-def _pass_on(to: asyncio.Future[AppendAnswer], answer: asyncio.Future[AppendAnswer]) -> None:
-    if to.done():
-        return
-    if answer.cancelled():
-        to.cancel()
-    elif (error := answer.exception()) is not None:
-        to.set_exception(error)
-    else:
-        to.set_result(answer.result())
-
-
-def take(queue: deque[Waiting], epoch: int = 0) -> list[Waiting]:
+def take(queue: deque[Flight], epoch: int = 0) -> tuple[list[Flight], list[Flight]]:
     """The next batch, in order: bounded, one commit an entity, nothing that was given up.
 
-    What waits for a connection that is gone is answered instead: the log may be another one now.
+    And what waits for a connection that is gone: the log may be another one now.
     """
-    batch: list[Waiting] = []
+    batch: list[Flight] = []
+    late: list[Flight] = []
     addresses: set[Address] = set()
-    later: list[Waiting] = []
+    later: list[Flight] = []
     size = 0
     while queue and len(batch) < BATCH_COMMITS:
-        waiting = queue.popleft()
-        if waiting.answer.done():  # cancelled: its activation was dropped
+        flight = queue.popleft()
+        if flight.over:  # its activation was dropped
             continue
-        if waiting.epoch != epoch:
-            waiting.answer.set_result(ANOTHER)
+        if flight.epoch != epoch:
+            late.append(flight)
             continue
-        if waiting.append.address in addresses:  # that one was given up after it was taken
-            later.append(waiting)
+        if flight.append.address in addresses:  # that one was given up after it was taken
+            later.append(flight)
             continue
-        size += len(waiting.append.commit.data)
+        size += len(flight.append.commit.data)
         if batch and size > BATCH_BYTES:
-            later.append(waiting)
+            later.append(flight)
             break
-        addresses.add(waiting.append.address)
-        batch.append(waiting)
+        addresses.add(flight.append.address)
+        batch.append(flight)
     queue.extendleft(reversed(later))
-    return batch
+    return batch, late
 
 
 def each(answer: AppendAnswer, count: int) -> list[AppendAnswer]:

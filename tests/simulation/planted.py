@@ -249,21 +249,20 @@ def a_refused_batch_goes_alone_at_any_sequence() -> Patches:
 
     real: Any = getattr(Group, "_tell")  # noqa: B009
 
-    async def anyhow(self: Any, waiting: Any) -> None:
-        one = waiting.append
+    async def anyhow(self: Any, flight: Any) -> None:
+        one = flight.append
         last = await self._log.last(one.address)
         expected = 0 if last is None else last.sequence
         answer = await self._log.append(one.address, one.commit, expected=expected)
-        if not waiting.answer.done():
-            waiting.answer.set_result(answer)
+        self._land(flight, answer)
 
-    def tell(self: Any, waiting: Any, answer: Any, *, alone: bool) -> None:
+    def tell(self: Any, flight: Any, answer: Any, *, alone: bool) -> None:
         if alone or not isinstance(answer, WrongLast):
-            real(self, waiting, answer, alone=alone)
+            real(self, flight, answer, alone=alone)
             return
-        task = asyncio.ensure_future(anyhow(self, waiting))
-        self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        task = asyncio.ensure_future(anyhow(self, flight))
+        self._singles.add(task)
+        task.add_done_callback(self._singles.discard)
 
     return [(Group, "_tell", tell)]
 
@@ -284,12 +283,12 @@ def what_does_not_fit_a_batch_is_forgotten() -> Patches:
 @bug
 def nothing_is_batched_after_a_failure() -> Patches:
     """The task that sends batches ends with one that isn't stored, and nobody starts another."""
-    real: Any = getattr(Group, "_settle")  # noqa: B009
 
     async def settle(self: Any, batch: Any) -> None:
-        await real(self, batch)
-        answer = batch[0].answer
-        if not answer.cancelled() and not isinstance(answer.result(), Appended):
+        answers = await self._publish([flight.append for flight in batch])
+        for flight, answer in zip(batch, answers, strict=True):
+            self._tell(flight, answer, alone=len(batch) == 1)
+        if not isinstance(answers[0], Appended):
             await asyncio.get_running_loop().create_future()
 
     return [(Group, "_settle", settle)]

@@ -20,7 +20,7 @@ from perdure.durable.chooser import (
     Chooser,
     Phase,
 )
-from perdure.durable.group import BATCH_BYTES, FEW, Group, Waiting, each, take
+from perdure.durable.group import BATCH_BYTES, FEW, Flight, Group, each, take
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
 from perdure.streams.port import (
@@ -175,27 +175,26 @@ async def test_after_the_crowd_left_a_few_go_alone() -> None:
 
 
 # -- pure -------------------------------------------------------------------------------------
-def queued(*ids: str, size: int = 1) -> deque[Waiting]:
-    loop = asyncio.get_running_loop()
+def queued(*ids: str, size: int = 1) -> deque[Flight]:
     commit = Sealed("c", b"x" * size, "m")
-    return deque(Waiting(Append(address(id), commit, 0), loop.create_future()) for id in ids)
+    return deque(Flight(Append(address(id), commit, 0), lambda _: None) for id in ids)
 
 
-def named(batch: list[Waiting]) -> list[str]:
-    return [waiting.append.address.id for waiting in batch]
+def named(taken: tuple[list[Flight], list[Flight]]) -> list[str]:
+    return [flight.append.address.id for flight in taken[0]]
 
 
 async def test_a_batch_has_an_entity_once_and_keeps_the_order() -> None:
     queue = queued("a", "b", "a", "c")
     assert named(take(queue)) == ["a", "b", "c"]
     assert named(take(queue)) == ["a"]
-    assert take(queue) == []
+    assert take(queue) == ([], [])
 
 
 async def test_a_batch_is_bounded_by_number_and_bytes() -> None:
     queue = queued(*(str(n) for n in range(BATCH_COMMITS + 3)))
-    assert len(take(queue)) == BATCH_COMMITS
-    assert len(take(queue)) == 3
+    assert len(take(queue)[0]) == BATCH_COMMITS
+    assert len(take(queue)[0]) == 3
     large = queued("a", "b", "c", size=BATCH_BYTES // 2)
     assert [named(take(large)), named(take(large))] == [["a", "b"], ["c"]]
     assert named(take(queued("a", size=2 * BATCH_BYTES))) == ["a"]
@@ -204,9 +203,7 @@ async def test_a_batch_is_bounded_by_number_and_bytes() -> None:
 async def test_what_waits_for_a_connection_that_is_gone_is_not_published() -> None:
     old, new = queued("a"), queued("b")
     new[0].epoch = 1
-    queue = deque([*old, *new])
-    assert named(take(queue, 1)) == ["b"]
-    assert old[0].answer.result() == ANOTHER
+    assert take(deque([*old, *new]), 1) == ([new[0]], [old[0]])
 
 
 def test_each_commit_has_its_own_sequence() -> None:
@@ -279,6 +276,15 @@ def test_a_trial_that_the_crowd_left_goes_on_later() -> None:
     assert not load.chooser.batching
     load.waiting = CROWD
     assert load.run(RETRY_S + TRIAL_S / 2 + LEG_S).batching  # it goes on where it was
+
+
+def test_a_pause_of_the_load_counts_for_no_way() -> None:
+    load = Load(1000, 9000)
+    for _ in range(20):  # each piece is long enough for a leg or two, not for all
+        load.run(4 * (SETTLE_S + LEG_S))
+        load.now += 10.0
+    assert load.chooser.batching
+    assert load.chooser.rates == pytest.approx((1000, 9000), rel=0.1)
 
 
 async def test_a_refused_batch_goes_alone_only_on_its_own_connection() -> None:

@@ -25,7 +25,7 @@ from perdure.streams.jetstream.errors import (
     publish_answer,
 )
 from perdure.streams.jetstream.login import options, servers, shown
-from perdure.streams.jetstream.messages import frame, headers_block, no_responders
+from perdure.streams.jetstream.messages import headers_block, no_responders
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.reader import headers_of
 from perdure.streams.jetstream.replies import Replies
