@@ -40,7 +40,7 @@ logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 LINE_BYTES = 1024 * 1024
 """The longest line: a greeting lists a cluster's addresses; subjects are below 4 KiB."""
-BURST_BYTES = 16 * 1024
+BURST_BYTES = 8 * 1024
 """Enough to be written at once, some twenty commits: a system call takes as long as making one."""
 HEADER_BYTES = len(b"NATS/1.0\r\n\r\n")
 """The shortest block of headers."""
