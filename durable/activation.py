@@ -3,9 +3,9 @@
 It owns the entity's mailbox and, while it is running, the fold of its log. What arrives wakes it:
 then it plans (durable/plan.py), appends (durable/append.py), and only then answers and
 acknowledges. A plain command of an entity in memory takes two callbacks (`Execution.begin`); all
-else is a worker's, a task that exists only while there is something to do. Phases: `Cold` (nothing in
-memory yet), `Running` (a fold), `Quarantined` (a log that can't be folded: asks are refused, tells
-stay un-acked and out of memory, neighbours go on).
+else is a worker's, a task that exists only while there is something to do. Phases: `Cold` (nothing
+in memory yet), `Running` (a fold), `Quarantined` (a log that can't be folded: asks are refused,
+tells stay un-acked and out of memory, neighbours go on).
 
 `live` ends once and for all when the shard goes: from then on nothing is answered, acked or sent.
 """

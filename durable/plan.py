@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct
 
 from ..entities.address import Address
+from ..entities.clock import to_datetime
 from ..entities.context import Context
 from ..entities.decision import Decision
 from ..entities.entity import Entity
@@ -124,7 +125,10 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.REWOUND, None
     if item.birth is not None and folded.ledger.too_old(item.birth, folded.time_ms):
         return Standing.TOO_OLD, None
-    return Standing.NEW, None
+    return _NEW, None
+
+
+_NEW, _RECORDED, _PROCESSED = Standing.NEW, Standing.RECORDED, Standing.PROCESSED
 
 
 def _below(folded: Folded, item: Item) -> bool:
@@ -145,6 +149,7 @@ def make_plan(
     """What to do with the front of the queue. Changes nothing but the plan."""
     plan = Plan(state=folded.state)
     names: set[str] = set()
+    now = to_datetime(now_ns) if entity.with_context else None
     for item in queue:
         if item.evicted:  # its body is not there to be decided on, or buried
             break
@@ -154,7 +159,7 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:
+        if verdict is _RECORDED or verdict is _PROCESSED or item.name in names:
             if pending:
                 break
             if found is not None:
@@ -170,9 +175,16 @@ def make_plan(
             plan.rewound.append(item)
         most = min(limits.bytes, limits.max_bytes)
         room = most - plan.size if pending else limits.max_bytes
-        if not _take(
-            plan, entity, address, folded, item, verdict, limits, now_ns=now_ns, room=room
-        ):
+        refusal = None
+        if verdict is not _NEW or item.problem is not None or item.deadline is not None:
+            refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
+        if refusal is not None:
+            reason, error = refusal
+            named = reason == "expired"
+            took = _refuse(plan, address, item, reason, error, limits, named=named, room=room)
+        else:
+            took = _take(plan, entity, address, folded, item, limits, now=now, room=room)
+        if not took:
             break
         if plan.taken and plan.taken[-1] is item:
             names.add(item.name)
@@ -187,22 +199,17 @@ def _take(
     address: Address,
     folded: Folded,
     item: Item,
-    verdict: Standing,
     limits: Limits,
     *,
-    now_ns: int,
+    now: datetime | None,
     room: int,
 ) -> bool:
     """Put one command into the plan; False if the plan ends before it."""
     pending = bool(plan.outcomes)
-    refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
-    if refusal is not None:
-        reason, error = refusal
-        named = reason == "expired"
-        return _refuse(plan, address, item, reason, error, limits, named=named, room=room)
-    now_ns = item.at.time_ns if item.at is not None else now_ns
-    now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-    context = Context(address, folded.version + plan.events, now, item.key)
+    context: Context | None = None
+    if now is not None:
+        now = now if item.at is None else to_datetime(item.at.time_ns)
+        context = Context(address, folded.version + plan.events, now, item.key)
     try:
         decision = entity.decide(plan.state, item.command, context)
         outcome, events = encode(entity, item, decision)

@@ -61,6 +61,8 @@ class Entity(Generic[S, Ev]):
     """The state at version 0."""
     evolve: Callable[[S, Ev], S]
     """The state after an event."""
+    with_context: bool
+    """Whether `decide` takes a context, too."""
     flows: tuple[Callable[[Flow[S, Ev], Any], Awaitable[Decision[Ev]]], ...]
     """Handlers that may wait."""
     revision: int
@@ -97,7 +99,7 @@ class Entity(Generic[S, Ev]):
         self._state: Any = _class_of(initial)
         self.name = _name_of_state(self._state)
         self._label = f"Entity {self.name!r}"
-        self._with_context = len(inspect.signature(decide).parameters) == 3
+        self.with_context = len(inspect.signature(decide).parameters) == 3
         self._check_first_parameter()
         self.events = self._check_evolve()
         handled = self._check_decide()
@@ -128,7 +130,7 @@ class Entity(Generic[S, Ev]):
         an undeclared failure, and else what the user's code raises.
         """
         try:
-            if not self._with_context:
+            if not self.with_context:
                 return cast("Decision[Ev]", self._decide(state, message))
             made = self._decide(state, message, context or self._no_context())
             return cast("Decision[Ev]", made)
@@ -153,7 +155,7 @@ class Entity(Generic[S, Ev]):
 
     def _check_first_parameter(self) -> None:
         """First of all, as the type checkers accept any pair of classes here."""
-        count = 3 if self._with_context else 2
+        count = 3 if self.with_context else 2
         of = parameters(self._decide, count, f"{self._label}: decide")[0][0]
         if of is not self._state:
             first = f"but the first state is {name_of(self._state)}"
@@ -161,7 +163,7 @@ class Entity(Generic[S, Ev]):
 
     def _check_decide(self) -> list[Contract]:
         label = f"{self._label}: decide"
-        count = 3 if self._with_context else 2
+        count = 3 if self.with_context else 2
         (_, message, *rest), returns = parameters(self._decide, count, label)
         if rest and rest[0] is not Context:
             raise TypeError(f"{label}: the third parameter is Context")

@@ -74,6 +74,10 @@ class TypeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 NULL = Raw(b"null")
 
+REPLY_CHARS = 512
+"""The longest reply subject that is answered to."""
+
+_NEVER = (" ", "*", ">", "..")
 _REPLY = re.compile(r"(?=.{1,512}$)[^\s*>.\x00-\x20\x7f]+(?:\.[^\s*>.\x00-\x20\x7f]+)*", re.DOTALL)
 
 _envelopes = msgspec.json.Decoder(Envelope)
@@ -166,7 +170,11 @@ def reply_allowed(reply: str, prefixes: tuple[str, ...]) -> bool:
     A reply subject is a weapon: without this rule a caller who may only ask has the runner's
     answer stored in a log. Only subjects below the allowed prefixes, and never a wildcard.
     """
-    return reply.startswith(_dotted(prefixes)) and _REPLY.fullmatch(reply) is not None
+    if not reply.startswith(_dotted(prefixes)):
+        return False
+    if reply.isprintable() and len(reply) <= REPLY_CHARS:  # nearly all, in a tenth of the time
+        return not (reply[-1] == "." or any(part in reply for part in _NEVER))
+    return _REPLY.fullmatch(reply) is not None
 
 
 @lru_cache(maxsize=16)
