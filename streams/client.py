@@ -108,7 +108,8 @@ def _address(entity: str, id: Any) -> Address:
 
 
 def _check_state(of: Any, way: str) -> None:
-    if isinstance(of, type) and issubclass(of, State):
+    given: object = of
+    if isinstance(given, type) and issubclass(given, State):
         return
     first: object = getattr(of, "initial", of)  # of an entity, which is often given instead
     if isinstance(first, State):

@@ -104,12 +104,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcomes: tuple[Outcome, ...]
 
 
-class _Head(msgspec.Struct):
-    v: int
-
-
 _commits = msgspec.json.Decoder(Commit)
-_heads = msgspec.json.Decoder(_Head)
 _encoder = msgspec.json.Encoder()
 
 
@@ -149,12 +144,10 @@ def _decode(data: bytes) -> Commit | None:
     try:
         if data[:1] != b"{":  # MessagePack: the same tree in another notation
             data = _encoder.encode(msgspec.msgpack.decode(data))
-        head = _heads.decode(data)
-        if head.v != FORMAT:
-            return None
-        return _commits.decode(data)
+        commit: Commit = _commits.decode(data)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
-        return None
+        return None  # also a newer format
+    return commit if commit.v == FORMAT else None
 
 
 def check_link(commit: Commit, *, prev: str, version: int, sequence: int) -> None:

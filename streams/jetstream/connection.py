@@ -244,7 +244,8 @@ class Connection:
         The future gets what `read` makes of the acknowledgement of the last, or of its lack (a
         `Result`). Raises TooLarge, ValueError for a subject or header; then none was sent.
         """
-        blocks, size = [], 0
+        blocks: list[bytes] = []
+        size = 0
         for one in publishes:
             block = self._block(one.subject, "", one.data, one.headers)
             blocks.append(block)

@@ -26,6 +26,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -50,8 +51,9 @@ _MESSAGE = re.compile(rb"(H)?MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(?(1)(\d+) )
 
 
 _NO_STATUS = b"NATS/1.0\r\n"
-_NAME = re.compile(rb"[\x21-\x7e]+")
+_NAME = re.compile(r"[\x21-\x7e]+")
 """A header's name, without its colon."""
+_SPACE = " \t\r\n\x0b\x0c"
 
 Handler: TypeAlias = Callable[[Received], None]
 
@@ -83,7 +85,8 @@ class Reader(Client):
         self._pending.append(frame)
         self._pending_data_size += len(frame)
         if self._pending_data_size >= BURST_BYTES and self._writable():
-            self._transport.writelines(self._pending)
+            transport: Any = self._transport
+            transport.writelines(self._pending)
             self._pending, self._pending_data_size = [], 0
         elif queue.empty():  # else nats-py's flusher is about to send all there is
             queue.put_nowait(asyncio.get_running_loop().create_future())
@@ -168,12 +171,18 @@ def headers_of(block: bytes) -> dict[str, str]:
     entity's log comes as messages with eight headers each, and that was most of their cost.
     """
     headers: dict[str, str] = {}
-    for line in block.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
-        name = name.strip()
-        if colon and _NAME.fullmatch(name):
-            headers[name.decode()] = value.strip().decode("utf-8", "replace")
+    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
+        before, colon, value = line.partition(":")
+        if colon and (name := _name(before)):
+            headers[name] = value.strip(_SPACE)
     return headers
+
+
+@lru_cache(maxsize=256)
+def _name(text: str) -> str:
+    """A header's name, empty for what can't be one; the same few come again and again."""
+    name = text.strip(_SPACE)
+    return name if _NAME.fullmatch(name) else ""
 
 
 class StrictParser(Parser):

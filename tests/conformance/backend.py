@@ -8,7 +8,7 @@ where it has to fail. So a check never knows which backend it has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -47,7 +47,7 @@ class Backend(Protocol):
         """Within it the session has no connection; afterwards it has one again."""
         ...
 
-    async def unanswered(self, session: Session, call: Coroutine[Any, Any, T]) -> T:
+    async def unanswered(self, session: Session, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call that arrives, but whose answer is lost; what the caller sees."""
         ...
 

@@ -7,7 +7,7 @@ import base64
 import itertools
 import json
 import shutil
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,11 +61,11 @@ class JetStreamBackend:
         proxy.refusing = False
         await self._connected(session)
 
-    async def unanswered(self, session: Session, call: Coroutine[Any, Any, T]) -> T:
+    async def unanswered(self, session: Session, call: Callable[[], Awaitable[T]]) -> T:
         """The line falls silent, the call is made, the server answers, the line breaks."""
         proxy = self._proxy(session)
         proxy.mute = True
-        task = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(call())
         await until(self, lambda: b'"seq":' in proxy.unheard, "the answer that is lost")
         assert not task.done()
         await self.disconnect(session)

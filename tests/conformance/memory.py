@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -45,9 +45,9 @@ class MemoryBackend:
         yield
         self._broker.reconnect(self._own(session))
 
-    async def unanswered(self, session: Session, call: Coroutine[Any, Any, T]) -> T:
+    async def unanswered(self, session: Session, call: Callable[[], Awaitable[T]]) -> T:
         """The broker acts at once and answers in the next turn: between them the line breaks."""
-        task = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(call())
         await asyncio.sleep(0)
         self._broker.disconnect(self._own(session))
         return await task

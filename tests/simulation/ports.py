@@ -7,7 +7,7 @@ right is never wrong here, only late or unreachable; what may be stale, lost or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
@@ -105,8 +105,9 @@ class SimulatedLog:
         one = Append(address, commit, expected)
 
         async def at_broker() -> AppendAnswer:
-            store = self._inner.append(address, commit, expected=expected)
-            return await self._store([one], store)
+            return await self._store(
+                [one], lambda: self._inner.append(address, commit, expected=expected)
+            )
 
         try:
             return await self._wire.call("append", at_broker)
@@ -115,7 +116,7 @@ class SimulatedLog:
 
     async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
         async def store() -> AppendAnswer:
-            return await self._store(appends, self._inner.append_batch(appends))
+            return await self._store(appends, lambda: self._inner.append_batch(appends))
 
         async def at_broker() -> AppendAnswer:
             answer = await self._world.staging.take(self._wire, store)
@@ -130,15 +131,14 @@ class SimulatedLog:
             return NoAck(str(error))
 
     async def _store(
-        self, appends: Sequence[Append], store: Coroutine[Any, Any, AppendAnswer]
+        self, appends: Sequence[Append], store: Callable[[], Awaitable[AppendAnswer]]
     ) -> AppendAnswer:
         """At the broker: what one or more appends come to."""
         say = self._wire.say
         if self._world.log_refuses:
-            store.close()
             self._wire.weather.note("log refused")
             return Refused(10077, "insufficient storage")
-        answer = await store
+        answer = await store()
         self._world.appended(self._wire.process, answer, appends)
         if isinstance(answer, Appended):
             for sequence, one in enumerate(appends, answer.sequence - len(appends) + 1):

@@ -89,7 +89,7 @@ async def an_unacknowledged_batch_is_found_by_its_marks(backend: Backend) -> Non
     session = await backend.session()
     await session.provision(TYPE)
     batch = [Append(address(id), sealed(id), 0) for id in ("a-1", "b-1")]
-    answer = await backend.unanswered(session, session.log.append_batch(batch))
+    answer = await backend.unanswered(session, lambda: session.log.append_batch(batch))
     assert isinstance(answer, NoAck)
     for id in ("a-1", "b-1"):
         last = await session.log.last(address(id))

@@ -157,8 +157,10 @@ async def an_unacknowledged_tell_is_stored_once(backend: Backend) -> None:
     """No answer means unknown; here it was stored, and repeating is the caller's business."""
     session = await backend.session()
     await session.provision(TYPE)
-    call = session.commands.publish(address(), b"one")
-    assert isinstance(await backend.unanswered(session, call), NoAck)
+    assert isinstance(
+        await backend.unanswered(session, lambda: session.commands.publish(address(), b"one")),
+        NoAck,
+    )
     await tell(session, "a-1", "two")
     term = await begin(backend, session, "g1-s0-t1-a", credit=10)
     await term.got(2)

@@ -74,8 +74,9 @@ async def what_isnt_confirmed_is_unknown(backend: Backend) -> None:
     session, other = await backend.session(), await backend.session()
     assert isinstance(await session.ids.add(TYPE, "p-1", b"one", whole=False), NoStream)
     await session.provision(TYPE)
-    call = session.ids.add(TYPE, "p-1", b'"seq": one', whole=False)
-    answer = await backend.unanswered(session, call)
+    answer = await backend.unanswered(
+        session, lambda: session.ids.add(TYPE, "p-1", b'"seq": one', whole=False)
+    )
     assert isinstance(answer, NoAck), answer
     assert await other.ids.last(TYPE) == 1
     async with backend.offline(session):

@@ -102,8 +102,12 @@ async def an_unacknowledged_append_is_found_by_its_mark(backend: Backend) -> Non
     await session.provision(TYPE)
     (before,) = await append(session, "a-1", "one")
     commit = sealed("two")
-    call = session.log.append(address(), commit, expected=before)
-    assert isinstance(await backend.unanswered(session, call), NoAck)
+    assert isinstance(
+        await backend.unanswered(
+            session, lambda: session.log.append(address(), commit, expected=before)
+        ),
+        NoAck,
+    )
     assert await session.log.append(address(), commit, expected=before) == WrongLast()
     last = await session.log.last(address())
     assert last is not None

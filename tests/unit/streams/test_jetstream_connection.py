@@ -72,19 +72,17 @@ async def test_every_call_in_flight_ends_at_once(own_server: Start, namespace: s
     server = await own_server()
     async with nats_session(server, namespace) as session:
         await session.provision("account")
-        calls: list[Any] = [
+        await freeze(server, session)
+        calls = [
             *(session.log.append(Address("account", f"{i}"), commit("1"), expected=0)
               for i in range(200)),
             *(session.commands.publish(Address("account", f"{i}"), b"") for i in range(200)),
-        ]  # fmt: skip
-        requests = [
             session.log.last(ADDRESS),
             session.members.get("k"),
             session.sharding("account"),
             session.asks.request("x", b"", timeout_s=60),
-        ]
-        await freeze(server, session)
-        under_way = [asyncio.ensure_future(call) for call in [*calls, *requests]]
+        ]  # fmt: skip
+        under_way = [asyncio.ensure_future(call) for call in calls]
         for _ in range(10):
             await asyncio.sleep(0)
         started = asyncio.get_running_loop().time()
