@@ -14,6 +14,7 @@ from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
 from perdure.streams.jetstream import connection as connection_module
 from perdure.streams.jetstream import link as link_module
+from perdure.streams.jetstream.reader import BURST_BYTES
 from perdure.streams.jetstream.session import JetStreamSession, open_session
 from perdure.streams.port import (
     Appended,
@@ -421,6 +422,7 @@ async def test_an_outbox_that_is_full_drops(
     nats_server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("perdure.streams.jetstream.outbox.OUTBOX_BYTES", 100_000)
+    monkeypatch.setattr("perdure.streams.jetstream.reader.BURST_BYTES", 1 << 40)  # nothing leaves
     async with nats_session(nats_server, namespace) as session:
         heard: list[bytes] = []
         await session.asks.subscribe(f"{namespace}.x", lambda m: heard.append(m.data))
@@ -430,6 +432,21 @@ async def test_an_outbox_that_is_full_drops(
         session.asks.send(f"{namespace}.x", b"last")
         await until(lambda: heard[-1] == b"last")
         assert 90 < len(heard) < 130  # of 100,000 bytes, with what each takes beside its 800
+
+
+async def test_what_is_sent_goes_out_while_more_is_made(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with nats_session(nats_server, namespace) as session:
+        heard: list[bytes] = []
+        await session.asks.subscribe(f"{namespace}.x", lambda m: heard.append(m.data))
+        assert session.connection.link is not None
+        client = session.connection.link.client
+        for number in range(100):  # without a turn for anybody else
+            session.asks.send(f"{namespace}.x", b"%d" % number + bytes(1000))
+            assert client.pending_data_size < BURST_BYTES
+        await until(lambda: len(heard) == 100)
+        assert [int(data.partition(b"\0")[0]) for data in heard] == list(range(100))
 
 
 async def test_large_sends_wait_for_the_socket(
