@@ -197,7 +197,7 @@ class Activation:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
         if self.live and not self._at_work and (self.mailbox.queue or self.reading.urgent()):
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._begin)
+            self.host.load.turns.line_up(self._decide)
 
     def promote(self) -> None:
         """Let the asks go on whose tell has taken effect."""
@@ -275,37 +275,23 @@ class Activation:
         return self._weighed[1]
 
     # -- at work --------------------------------------------------------------------------------
-    def _begin(self) -> None:
-        folded, turns = self.folded, self.host.load.turns
-        if not self.live or folded is None or self._unusual():
-            self._decide()
-        elif turns.try_take():
-            self._woken = False
-            self._go_on(folded)
-        else:
-            turns.line_up(self._decide)
-
-    def _unusual(self) -> bool:
-        """Whether more than a decision has to be made: a worker's task."""
-        return self.doubted or self.reading.urgent()
-
     def _decide(self) -> bool:
         """Its turn has come; whether it used it."""
         self._woken = False
-        folded = self.folded
-        if not self.live or not (self.mailbox.queue or self.reading.urgent()):
+        if not self.live:
             return False
-        if folded is None or self._unusual():
-            self.work(None)
+        folded, urgent = self.folded, self.reading.urgent()
+        if folded is None or urgent or self.doubted:
+            if urgent or self.mailbox.queue:
+                self.work(None)
             return False
-        self._go_on(folded)
-        return True
-
-    def _go_on(self, folded: Folded) -> None:
+        if not self.mailbox.queue:
+            return False
         try:
             self.execution.begin(folded)
         except Exception as error:
             self.failed(error)
+        return True
 
     def work(self, first: Callable[[], Awaitable[None]] | None) -> None:
         """Let a worker do this first, and then whatever there is."""

@@ -241,6 +241,8 @@ class Ledger:
     def _prune_made(self, horizon_ms: int) -> None:
         """Collected first, then deleted: looking for a dict's front after each is quadratic."""
         excess = len(self._made) - self._limits.made_keys
+        if excess <= 0 and horizon_ms < 0:
+            return
         doomed: list[bytes] = []
         for key, packed in self._made.items():
             _, _, birth, time = _MADE.unpack(packed)

@@ -49,10 +49,7 @@ class Turns:
         if self._line or not self._free:
             return False
         self._free -= 1
-        if not self._running:
-            self._running = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._next, loop)
+        self._run()
         return True
 
     async def take(self) -> None:
@@ -70,21 +67,33 @@ class Turns:
             await turn
 
     def line_up(self, go: Callable[[], bool]) -> None:
-        """Call it once it has a turn; it says whether it used it."""
+        """Call it once it has a turn, in the loop's next round if it is free then.
+
+        It says whether it used the turn.
+        """
         self._line.append(go)
+        self._run()
+
+    def _run(self) -> None:
+        if not self._running:
+            self._running = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._next, loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once in each round of the loop: let some go on."""
         idle = self._free and not self._line  # nobody had to wait, and maybe nobody came
         free = most = self.at_once
-        while self._line and free:
-            free -= self._line.popleft()()
-        self._free = free
-        self._pace.round(loop.time(), waiting=bool(self._line))
-        if idle and free == most:
-            self._running = False
-        else:
-            loop.call_soon(self._next, loop)
+        try:
+            while self._line and free:
+                free -= self._line.popleft()()
+        finally:  # whatever one does, the others have their turns
+            self._free = free
+            self._pace.round(loop.time(), waiting=bool(self._line))
+            if idle and free == most:
+                self._running = False
+            else:
+                loop.call_soon(self._next, loop)
 
     def took(self, seconds: float, outcomes: int, handled: int) -> None:
         """A decision that long made so many outcomes, and was about so many commands in all."""

@@ -33,16 +33,17 @@ class SystemEntropy:
     def __init__(self) -> None:
         self._random = random.Random()  # seeded by the system; for jitter, which may be guessed
         self._pool = ""  # of the system's randomness, as digits; each is given out once
+        self._at = 0  # the first that wasn't
         self._process = os.getpid()
 
     def token(self, size: int) -> str:
         """`size` random bytes as `2 * size` lower-case hexadecimal digits."""
-        digits = 2 * size
-        if len(self._pool) < digits or self._process != os.getpid():  # a fork has the same pool
-            self._pool = secrets.token_hex(max(size, POOL_BYTES))
-            self._process = os.getpid()
-        token, self._pool = self._pool[:digits], self._pool[digits:]
-        return token
+        begin, end = self._at, self._at + 2 * size
+        if end > len(self._pool) or self._process != os.getpid():  # a fork has the same pool
+            self._pool, self._process = secrets.token_hex(max(size, POOL_BYTES)), os.getpid()
+            begin, end = 0, 2 * size
+        self._at = end
+        return self._pool[begin:end]
 
     def uniform(self, low: float, high: float) -> float:
         """A random number from `low` to `high`."""

@@ -22,7 +22,7 @@ from .calling import connected, show_answer, type_of
 from .hint import require_type
 from .operating import connection_of, types_of, with_server
 from .options import NO_OPTIONS, Common
-from .output import Output, compact, stamp
+from .output import Output, compact, counted, stamp
 from .trouble import FAILED, SUCCESS, Failed, UsageError
 
 Reason: TypeAlias = Literal[
@@ -404,7 +404,9 @@ def discard(
 
     if not yes:
         number = connected(settings, count)
-        if number and not output.confirm(f"discard {number} dead letters for good?", "--yes"):
+        if number and not output.confirm(
+            f"discard {counted(number, 'dead letter')} for good?", "--yes"
+        ):
             raise Failed("nothing was discarded", "say yes, or retry them instead")
     return connected(settings, work)
 

@@ -17,7 +17,7 @@ from .calling import connected, type_of
 from .hint import no_registry, require_type
 from .operating import connection_of, has_server
 from .options import NO_OPTIONS, Common
-from .output import Output
+from .output import Output, counted
 from .trouble import SUCCESS, Failed, UsageError
 
 ANY = 2**63 - 1
@@ -90,7 +90,7 @@ async def _list(
         output.result({"id": id, "place": listing.place}, id)
         count += 1
         if count == limit:
-            output.note(f"{count} ids; to go on: --after {listing.place}")
+            output.note(f"{counted(count, 'id')}; to go on: --after {listing.place}")
             return SUCCESS
     if not count:
         await require_type(caller, entity)
@@ -137,5 +137,5 @@ async def _rebuild(caller: Caller, entity: str, output: Output) -> int:
             step = f"start a runner, which creates it ({HOST}); then the same again"
             raise Failed(what, step) from None
         raise
-    output.result({"added": added}, f"{added} ids of {entity} were missing, and are listed now")
+    output.result({"added": added}, f"missing and listed now: {counted(added, 'id')} of {entity}")
     return SUCCESS

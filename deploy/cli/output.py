@@ -136,6 +136,11 @@ class Output:
         )
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: `1 id`, `2 ids`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def stamp(time: datetime) -> str:
     """A time for people: UTC, to the millisecond."""
     return time.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds")[:23]

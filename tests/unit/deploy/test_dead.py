@@ -187,7 +187,7 @@ async def test_discard_asks_first(
             with mock.patch("sys.stdin") as stdin:
                 stdin.isatty.return_value, stdin.readline.return_value = True, answer
                 ran = await at.run("dead", "discard", row["cause"])
-            assert (ran.code, "discard 1 dead letters for good? [y/N]" in ran.err) == (code, True)
+            assert (ran.code, "discard 1 dead letter for good? [y/N]" in ran.err) == (code, True)
             assert len(await listed(at)) == left
 
 

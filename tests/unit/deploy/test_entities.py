@@ -91,7 +91,7 @@ async def test_a_lost_registry_is_made_again(shell: Shell) -> None:
         ran = await typed(shell, "entities", "counter")
         assert (ran.code, lost in ran.err) == (1, True)
         ran = await typed(shell, "entities", "counter", "--rebuild")
-        assert (ran.code, ran.out) == (0, "5 ids of counter were missing, and are listed now\n")
+        assert (ran.code, ran.out) == (0, "missing and listed now: 5 ids of counter\n")
         ran = await typed(shell, "entities", "counter", "--rebuild", "--json")
         assert ran.lines == [{"added": 0}]
     ran = await typed(shell, "entities", "counter")

@@ -1,4 +1,4 @@
-"""Plain commands take two callbacks; whatever isn't plain is a worker's from where they stopped."""
+"""Plain commands take two callbacks; what isn't plain is a worker's from where they stopped."""
 
 from __future__ import annotations
 

@@ -69,6 +69,51 @@ async def test_who_gave_up_takes_nobodys_turn() -> None:
     assert await rounds(turns, 3) == [1, 1, 1]
 
 
+async def test_callbacks_and_workers_stand_in_one_line() -> None:
+    turns, went = Turns(Pace(10_000)), list[str]()
+    turns.took(SLICE_S * 100, 1, 1)
+    assert turns.at_once == 1
+
+    def go(name: str, uses: bool) -> bool:
+        went.append(name)
+        return uses
+
+    turns.line_up(lambda: go("a", True))
+    worker = asyncio.create_task(turns.take())
+    await asyncio.sleep(0)  # the worker is in line, and "a" went
+    turns.line_up(lambda: go("b", False))
+    turns.line_up(lambda: go("c", True))
+    turns.line_up(lambda: go("d", True))
+    assert went == ["a"]
+    await asyncio.sleep(0)
+    assert went == ["a"], "the turn was the worker's"
+    await asyncio.sleep(0)
+    assert worker.done()
+    assert went == ["a", "b", "c"], "who doesn't use a turn takes none"
+    await asyncio.sleep(0)
+    assert went == ["a", "b", "c", "d"]
+
+
+async def test_an_error_of_one_keeps_nobody_from_its_turn() -> None:
+    turns, went = Turns(Pace(10_000)), list[int]()
+    loop, told = asyncio.get_running_loop(), list[dict[str, object]]()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    def fail() -> bool:
+        raise ZeroDivisionError
+
+    def go() -> bool:
+        went.append(1)
+        return True
+
+    turns.line_up(fail)
+    turns.line_up(go)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert went == [1]
+    assert len(told) == 1
+
+
 def test_a_decision_is_about_as_many_as_end_in_time() -> None:
     turns = Turns(Pace(10_000))
     assert turns.outcomes(64) == 64, "nothing is known yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from perdure.streams.alarm import LEAST, Alarm
 
@@ -21,16 +22,20 @@ async def rung(alarm: Alarm) -> None:
 async def test_moments_come_in_their_order_whatever_the_order_of_asking() -> None:
     alarm, heard = Alarm(), list[int]()
     for n in (3, 1, 2):
-        alarm.at(now() + n / 100, lambda n=n: heard.append(n))
+        alarm.at(now() + n / 100, partial(heard.append, n))
     await rung(alarm)
     assert heard == [1, 2, 3]
 
 
 async def test_never_early_by_more_than_the_loops_own_timers() -> None:
     alarm, late = Alarm(), list[float]()
+
+    def note(when: float) -> None:
+        late.append(now() - when)
+
     for n in range(20):
         when = now() + n / 1000
-        alarm.at(when, lambda when=when: late.append(now() - when))
+        alarm.at(when, partial(note, when))
     await rung(alarm)
     assert len(late) == 20
     assert min(late) > -0.002
