@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
@@ -251,6 +251,13 @@ class Activation:
     def leave(self) -> None:
         """Leave memory; only while it is idle."""
         self.shard.passivate(escape(self.address.id))
+
+    def last_words(self) -> Coroutine[Any, Any, None] | None:
+        """What is still to be done once it left, with what it was."""
+        folded = self.folded
+        if folded is None or self.doubted:
+            return None
+        return self.execution.saving.on_leaving(folded)
 
     def part(self) -> None:
         """It left, for good: break the circle with its parts.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from . import snapshot
 from .folded import Folded
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from .activation import Activation
 
 logger: logging.Logger = logging.getLogger("perdure.activation")
+
+
+LEAVING = 256
+"""Snapshots of entities that left memory which one runner has on their way at once: as many as leave
+between two answers of a server that is quick, and a bound on what they hold."""
 
 
 class Saving:
@@ -47,6 +53,23 @@ class Saving:
             max_commits=settings.snapshot_max_commits,
         ):
             self._task = asyncio.get_running_loop().create_task(self._save(folded))
+
+    def on_leaving(self, folded: Folded) -> Coroutine[Any, Any, None] | None:
+        """What stores a last snapshot while the entity leaves memory, if that is worth it.
+
+        Many may leave at once: beyond a bound they leave without, which costs time alone.
+        """
+        load = self._activation.host.load
+        if load.leaving >= LEAVING or not snapshot.due_on_leaving(folded):
+            return None
+        load.leaving += 1
+        return self._save_last(folded)
+
+    async def _save_last(self, folded: Folded) -> None:
+        try:
+            await self._save(folded)
+        finally:
+            self._activation.host.load.leaving -= 1
 
     def _tell_evicted(self, folded: Folded) -> None:
         """Keys that left the ledger before their time: counted, and told once an entity."""

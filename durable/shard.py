@@ -439,6 +439,9 @@ class Shard:
         activation = self.activations.pop(token)
         activation.live = False
         self.host.load.residents.forget(activation)
+        last_words = activation.last_words()
+        if last_words is not None:
+            self._spawn(last_words)
         activation.part()
         logger.debug(
             "%s leaves memory",

@@ -9,7 +9,8 @@ needed (durable/paging.py).
 
 It is taken when the tail since the last one has more bytes than the snapshot itself, and at least
 `snapshot_min_commits`, and always after `snapshot_max_commits`: so its cost is amortised and
-loading is bounded.
+loading is bounded. And when an entity leaves memory with a tail: whoever loads it again reads one
+message instead of commits that lie all over the log, each in another block of the server's files.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from .ledger import Ledger, LedgerHead, LedgerLimits
 FORMAT = 2
 PART_BYTES = 256 * 1024
 """Well below a server's smallest usual limit of a message."""
+
+
+LEAVING_COMMITS = 2
+"""The shortest tail that is worth a snapshot when its entity leaves memory."""
+LEAVING_BYTES = 4 * 1024
+LEAVING_FACTOR = 4
+"""A snapshot then is small, or at most so many times as large as the tail that it stands for."""
 
 
 class Unusable(Exception):
@@ -69,6 +77,15 @@ def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
     if folded.tail_commits >= max_commits:
         return True
     return folded.tail_commits >= min_commits and folded.tail_bytes > folded.snapshot_bytes
+
+
+def due_on_leaving(folded: Folded) -> bool:
+    """Whether an entity that leaves memory should leave a snapshot behind.
+
+    Not for a single commit, which is read anyway, nor one that is far larger than the tail.
+    """
+    cheap = max(LEAVING_BYTES, LEAVING_FACTOR * folded.tail_bytes)
+    return folded.tail_commits >= LEAVING_COMMITS and folded.snapshot_bytes <= cheap
 
 
 def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:

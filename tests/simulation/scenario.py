@@ -54,6 +54,7 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (execution, "BODIES", [1, 2, 8]),
     (execution, "RECENT", [1, 32]),
     (snapshot, "PART_BYTES", [150, 262_144]),
+    (snapshot, "LEAVING_COMMITS", [1, 2, 1_000]),
     (shard, "HELD", [2, 10_000]),
     (reading, "READS", [6, 256]),
     (pages, "PAGE_NAMES", [2, 5, 1_000]),

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.durable import host, snapshot
+from perdure.durable.activation import Activation
 from perdure.durable.append import is_end
 from perdure.durable.folded import Folded
 from perdure.durable.ledger import LedgerLimits
@@ -19,7 +20,7 @@ from perdure.streams.commit import Stored
 from perdure.streams.memory.session import MemorySession
 
 from .keeper import add, keeper
-from .world import World, world
+from .world import PATIENCE_S, World, world
 
 LIMITS = LedgerLimits(10**9, 1000, 10**6, 1000)
 A = Address(keeper.name, "a")
@@ -143,7 +144,10 @@ async def test_a_snapshot_of_another_past_is_ignored(tail: int) -> None:
 
 
 @pytest.mark.parametrize("tail", [0, 2])
-async def test_a_snapshot_whose_last_commit_is_damaged_is_no_way_around_it(tail: int) -> None:
+async def test_a_snapshot_whose_last_commit_is_damaged_is_no_way_around_it(
+    tail: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.durable.snapshot.LEAVING_COMMITS", 1000)
     async with world(keeper, snapshot_min_commits=50) as w:
         await w.ask("a", add(1))
         await save(w)
@@ -174,3 +178,53 @@ async def test_few_recoveries_go_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         answers = await asyncio.gather(*(w.ask(f"e{n}", add(1)) for n in range(40)))
         assert [answer["reply"] for answer in answers] == [1] * 40
         assert most == 3
+
+
+async def test_who_leaves_memory_with_a_tail_leaves_a_snapshot() -> None:
+    async with world(keeper) as w:
+        await w.ask("a", add(1))
+        w.runners[0][0].passivate_all()
+        assert await w.caller.snapshots.get(A) is None, "one commit is read anyway"
+        await w.ask("a", add(1))
+        w.runners[0][0].passivate_all()
+        await until_saved(w, 2)
+        asked, folded = await recovered(w)
+        assert (asked, folded.state.n, folded.tail_commits) == (["get", "last"], 2, 0)
+        await w.ask("a", add(1))
+        w.runners[0][0].passivate_all()
+        assert (await w.ask("a", add(1)))["reply"] == 4
+
+
+async def test_no_snapshot_is_left_that_is_far_larger_than_its_tail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("perdure.durable.snapshot.LEAVING_BYTES", 10)
+    async with world(keeper) as w:
+        await w.ask("a", add(1))
+        await save(w)
+        (activation,) = activations(w)
+        assert activation.folded is not None
+        activation.folded.snapshot_bytes = 1_000_000
+        for _ in range(3):
+            await w.ask("a", add(1))
+        w.runners[0][0].passivate_all()
+        await w.quiet()
+        asked, folded = await recovered(w)
+        assert (asked, folded.state.n) == (["get", "last", "read"], 4)
+
+
+async def until_saved(w: World, version: int) -> None:
+    """Wait until the snapshot of that version is stored."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await stored_version(w)) != version:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.005)
+
+
+async def stored_version(w: World) -> int:
+    body = await snapshot.get(w.caller.snapshots, A)
+    return 0 if body is None else snapshot.decode(keeper, A, body, LIMITS).version
+
+
+def activations(w: World) -> list[Activation]:
+    hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
+    return [activation for shard in hosted.shards for activation in shard.activations.values()]
