@@ -1,12 +1,13 @@
 """Recovery: from a cold entity to its fold, by as few requests as possible.
 
 The phase before `Running` (durable/activation.py). The leader's last message and the snapshot are
-asked for at once; if the snapshot ends with exactly that message, or with the commit before it,
-nothing more is read, else one read begins with the commit that the snapshot ends with, which
-proves it, and goes on with what came since. The leader is asked every time, so that a cold entity
-never starts from a stale read; where it knows no message, whether there is one that can't be read.
-So an entity costs two requests, three if it is new or its log has a tail of several, and one more
-for each 500 commits of that.
+asked for at once; if the snapshot ends with exactly that message, nothing more is read, else one
+read begins with the commit that the snapshot ends with, which proves it, and goes on with what
+came since. Nothing less proves it: a commit that names the snapshot's last one as the one before
+it may be a copy of another that does. The leader is asked every time, so that a cold entity never
+starts from a stale read; where it knows no message, whether there is one that can't be read. So an
+entity costs two requests, three if it is new or its log has a tail, and one more for each 500
+commits of that.
 """
 
 from __future__ import annotations
@@ -104,8 +105,6 @@ async def _fold_tail(
     session: Session, entity: Entity[Any, Any], address: Address, folded: Folded, last: Stored
 ) -> None:
     """Fold what isn't folded yet; the read begins with the last commit that is, to prove it."""
-    if _fold_next(entity, folded, last):
-        return
     proven = folded.commit_sequence == 0
     after = max(0, folded.commit_sequence - 1)
     async for stored in session.log.read(address, after=after, upto=last.sequence):
@@ -123,16 +122,6 @@ async def _fold_tail(
         fold(entity, folded, commit, stored.mark, len(stored.data), stored.sequence)
     if folded.sequence != last.sequence:
         raise Damaged(f"the log ends at {folded.sequence}, its last message is {last.sequence}")
-
-
-def _fold_next(entity: Entity[Any, Any], folded: Folded, last: Stored) -> bool:
-    """Fold the last message if it is the next commit by its own word: then nothing is between."""
-    commit = unseal(last)
-    if commit is None or commit.prev != folded.hash or last.sequence <= folded.sequence:
-        return False
-    assert last.mark is not None
-    fold(entity, folded, commit, last.mark, len(last.data), last.sequence)
-    return True
 
 
 def _ignored(address: Address, why: str) -> None:

@@ -23,7 +23,7 @@ logger: logging.Logger = logging.getLogger("perdure.activation")
 
 
 LEAVING = 256
-"""Snapshots of entities that left memory which one runner has on their way at once: more than$
+"""Snapshots of entities that left memory which one runner has on their way at once: more than
 leave until a quick server has answered, and a bound on what they hold."""
 
 

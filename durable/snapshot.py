@@ -35,7 +35,8 @@ PART_BYTES = 256 * 1024
 
 
 LEAVING_COMMITS = 2
-"""The shortest tail that is worth a snapshot when its entity leaves memory."""
+"""The shortest log that is worth its first snapshot when its entity leaves memory: many entities
+have one commit and are never used again."""
 LEAVING_BYTES = 4 * 1024
 LEAVING_FACTOR = 4
 """A snapshot then is small, or at most so many times as large as the tail that it stands for."""
@@ -82,10 +83,11 @@ def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
 def due_on_leaving(folded: Folded) -> bool:
     """Whether an entity that leaves memory should leave a snapshot behind.
 
-    Not for a single commit, which is read anyway, nor one that is far larger than the tail.
+    Not for the only commit that there is, nor one that is far larger than the tail.
     """
+    least = 1 if folded.snapshot_bytes else LEAVING_COMMITS
     cheap = max(LEAVING_BYTES, LEAVING_FACTOR * folded.tail_bytes)
-    return folded.tail_commits >= LEAVING_COMMITS and folded.snapshot_bytes <= cheap
+    return folded.tail_commits >= least and folded.snapshot_bytes <= cheap
 
 
 def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:

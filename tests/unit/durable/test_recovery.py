@@ -84,10 +84,7 @@ async def test_a_cold_entity_costs_as_few_requests_as_can_be() -> None:
         assert (asked, folded.state.n) == (["get", "last"], 3)
         await w.ask("a", add(1))
         asked, folded = await recovered(w)
-        assert (asked, folded.state.n, folded.tail_commits) == (["get", "last"], 4, 1)
-        await w.ask("a", add(1))
-        asked, folded = await recovered(w)
-        assert (asked, folded.state.n, folded.tail_commits) == (["get", "last", "read"], 5, 2)
+        assert (asked, folded.state.n, folded.tail_commits) == (["get", "last", "read"], 4, 1)
 
 
 async def forged(w: World) -> None:
@@ -109,12 +106,8 @@ async def test_foreign_messages_behind_a_snapshots_commit_are_read_again(
         w.runners[0][0].passivate_all()
         await w.ask("a", add(1))
         asked, folded = await recovered(w)
-        assert asked == ["get", "last"]  # by its own word the commit follows the snapshot's
-        assert (folded.state.n, folded.sequence) == (2, 3)
-        await w.ask("a", add(1))
-        asked, folded = await recovered(w)
         assert asked == ["get", "last", "read"]
-        assert (folded.state.n, folded.sequence) == (3, 4)
+        assert (folded.state.n, folded.sequence) == (2, 3)
         actions = [r.__dict__.get("action") for r in caplog.records]
         assert "log.foreign" in actions  # it may be another one by now: nothing vouches for it
         assert "snapshot.ignored" not in actions
@@ -192,6 +185,7 @@ async def test_who_leaves_memory_with_a_tail_leaves_a_snapshot() -> None:
         assert (asked, folded.state.n, folded.tail_commits) == (["get", "last"], 2, 0)
         await w.ask("a", add(1))
         w.runners[0][0].passivate_all()
+        await until_saved(w, 3)  # of one more commit, too, since there is one to be replaced
         assert (await w.ask("a", add(1)))["reply"] == 4
 
 
