@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,10 @@ async def test_a_command_that_kills_its_process_by_ask(tmp_path: Path) -> None:
             async with asyncio.timeout(30):
                 while w.host.starts < starts:  # noqa: ASYNC110 (a counter)
                     await asyncio.sleep(0.01)
-        began = time.monotonic()
-        for n in range(NEIGHBOURS):
-            assert await total(w, f"n-{n}") == 1
-        assert time.monotonic() - began < 30
+        async with asyncio.timeout(30):  # the last process may just have begun to take tells
+            for n in range(NEIGHBOURS):
+                while await total(w, f"n-{n}") != 1:  # noqa: ASYNC110 (nobody tells)
+                    await asyncio.sleep(0.01)
         assert await total(w, "bad") == 0
         assert w.host.exits == [STATUS] * 3
         assert await w.client.count("DEAD") == 0

@@ -44,6 +44,11 @@ def excesses(owner: Owner, scenario: Scenario) -> Iterator[str]:
                 yield f"{activation.address}: {ledger}"
 
 
+def leaving(owner: Owner) -> int:
+    """Entities that left its memory, and whose last snapshots are on their way."""
+    return owner.runner._load.leaving  # pyright: ignore[reportPrivateUsage]
+
+
 def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
     """What idle runners still hold and should not; one of them has the shards."""
     shards, terms = scenario.settings.shards, 0
@@ -59,6 +64,8 @@ def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
         tasks = owner.process.loop.pending(owner.process)
         if tasks > IDLE_TASKS + shards:
             yield f"{name} is idle, but has {tasks} tasks"
+        if leaving(owner):
+            yield f"{name} is idle, but stores {leaving(owner)} last snapshots"
     if terms != shards:
         yield f"{len(owners)} idle runners have {terms} terms of {shards}"
 

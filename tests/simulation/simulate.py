@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from unittest.mock import patch
 
-from .bounds import forgotten, leftovers
+from .bounds import forgotten, leaving, leftovers
 from .checker import violations
 from .loop import Deadlock, Endless
 from .nemesis import Nemesis
@@ -105,6 +105,7 @@ async def _life(world: World, scenario: Scenario) -> None:
         await caller.process.spawn(workload.farewell(caller, entity))
     await _quiet(world)
     await asyncio.sleep(REST_S)
+    await _saved(world)
     world.evidence.unbounded += leftovers(world.alive, scenario)
     for caller in alive:
         world.evidence.unbounded += forgotten(caller)
@@ -125,6 +126,13 @@ async def _quiet(world: World) -> None:
     end = world.loop.time() + QUIET_S
     while world.loop.time() < end and not world.quiet():  # noqa: ASYNC110 (virtual time)
         await asyncio.sleep(1.0)
+
+
+async def _saved(world: World) -> None:
+    """Wait until who left memory has stored a last snapshot: in calm weather that ends."""
+    end = world.loop.time() + QUIET_S
+    while world.loop.time() < end and any(map(leaving, world.alive)):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
 
 
 def _fingerprint(world: World) -> str:
