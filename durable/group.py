@@ -120,7 +120,7 @@ class Group:
         return flight
 
     def give_up(self, flight: Flight) -> None:
-        """Nobody waits for it any more; if it wasn't sent yet, it won't be."""
+        """Nobody waits for it any more; if it waits for its batch, it won't be sent."""
         if not flight.over:
             flight.over = True
             self._under_way -= 1
@@ -150,13 +150,24 @@ class Group:
             now = asyncio.get_running_loop().time()
             self._chooser.look(now, waiting=self._under_way, stored=self._stored)
             self.choose(batching=self._chooser.batching)
-        flight.then(landed)
+        try:
+            flight.then(landed)
+        except Exception:  # whatever one does with it, the others of the batch are told
+            logger.exception(
+                "nobody took what came of a commit of %s",
+                flight.append.address,
+                extra={"action": "append.failed", "address": str(flight.append.address)},
+            )
 
     # -- one at a time --------------------------------------------------------------------------
     def _singly(self, flight: Flight) -> None:
         self._single += 1
         one = flight.append
-        sent = self._log.append(one.address, one.commit, expected=one.expected)
+        try:
+            sent = self._log.append(one.address, one.commit, expected=one.expected)
+        except Exception as error:  # never before `send` returned
+            asyncio.get_running_loop().call_soon(self._land, flight, error)
+            return
         answer = asyncio.ensure_future(sent)
         self._singles.add(answer)
         answer.add_done_callback(partial(self._single_landed, flight))

@@ -42,7 +42,7 @@ class Load:
         self.bytes: int = 0
         self.turns: Turns = Turns(self.pace)
         self.recoveries: asyncio.Semaphore = asyncio.Semaphore(RECOVERIES)
-        self.leaving: int = 0  # entities that left memory, and store a last snapshot
+        self.leaving: int = 0  # bytes of last snapshots of entities that left memory
         self.evicted_early: int = 0  # keys that ledgers had no room for, since the start
         # held by the one marked suspect that runs (durable/marks.py)
         self.alone: asyncio.Lock = asyncio.Lock()

@@ -13,8 +13,11 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ..entities.address import Address
 from . import snapshot
+from .defect import described
 from .folded import Folded
+from .host import Host
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("perdure.activation")
 
 
-LEAVING = 256
-"""Snapshots of entities that left memory which one runner has on their way at once: more than
-leave until a quick server has answered, and a bound on what they hold."""
+LEAVING_BYTES = 8 * 1024**2
+"""Last snapshots of entities that left memory which one runner has on their way at once: some
+thousands of small ones. Beyond it entities leave without, which costs time alone."""
 
 
 class Saving:
@@ -57,19 +60,29 @@ class Saving:
     def on_leaving(self, folded: Folded) -> Coroutine[Any, Any, None] | None:
         """What stores a last snapshot while the entity leaves memory, if that is worth it.
 
-        Many may leave at once: beyond a bound they leave without, which costs time alone.
+        It is one message, without new pages: the entity may be read again at any time.
         """
-        load = self._activation.host.load
-        if load.leaving >= LEAVING or not snapshot.due_on_leaving(folded):
+        activation, pages = self._activation, folded.ledger.sealed
+        host = activation.host
+        if host.load.leaving >= LEAVING_BYTES or not snapshot.due_on_leaving(folded):
             return None
-        load.leaving += 1
-        return self._save_last(folded)
-
-    async def _save_last(self, folded: Folded) -> None:
+        if pages is not None and pages.unstored():
+            return None
         try:
-            await self._save(folded)
+            body = snapshot.encode(host.entity, activation.address, folded)
+        except Exception as error:  # user code; the log stays the truth
+            activation.log("snapshot.failed", level=logging.WARNING, why=described(error))
+            return None
+        if len(body) > snapshot.PART_BYTES:
+            return None
+        host.load.leaving += len(body)
+        return self._store_last(host, activation.address, body)
+
+    async def _store_last(self, host: Host, address: Address, body: bytes) -> None:
+        try:
+            await snapshot.put(host.session.snapshots, address, body)
         finally:
-            self._activation.host.load.leaving -= 1
+            host.load.leaving -= len(body)
 
     def _tell_evicted(self, folded: Folded) -> None:
         """Keys that left the ledger before their time: counted, and told once an entity."""

@@ -28,7 +28,7 @@ class Entropy(Protocol):
 
 
 class SystemEntropy:
-    """The operating system's randomness; its tokens can't be guessed."""
+    """The operating system's randomness; its tokens can't be guessed. One is for one thread."""
 
     def __init__(self) -> None:
         self._random = random.Random()  # seeded by the system; for jitter, which may be guessed

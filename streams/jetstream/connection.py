@@ -294,6 +294,8 @@ class Connection:
         link = self.live()
         if len(link.outbox):  # what was sent before goes first
             await link.outbox.empty(timeout_s)
+            if not link.alive:
+                raise Unreachable(self._why())
         reply, future, over = self.replies.request(subject, timeout_s)
         try:
             link.client.put(frame(subject, reply, block, data))

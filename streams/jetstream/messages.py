@@ -21,7 +21,7 @@ _NEWLINES = str.maketrans({"\r": " ", "\n": " "})
 
 
 def check_subject(subject: str, reply: str) -> None:
-    """Raises ValueError for what the server wouldn't take."""
+    """Raises ValueError for what the server wouldn't take, or what can't be encoded."""
     if len(subject) + len(reply) > SUBJECT_LENGTH:
         raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
     if not subject or _blank(subject) or _blank(reply):
@@ -32,6 +32,7 @@ def _blank(subject: str) -> bool:
     """Whether there is white space in it; most subjects are seen to have none at once."""
     if subject.isprintable() and " " not in subject:
         return False
+    subject.encode()  # half a surrogate pair isn't printable
     return _BLANK.search(subject) is not None
 
 

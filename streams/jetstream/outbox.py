@@ -82,6 +82,10 @@ class Outbox:
         while True:
             sent = 0
             while self._queue:
+                if not self._client.is_connected:  # for good: a client is used once
+                    self._queue.clear()
+                    self._bytes = 0
+                    break
                 if self._client.pending_data_size > PENDING_BYTES:
                     await self._breathe()
                     continue

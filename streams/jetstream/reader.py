@@ -85,9 +85,8 @@ class Reader(Client):
         self._pending.append(frame)
         self._pending_data_size += len(frame)
         if self._pending_data_size >= BURST_BYTES and self._writable():
-            transport: Any = self._transport
-            transport.writelines(self._pending)
-            self._pending, self._pending_data_size = [], 0
+            burst, self._pending, self._pending_data_size = self._pending, [], 0
+            self._write(burst)
         elif queue.empty():  # else nats-py's flusher is about to send all there is
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
@@ -106,7 +105,18 @@ class Reader(Client):
 
     def _writable(self) -> bool:
         """Whether the socket takes everything: else it would wait where nothing bounds it."""
-        return self._socket is not None and self._socket.get_write_buffer_size() == 0
+        socket = self._socket
+        if socket is None or socket.is_closing():  # nats-py hears of its end a moment later
+            return False
+        return socket.get_write_buffer_size() == 0
+
+    def _write(self, burst: list[bytes]) -> None:
+        transport: Any = self._transport
+        try:
+            transport.writelines(burst)
+        except (RuntimeError, OSError, AttributeError) as error:
+            # The connection is gone and what was sent with it; so it is for nats-py's flusher.
+            logger.debug("not written: %r", error)
 
     async def listen(self, subject: str, handler: Handler) -> Subscription:
         """Subscribe a plain function that never waits. Raises what nats-py's `subscribe` does."""

@@ -45,7 +45,7 @@ def excesses(owner: Owner, scenario: Scenario) -> Iterator[str]:
 
 
 def leaving(owner: Owner) -> int:
-    """Entities that left its memory, and whose last snapshots are on their way."""
+    """Bytes of last snapshots, of entities that left its memory, which are on their way."""
     return owner.runner._load.leaving  # pyright: ignore[reportPrivateUsage]
 
 
@@ -65,7 +65,7 @@ def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
         if tasks > IDLE_TASKS + shards:
             yield f"{name} is idle, but has {tasks} tasks"
         if leaving(owner):
-            yield f"{name} is idle, but stores {leaving(owner)} last snapshots"
+            yield f"{name} is idle, but stores last snapshots of {leaving(owner)} bytes"
     if terms != shards:
         yield f"{len(owners)} idle runners have {terms} terms of {shards}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from perdure.durable.chooser import (
     Chooser,
     Phase,
 )
-from perdure.durable.group import BATCH_BYTES, FEW, Flight, Group, each, take
+from perdure.durable.group import BATCH_BYTES, FEW, Flight, Group, Landed, each, take
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
 from perdure.streams.port import (
@@ -131,6 +132,49 @@ async def test_an_error_reaches_whoever_waits_and_the_next_batch_goes_on() -> No
     assert [type(error) for error in found] == [ValueError, ValueError]
     log.answer = None
     assert await asyncio.gather(*begin(group, "a", "b")) == [Appended(1), Appended(2)]
+
+
+class Broken(Gated):
+    """A log that fails before there is anything to wait for."""
+
+    def append(self, address: Address, commit: Sealed, *, expected: int) -> Any:
+        raise ValueError(address.id)
+
+
+async def test_a_log_that_fails_at_once_is_told_later_and_leaves_nothing_behind() -> None:
+    group, heard = Group(Broken(), "single", lambda: 0), list[Landed]()
+    flight = group.send(Append(address("a"), Sealed("a", b"a", "a"), 0), heard.append)
+    assert heard == []
+    await turns()
+    assert [str(error) for error in heard] == ["a"]
+    assert flight.over
+    assert group._under_way == 0  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_all_of_a_refused_batch_are_told_though_they_cant_go_alone() -> None:
+    log = Broken(WrongLast())
+    log.gate.set()
+    found = await asyncio.gather(
+        *begin(Group(log, "batch", lambda: 0), "a", "b", "c"), return_exceptions=True
+    )
+    assert [str(error) for error in found] == ["a", "b", "c"]
+
+
+async def test_one_who_cant_take_its_answer_keeps_none_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = Gated()
+    log.gate.set()
+    group, heard = Group(log, "batch", lambda: 0), list[Landed]()
+
+    def fail(landed: Landed) -> None:
+        raise ZeroDivisionError
+
+    for id, then in (("a", fail), ("b", heard.append), ("c", heard.append)):
+        group.send(Append(address(id), Sealed(id, b"x", id), 0), then)
+    await turns()
+    assert heard == [Appended(2), Appended(3)]
+    assert "nobody took what came of a commit of account/a" in caplog.text
 
 
 async def test_what_was_given_up_before_its_batch_is_not_published() -> None:

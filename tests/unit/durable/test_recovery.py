@@ -222,3 +222,16 @@ async def stored_version(w: World) -> int:
 def activations(w: World) -> list[Activation]:
     hosted = w.runners[0][0]._hosted[0]  # pyright: ignore[reportPrivateUsage]
     return [activation for shard in hosted.shards for activation in shard.activations.values()]
+
+
+async def test_a_snapshot_of_several_parts_is_not_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The entity may come back while they are stored, and read some of each."""
+    async with world(keeper) as w:
+        await w.ask("a", add(1))
+        await w.ask("a", add(1))
+        monkeypatch.setattr("perdure.durable.snapshot.PART_BYTES", 10)
+        w.runners[0][0].passivate_all()
+        await w.quiet()
+        assert await w.caller.snapshots.get(A) is None

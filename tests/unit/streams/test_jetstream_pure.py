@@ -26,6 +26,7 @@ from perdure.streams.jetstream.errors import (
 )
 from perdure.streams.jetstream.login import options, servers, shown
 from perdure.streams.jetstream.messages import headers_block, no_responders
+from perdure.streams.jetstream.outbox import PENDING_BYTES, Outbox
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.reader import headers_of
 from perdure.streams.jetstream.replies import Replies
@@ -212,6 +213,32 @@ def test_the_size_of_headers() -> None:
     for name in ("", "a b", "a:", "a\r\nb", "é"):
         with pytest.raises(ValueError, match="not a header's name"):
             headers_block({name: "x"})
+
+
+# -- what waits to be sent ----------------------------------------------------------------------
+class Stuck:
+    """A client whose socket takes nothing, and whose connection ends."""
+
+    pending_data_size = PENDING_BYTES + 1
+    is_connected = True
+
+    def put(self, frame: bytes) -> None:
+        raise AssertionError(frame)
+
+    async def flush(self) -> None:
+        self.is_connected = False
+
+
+async def test_an_outbox_ends_with_its_connection() -> None:
+    client: Any = Stuck()
+    outbox = Outbox(client)
+    assert outbox.put(b"one")
+    assert outbox.put(b"two")
+    assert len(outbox) == 2
+    async with asyncio.timeout(1):
+        await outbox.empty(60)
+    assert (len(outbox), outbox.size) == (0, client.pending_data_size)
+    outbox.stop()
 
 
 # -- credit -------------------------------------------------------------------------------------

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
-from perdure.streams.jetstream.reader import LINE_BYTES, Reader, StrictParser, headers_of
+from perdure.streams.jetstream.reader import (
+    BURST_BYTES,
+    LINE_BYTES,
+    Reader,
+    StrictParser,
+    headers_of,
+)
 
 Got = tuple[int, bytes, bytes, bytes, bytes | None]
 
@@ -182,3 +188,53 @@ async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
     assert reader.take(7, b"a.b", b"", b"late", None)
     assert heard[0] == "early"
     assert heard[1].data == b"late"
+
+
+class Socket:
+    """A transport that may be closing, and nats-py's around it."""
+
+    def __init__(self, *, closing: bool = False, error: Exception | None = None) -> None:
+        self.closing, self.error = closing, error
+        self.written: list[bytes] = []
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def writelines(self, lines: list[bytes]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written += lines
+
+
+def reader_on(socket: Socket) -> Any:
+    reader: Any = Reader()
+    reader._socket = reader._transport = socket
+    reader._flush_queue = asyncio.Queue()
+    return reader
+
+
+async def test_a_burst_is_written_at_once_and_less_is_left_to_the_flusher() -> None:
+    socket = Socket()
+    reader = reader_on(socket)
+    reader.put(b"x")
+    assert socket.written == []
+    assert reader._flush_queue.qsize() == 1
+    reader.put(bytes(BURST_BYTES))
+    assert socket.written == [b"x", bytes(BURST_BYTES)]
+    assert reader.pending_data_size == 0
+
+
+async def test_a_connection_that_just_ended_takes_what_is_put_and_raises_nothing() -> None:
+    """uvloop refuses to write then; nats-py hears of the end a round of the loop later."""
+    for error in (RuntimeError("closed=True"), ConnectionResetError(), AttributeError("None")):
+        reader = reader_on(Socket(error=error))
+        reader.put(bytes(BURST_BYTES))
+        reader.put(b"x")
+    closing = Socket(closing=True)
+    reader = reader_on(closing)
+    reader.put(bytes(BURST_BYTES))
+    assert closing.written == []
+    assert reader.pending_data_size == BURST_BYTES
