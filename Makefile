@@ -51,8 +51,11 @@ setup: $(DEV) ## make .venv with everything that development needs
 test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
 	$(PYTEST) -q $(COVER) tests $(LATER:%=--ignore=tests/%)
-	$(PYTEST) -q tests/simulation
-	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
+	@# In virtual time, so they may share the cores. `wait` has the tests' verdict.
+	$(PYTEST) -q tests/simulation & tests=$$!; \
+	  $(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS) \
+	  || { kill $$tests; wait; exit 1; }; \
+	  wait $$tests
 	$(COVERED) --seeds 40
 	$(PYTEST) -q tests/chaos
 	@for layer in $(GATED); do \
