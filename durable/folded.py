@@ -9,7 +9,7 @@ commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,15 +45,10 @@ class Folded:
     hash: str = GENESIS
     end: str = GENESIS  # the hash of the last message, a commit or a foreign one
     time: datetime = EPOCH
-    time_ms: int = field(init=False)  # the same, Unix milliseconds
     watermark: At = NO_TELL
     tail_commits: int = 0  # since the snapshot that it was loaded from, or was last written
     tail_bytes: int = 0
     snapshot_bytes: int = 0  # of that snapshot
-
-    def __post_init__(self) -> None:
-        """The time in both units."""
-        self.time_ms = milliseconds(self.time)
 
     def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
         """Take over a commit that is in the log, and the state after it."""
@@ -62,7 +57,7 @@ class Folded:
         self.sequence = self.commit_sequence = sequence
         self.hash = self.end = mark
         self.time = commit.time
-        self.time_ms = now_ms = milliseconds(commit.time)
+        now_ms = milliseconds(commit.time)
         self.tail_commits += 1
         self.tail_bytes += size
         for outcome in commit.outcomes:

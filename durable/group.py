@@ -51,6 +51,7 @@ class Flight(Struct, eq=False):
     then: Callable[[Landed], None]
     epoch: int = 0  # the connection on which it was to go
     over: bool = False  # landed, or given up: nobody is told any more
+    alone: asyncio.Future[AppendAnswer] | None = None  # what it comes to, where it went alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,13 @@ class Group:
         return flight
 
     def give_up(self, flight: Flight) -> None:
-        """Nobody waits for it any more; if it waits for its batch, it won't be sent."""
-        if not flight.over:
-            flight.over = True
-            self._under_way -= 1
+        """Nobody waits for it any more; if it wasn't sent yet, it won't be."""
+        if flight.over:
+            return
+        flight.over = True
+        self._under_way -= 1
+        if flight.alone is not None:  # it may wait for room on the connection
+            flight.alone.cancel()
 
     async def abandon(self) -> None:
         """End without a word: whoever waits is gone, too."""
@@ -168,7 +172,7 @@ class Group:
         except Exception as error:  # never before `send` returned
             asyncio.get_running_loop().call_soon(self._land, flight, error)
             return
-        answer = asyncio.ensure_future(sent)
+        flight.alone = answer = asyncio.ensure_future(sent)
         self._singles.add(answer)
         answer.add_done_callback(partial(self._single_landed, flight))
 
@@ -194,10 +198,13 @@ class Group:
 
     def _take(self) -> list[Flight]:
         """The next batch. What waited for a connection that is gone is told so instead."""
-        batch, late = take(self._queue, self._epoch())
-        for flight in late:
-            self._land(flight, ANOTHER)
-        return batch or (self._take() if self._queue else [])
+        while self._queue:
+            batch, late = take(self._queue, self._epoch())
+            for flight in late:
+                self._land(flight, ANOTHER)
+            if batch:
+                return batch
+        return []
 
     async def _settle(self, batch: list[Flight]) -> None:
         answers: Sequence[Landed]

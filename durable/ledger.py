@@ -241,7 +241,7 @@ class Ledger:
     def _prune_made(self, horizon_ms: int) -> None:
         """Collected first, then deleted: looking for a dict's front after each is quadratic."""
         excess = len(self._made) - self._limits.made_keys
-        if excess <= 0 and horizon_ms < 0:
+        if excess <= 0 and horizon_ms < 0:  # nothing is that old: no tell has moved the watermark
             return
         doomed: list[bytes] = []
         for key, packed in self._made.items():

@@ -33,7 +33,6 @@ class Pace:
     def __init__(self, most: int) -> None:
         self.most = most
         self.per_second: float | None = None
-        self.capacity: int = most  # how many may wait
         self._contended_at: float | None = None  # when somebody was last left waiting, in a row
         self._measured_at = 0.0
         self._elapsed_s = 0.0
@@ -42,6 +41,13 @@ class Pace:
     def __repr__(self) -> str:
         rate = "unknown" if self.per_second is None else f"{self.per_second:.0f}/s"
         return f"Pace({rate}, {self.capacity} may wait)"
+
+    @property
+    def capacity(self) -> int:
+        """How many may wait."""
+        if self.per_second is None:
+            return self.most
+        return min(self.most, max(LEAST, int(self.per_second * WORTH_S)))
 
     def did(self, commands: int) -> None:
         """So many are answered."""
@@ -61,11 +67,10 @@ class Pace:
     def look(self, now: float) -> None:
         """Forget what was measured too long ago."""
         if self._contended_at is None and now - self._measured_at > FORGET_S:
-            self.per_second, self.capacity = None, self.most
+            self.per_second = None
 
     def _measure(self, now: float) -> None:
         rate = self._done / self._elapsed_s
         known = self.per_second
         self.per_second = rate if known is None else known + SHARE * (rate - known)
-        self.capacity = min(self.most, max(LEAST, int(self.per_second * WORTH_S)))
         self._elapsed_s, self._done, self._measured_at = 0.0, 0, now

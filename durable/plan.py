@@ -33,7 +33,7 @@ from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.commit import Dead, Outcome
 from .defect import described
-from .folded import Folded, evolve_all
+from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
@@ -123,12 +123,9 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.PROCESSED, None
         if item.at.sequence <= folded.watermark.sequence:
             return Standing.REWOUND, None
-    if item.birth is not None and folded.ledger.too_old(item.birth, folded.time_ms):
+    if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
         return Standing.TOO_OLD, None
-    return _NEW, None
-
-
-_NEW, _RECORDED, _PROCESSED = Standing.NEW, Standing.RECORDED, Standing.PROCESSED
+    return Standing.NEW, None
 
 
 def _below(folded: Folded, item: Item) -> bool:
@@ -159,7 +156,7 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        if verdict is _RECORDED or verdict is _PROCESSED or item.name in names:
+        if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:
             if pending:
                 break
             if found is not None:
@@ -175,9 +172,7 @@ def make_plan(
             plan.rewound.append(item)
         most = min(limits.bytes, limits.max_bytes)
         room = most - plan.size if pending else limits.max_bytes
-        refusal = None
-        if verdict is not _NEW or item.problem is not None or item.deadline is not None:
-            refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
+        refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
         if refusal is not None:
             reason, error = refusal
             named = reason == "expired"

@@ -13,11 +13,9 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ..entities.address import Address
 from . import snapshot
 from .defect import described
 from .folded import Folded
-from .host import Host
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("perdure.activation")
 
 
-LEAVING_BYTES = 8 * 1024**2
+LAST_BYTES = 8 * 1024**2
 """Last snapshots of entities that left memory which one runner has on their way at once: some
 thousands of small ones. Beyond it entities leave without, which costs time alone."""
 
@@ -64,7 +62,7 @@ class Saving:
         """
         activation, pages = self._activation, folded.ledger.sealed
         host = activation.host
-        if host.load.leaving >= LEAVING_BYTES or not snapshot.due_on_leaving(folded):
+        if host.load.leaving >= LAST_BYTES or not snapshot.due_on_leaving(folded):
             return None
         if pages is not None and pages.unstored():
             return None
@@ -76,13 +74,16 @@ class Saving:
         if len(body) > snapshot.PART_BYTES:
             return None
         host.load.leaving += len(body)
-        return self._store_last(host, activation.address, body)
+        return self._store_last(body)
 
-    async def _store_last(self, host: Host, address: Address, body: bytes) -> None:
+    async def _store_last(self, body: bytes) -> None:
+        activation = self._activation
+        host = activation.host
         try:
-            await snapshot.put(host.session.snapshots, address, body)
+            stored = await snapshot.put(host.session.snapshots, activation.address, body)
         finally:
             host.load.leaving -= len(body)
+        activation.log("snapshot.stored" if stored else "snapshot.not_stored")
 
     def _tell_evicted(self, folded: Folded) -> None:
         """Keys that left the ledger before their time: counted, and told once an entity."""

@@ -68,7 +68,7 @@ class Shard:
         self._asks: Subscription | None = None
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
         self._aside: asyncio.Task[None] | None = None
-        self._burials: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._held = 0  # tells without a body in memory that are un-acked
         self._owed = 0  # credits kept back since too many are held
         self._released = False
@@ -219,12 +219,12 @@ class Shard:
                 logger.warning(
                     "%s was not given back: %s", self.name, error, extra={"action": "term.kept"}
                 )
-        await asyncio.gather(*self._burials, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     async def abandon(self) -> None:
         """End without a word."""
         self.running = self.owned = False
-        tasks = [t for t in (self._task, self._aside, *self._burials) if t is not None]
+        tasks = [t for t in (self._task, self._aside, *self._background) if t is not None]
         for activation in self._all():
             tasks += activation.abandon()
         self.activations.clear()
@@ -465,5 +465,5 @@ class Shard:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

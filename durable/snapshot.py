@@ -38,8 +38,9 @@ LEAVING_COMMITS = 2
 """The shortest log that is worth its first snapshot when its entity leaves memory: many entities
 have one commit and are never used again."""
 LEAVING_BYTES = 4 * 1024
+"""Of a snapshot then, always: less than what reading a few commits from the disk costs."""
 LEAVING_FACTOR = 4
-"""A snapshot then is small, or at most so many times as large as the tail that it stands for."""
+"""A larger one is at most so many times as large as the tail that it stands for."""
 
 
 class Unusable(Exception):

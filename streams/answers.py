@@ -101,6 +101,4 @@ class Answers:
 def attempt_of(subject: str) -> int:
     """The attempt that an answer's subject names; -1 for one that no attempt has."""
     suffix = subject.rpartition(".")[2]
-    if suffix == "1":  # nearly all
-        return 1
     return int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) <= 9 else -1

@@ -78,7 +78,7 @@ REPLY_CHARS = 512
 """The longest reply subject that is answered to."""
 
 _NEVER = (" ", "*", ">", "..")
-_REPLY = re.compile(r"(?=.{1,512}$)[^\s*>.\x00-\x20\x7f]+(?:\.[^\s*>.\x00-\x20\x7f]+)*", re.DOTALL)
+_REPLY = re.compile(r"[^\s*>.\x00-\x20\x7f]+(?:\.[^\s*>.\x00-\x20\x7f]+)*")
 
 _envelopes = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(Answer)
@@ -170,9 +170,9 @@ def reply_allowed(reply: str, prefixes: tuple[str, ...]) -> bool:
     A reply subject is a weapon: without this rule a caller who may only ask has the runner's
     answer stored in a log. Only subjects below the allowed prefixes, and never a wildcard.
     """
-    if not reply.startswith(_dotted(prefixes)):
+    if len(reply) > REPLY_CHARS or not reply.startswith(_dotted(prefixes)):
         return False
-    if reply.isprintable() and len(reply) <= REPLY_CHARS:  # nearly all, in a tenth of the time
+    if reply.isprintable():  # nearly all: the same rule without a pattern, in a tenth of the time
         return not (reply[-1] == "." or any(part in reply for part in _NEVER))
     return _REPLY.fullmatch(reply) is not None
 

@@ -141,14 +141,16 @@ def may(state: Attempts, policy: Policy) -> bool:
 def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
     """An attempt was handed to the connection. `jitter` is from 0 to 1."""
     acts = policy.effect is Effect.COMMAND and not policy.stored
-    if state is FIRST:  # nearly all calls need no other
-        return _first_sent(acts, policy.repeat_after_s), Repeat(
-            _spread(policy.repeat_after_s, jitter)
-        )
     wait_s = state.silence_s or policy.repeat_after_s
+    next_sent = _first_sent if state is FIRST else _next_sent
+    return next_sent(state, acts, wait_s), Repeat(_spread(wait_s, jitter))
+
+
+def _next_sent(state: Attempts, acts: bool, wait_s: float) -> Attempts:
+    """The state after one more attempt, whose answer is waited for so long."""
     number = state.number + 1
     waits = state.standing in (Standing.BUSY, Standing.SUSPENDED)
-    state = msgspec.structs.replace(
+    return msgspec.structs.replace(
         state,
         number=number,
         open=state.open | {number} if acts else state.open,
@@ -158,17 +160,10 @@ def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
         standing=state.standing if waits else Standing.SILENT,
         error=state.error if waits else None,
     )
-    return state, Repeat(_spread(wait_s, jitter))
 
 
-@lru_cache(maxsize=64)
-def _first_sent(acts: bool, repeat_after_s: float) -> Attempts:
-    return Attempts(
-        number=1,
-        open=frozenset({1} if acts else ()),
-        answered=False,
-        silence_s=min(repeat_after_s * GROWTH, LONGEST_S),
-    )
+_first_sent = lru_cache(maxsize=64)(_next_sent)
+"""The same of FIRST: nearly all calls need no other, and a client has few policies."""
 
 
 def nobody(state: Attempts, policy: Policy, number: int, jitter: float) -> Step:

@@ -28,7 +28,7 @@ from .link import Link, dial
 from .login import options, servers, shown
 from .messages import check_subject, frame, headers_block
 from .reader import Handler
-from .replies import Read, Received, Replies
+from .replies import Read, Received, Replies, itself
 from .room import Room
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
@@ -104,10 +104,6 @@ class Statistics:
     """Sends that found no room, or no connection, on the present link."""
     violations: tuple[str, ...]
     """Permissions that the server said this login lacks, oldest first."""
-
-
-def _itself(result: Any) -> Any:
-    return result
 
 
 class Connection:
@@ -238,7 +234,7 @@ class Connection:
         self._bound.pop(thing, None)
 
     # -- sending ----------------------------------------------------------------------------------
-    def publish(self, *publishes: Publish, read: Read = _itself) -> asyncio.Future[Any]:
+    def publish(self, *publishes: Publish, read: Read = itself) -> asyncio.Future[Any]:
         """Publish some messages in a row, at once if there is room for them.
 
         The future gets what `read` makes of the acknowledgement of the last, or of its lack (a

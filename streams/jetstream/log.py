@@ -8,7 +8,8 @@ is asked of the leader, one by one, so that a read never ends early in silence.
 from __future__ import annotations
 
 from asyncio import Future, get_running_loop
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from ...entities.address import Address
@@ -40,13 +41,11 @@ class JetStreamLog:
         self._connection = connection
         self._subjects = subjects
         self._entropy = entropy
-        self._reads: dict[str, Callable[[Result], AppendAnswer]] = {}  # by entity type
 
     def append(self, address: Address, commit: Sealed, *, expected: int) -> Future[AppendAnswer]:
         """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
-        subject = self._subjects.log(address.entity, escape(address.id))
-        headers = {EXPECTED: str(expected), MARK: commit.mark}
-        return self._append(address.entity, Publish(subject, commit.data, headers))
+        publish = self._publish(Append(address, commit, expected), {})
+        return self._append(address.entity, publish)
 
     def append_batch(self, appends: Sequence[Append]) -> Future[AppendAnswer]:
         """Store some commits of different entities, all or none: an atomic batch (ADR-50)."""
@@ -57,15 +56,16 @@ class JetStreamLog:
             more = {BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
             if number == len(appends):
                 more[BATCH_COMMIT] = "1"
-            subject = self._subjects.log(entity, escape(append.address.id))
-            headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
-            publishes.append(Publish(subject, append.commit.data, headers))
+            publishes.append(self._publish(append, more))
         return self._append(entity, *publishes)
 
+    def _publish(self, append: Append, more: dict[str, str]) -> Publish:
+        subject = self._subjects.log(append.address.entity, escape(append.address.id))
+        headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
+        return Publish(subject, append.commit.data, headers)
+
     def _append(self, entity: str, *publishes: Publish) -> Future[AppendAnswer]:
-        read = self._reads.get(entity)
-        if read is None:
-            read = self._reads[entity] = _reading(self._subjects.log_stream(entity))
+        read = partial(_meant, self._subjects.log_stream(entity))
         try:
             return self._connection.publish(*publishes, read=read)
         except TooLarge as error:
@@ -122,13 +122,9 @@ class JetStreamLog:
         return None if message is None else message.stored()
 
 
-def _reading(stream: str) -> Callable[[Result], AppendAnswer]:
+def _meant(stream: str, result: Result) -> AppendAnswer:
     """What the stream's acknowledgement, or the lack of one, means."""
-
-    def read(result: Result) -> AppendAnswer:
-        answer = told(result)
-        if isinstance(answer, Refused | NoAck):
-            return answer
-        return append_answer(answer.data, stream=stream, no_responders=no_responders(answer))
-
-    return read
+    answer = told(result)
+    if isinstance(answer, Refused | NoAck):
+        return answer
+    return append_answer(answer.data, stream=stream, no_responders=no_responders(answer))

@@ -30,13 +30,18 @@ Result: TypeAlias = Received | Lost | Denied
 Read: TypeAlias = Callable[[Result], Any]
 
 
+def itself(result: Result) -> Any:
+    """The result as it came."""
+    return result
+
+
 class Waiting(Struct, eq=False):
     """A request under way."""
 
     future: asyncio.Future[Any]
     subject: str
     deadline: float
-    read: Read | None = None  # what the future gets of what came; of an acknowledgement
+    read: Read = itself  # what the future gets of what came
     size: int = 0  # bytes whose room is free once this is over
 
 
@@ -60,12 +65,10 @@ class Replies:
         return len(self._acks) + len(self._requests)
 
     def ack(
-        self, subject: str, read: Read | None = None, size: int = 0
+        self, subject: str, read: Read = itself, size: int = 0
     ) -> tuple[str, asyncio.Future[Any]]:
-        """A reply subject and the future of an acknowledgement; overdue by `sweep`.
-
-        The future gets what `read` makes of the result, or the result itself.
-        """
+        """A reply subject, and the future of what `read` makes of the acknowledgement or its lack;
+        overdue by `sweep`. `size` is what `free` is told."""
         self._number += 1
         token = f"a{self._number}"
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -126,13 +129,12 @@ class Replies:
     def _over(self, waiting: Waiting, result: Result) -> None:
         if waiting.size and self._free is not None:
             self._free(waiting.size)
-        if waiting.read is None:
-            _resolve(waiting.future, result)
-        elif not waiting.future.done():
-            try:
-                waiting.future.set_result(waiting.read(result))
-            except Exception as error:  # whoever waits must hear of it
-                waiting.future.set_exception(error)
+        if waiting.future.done():
+            return
+        try:
+            waiting.future.set_result(waiting.read(result))
+        except Exception as error:  # whoever waits must hear of it
+            waiting.future.set_exception(error)
 
 
 def _resolve(future: asyncio.Future[Result], result: Result) -> None:
