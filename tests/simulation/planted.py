@@ -161,6 +161,16 @@ def answers_before_the_commit() -> Patches:
     return [(execution.Execution, "_seal", eager)]
 
 
+@bug
+def decides_while_its_append_is_out() -> Patches:
+    """An entity goes on before it knows what came of its last commit."""
+
+    def at_work(self: Any) -> bool:
+        return self._woken or self._worker is not None
+
+    return [(Activation, "_at_work", property(at_work))]
+
+
 # -- batches --------------------------------------------------------------------------------------
 @bug
 def a_refused_batch_is_taken_for_stored() -> Patches:

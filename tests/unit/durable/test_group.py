@@ -160,6 +160,28 @@ async def test_all_of_a_refused_batch_are_told_though_they_cant_go_alone() -> No
     assert [str(error) for error in found] == ["a", "b", "c"]
 
 
+async def test_a_single_append_that_is_given_up_while_it_waits_is_not_sent() -> None:
+    """As for room on the connection: a runner that lost a shard must write no more."""
+
+    class Full(Gated):
+        async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+            await self.gate.wait()
+            return await super().append(address, commit, expected=expected)
+
+    log, heard = Full(), list[Landed]()
+    group = Group(log, "single", lambda: 0)
+    flight = group.send(Append(address("a"), Sealed("a", b"a", "a"), 0), heard.append)
+    (waiting,) = begin(group, "b")
+    await turns()
+    group.give_up(flight)
+    waiting.cancel()
+    await turns()
+    log.gate.set()
+    await turns()
+    assert (log.singles, heard) == ([], [])
+    assert group._under_way == 0  # pyright: ignore[reportPrivateUsage]
+
+
 async def test_one_who_cant_take_its_answer_keeps_none_from_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import secrets
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import perdure
 from perdure import Clock, Entropy, SystemClock, SystemEntropy
 from perdure.entities.clock import ahead_s, to_datetime, to_ns
+from perdure.entities.entropy import POOL_BYTES
 
 LAYER = Path(perdure.__file__).parent / "entities"
 PORTS = {"clock.py", "entropy.py"}
@@ -52,6 +55,43 @@ def test_tokens_are_hexadecimal_and_differ() -> None:
     made = [entropy.token(16) for _ in range(100)]
     assert len(set(made)) == 100
     assert all(re.fullmatch("[0-9a-f]{32}", token) for token in made)
+
+
+def test_tokens_are_as_long_as_asked_for_and_no_digit_is_given_out_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[str] = []
+    real = secrets.token_hex
+
+    def token_hex(size: int) -> str:
+        drawn.append(real(size))
+        return drawn[-1]
+
+    monkeypatch.setattr(secrets, "token_hex", token_hex)
+    entropy = SystemEntropy()
+    sizes = [*range(1, 40), POOL_BYTES - 1, 1, POOL_BYTES, POOL_BYTES + 1, 5]
+    made = [entropy.token(size) for size in sizes]
+    assert [len(token) for token in made] == [2 * size for size in sizes]
+    at = 0
+    text = "|".join(drawn)  # no token is of two draws
+    for token in made:
+        at = text.index(token, at) + len(token)
+
+
+def test_a_fork_makes_tokens_of_its_own() -> None:
+    entropy = SystemEntropy()
+    entropy.token(16)  # there is a pool
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, entropy.token(16).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 100).decode()
+    assert re.fullmatch("[0-9a-f]{32}", theirs)
+    assert theirs != entropy.token(16)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_uniform_keeps_its_bounds() -> None:

@@ -274,6 +274,15 @@ def test_where_a_runner_must_not_write(reply: str) -> None:
     assert not reply_allowed(reply, PREFIXES)
 
 
+@given(st.text(st.sampled_from(" *>..ab\x00\t\n\x7f\x85\xa0\u2028\u200bé-_$") | st.characters()))
+def test_a_reply_is_tokens_without_white_space_or_wildcards_however_it_is_looked_at(
+    rest: str,
+) -> None:
+    tokens = rest.split(".")
+    bad = any(c.isspace() or c in "*>\x7f" or c <= " " for c in rest)
+    assert reply_allowed(f"_INBOX.{rest}", PREFIXES) is (all(tokens) and not bad)
+
+
 @given(st.text(max_size=40))
 def test_no_other_text_is_below_a_prefix(reply: str) -> None:
     assert reply_allowed(reply, PREFIXES) is False or reply.startswith(

@@ -14,6 +14,8 @@ from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
 from perdure.streams.jetstream import connection as connection_module
 from perdure.streams.jetstream import link as link_module
+from perdure.streams.jetstream.messages import frame
+from perdure.streams.jetstream.outbox import OVERHEAD_BYTES
 from perdure.streams.jetstream.reader import BURST_BYTES
 from perdure.streams.jetstream.session import JetStreamSession, open_session
 from perdure.streams.port import (
@@ -428,10 +430,11 @@ async def test_an_outbox_that_is_full_drops(
         await session.asks.subscribe(f"{namespace}.x", lambda m: heard.append(m.data))
         for _ in range(1000):
             session.asks.send(f"{namespace}.x", bytes(800))
-        await until(lambda: len(heard) >= 90)
+        fits = (100_000 - OVERHEAD_BYTES) // len(frame(f"{namespace}.x", "", b"", bytes(800)))
+        await until(lambda: len(heard) == fits)
         session.asks.send(f"{namespace}.x", b"last")
         await until(lambda: heard[-1] == b"last")
-        assert 90 < len(heard) < 130  # of 100,000 bytes, with what each takes beside its 800
+        assert len(heard) == fits + 1
 
 
 async def test_what_is_sent_goes_out_while_more_is_made(
