@@ -23,7 +23,7 @@ def instead(
     monkeypatch: pytest.MonkeyPatch, action: Callable[[Store], Awaitable[AppendAnswer]]
 ) -> list[str]:
     """Do this instead of the next append; the commits that it was done to, one at most."""
-    real: Callable[..., Any] = MemoryLog.append
+    real: Callable[..., Awaitable[AppendAnswer]] = MemoryLog.append
     met: list[str] = []
 
     async def append(self: MemoryLog, address: Any, commit: Sealed, *, expected: int) -> Any:
