@@ -145,6 +145,9 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
     yield _subscribe(subjects.member("*"), "be pinged")
+    yield _publish(subjects.member("*"), "ping others", subjects.member(PROBE))
+    yield _subscribe(subjects.members, "hear of other runners")
+    yield _publish(subjects.members, "tell other runners")
     yield _subscribe(subjects.stats, "be asked for statistics")
     for prefix in reply_prefixes:
         yield _publish(f"{prefix}.>", "answer", f"{prefix}.{PROBE}")
@@ -163,6 +166,7 @@ def _storing(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _publish(f"$KV.{bucket}.>", "keep marks and terms", f"$KV.{bucket}.{PROBE}")
     yield _api(f"STREAM.MSG.GET.KV_{bucket}", "read marks and terms")
     yield _api(f"STREAM.PURGE.KV_{bucket}", "remove marks")
+    yield _api(f"DIRECT.GET.KV_{bucket}", "see who else is there")
     yield _api(f"DIRECT.GET.{subjects.snapshot_stream(entity)}", "read snapshots")
 
 

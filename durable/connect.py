@@ -17,7 +17,7 @@ import msgspec
 
 from ..entities.entity import Entity
 from ..entities.settings import Settings
-from ..entities.snowflake import use_machine
+from ..entities.snowflake import MACHINES, use_machine
 from ..streams.client import Cluster
 from ..streams.connect import open_session
 from .runner import Runner
@@ -39,17 +39,22 @@ async def connect(
     stream isn't what perdure needs.
     """
     settings = _settings(url, settings)
-    use_machine(settings.machine_id)
     session = await open_session(settings, name="perdure")
     cluster = Cluster(session, settings)
     try:
+        if settings.machine_id is not None:
+            use_machine(settings.machine_id)
+        elif not serving:
+            use_machine(int(session.entropy.uniform(0, MACHINES - 1)))
         if not serving:
             yield cluster
             return
-        runner = Runner(session, serving, settings)
+        runner = Runner(session, serving, settings, drained=cluster.drained)
         cluster.runner_id = runner.id
         try:
             await runner.start()
+            if runner.membership.own.machine is not None:
+                use_machine(runner.membership.own.machine)
             yield cluster
         finally:
             await runner.drain()
@@ -60,7 +65,7 @@ async def connect(
 async def serve(
     *entities: Entity[Any, Any], url: str | None = None, settings: Settings | None = None
 ) -> None:
-    """Host entities until cancelled, or until SIGTERM or SIGINT, then drain.
+    """Host entities until cancelled, told to by `perdure drain`, or SIGTERM or SIGINT; then drain.
 
     Raises what `connect` raises.
     """
@@ -70,8 +75,13 @@ async def serve(
     for number in signals:
         loop.add_signal_handler(number, stopped.set)
     try:
-        async with connect(url, serving=entities, settings=settings):
-            await stopped.wait()
+        async with connect(url, serving=entities, settings=settings) as cluster:
+            waits = [loop.create_task(event.wait()) for event in (stopped, cluster.drained)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waits:
+                    task.cancel()
     finally:
         for number in signals:
             loop.remove_signal_handler(number)

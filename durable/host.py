@@ -8,6 +8,7 @@ from typing import Any
 from ..entities.duration import seconds
 from ..entities.entity import Entity
 from ..entities.settings import Settings
+from ..streams.members import View
 from ..streams.port import Session
 from .group import Group
 from .ledger import LedgerLimits
@@ -92,7 +93,9 @@ class Host:
         settings: Settings,
         runner: str,
         load: Load,
+        view: View | None = None,
     ) -> None:
+        self.view: View = view or View()  # of the members; empty for a runner by itself
         self.session: Session = session
         self.entity: Entity[Any, Any] = entity
         self.settings: Settings = settings

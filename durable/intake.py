@@ -120,12 +120,10 @@ def bad_id(taken: Arrival, error: ValueError) -> Refusal:
     return Refusal(_asker(taken), MalformedMessage(cause=str(error), may_have_taken_effect=False))
 
 
-def elsewhere(taken: Arrival, runner: str) -> Refusal:
-    """The refusal of an ask that names another shard than its entity's: it would get a mailbox,
-    and an order, of its own there."""
+def elsewhere(taken: Arrival, runner: str, why: str) -> Refusal:
+    """The refusal of an ask that this runner isn't the one to take."""
     if isinstance(taken, Refusal):
         return taken
-    why = "the subject names another shard than the entity's"
     writes = isinstance(taken, Item)
     error = EntityNotAssignedToRunner(runner=runner, cause=why, may_have_taken_effect=writes)
     key = taken.key if isinstance(taken, Item) else taken.envelope.key

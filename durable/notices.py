@@ -7,6 +7,7 @@ those are told at DEBUG. Changed when a shard has something else to say to peopl
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
 
@@ -16,44 +17,65 @@ class Notices:
 
     def __init__(self, entity: str, runner: str, shards: int) -> None:
         self._entity, self._runner, self._shards = entity, runner, shards
+        self._assigned: frozenset[int] | None = None  # this runner's by the members' view
         self._holding: set[int] = set()
-        self._taken = 0  # since it was last told
-        self._before = False  # it held all of them before
-        self._standing_by = False
+        self._told = True  # that all which are assigned are held
+        self._quarrel = False  # somebody took one of them
 
     def __repr__(self) -> str:
         return f"Notices({self._entity}: holds {len(self._holding)} of {self._shards} shards)"
 
+    def assigned(self, shards: Iterable[int]) -> None:
+        """These are this runner's from now on."""
+        mine = frozenset(shards)
+        if mine == self._assigned:
+            return
+        before, self._assigned = self._assigned, mine
+        self._told = False
+        if before is not None or not mine:
+            logger.info(
+                "runner %s is to own %d of %d shards of %s now, before %d",
+                self._runner,
+                len(mine),
+                self._shards,
+                self._entity,
+                len(before or ()),
+                extra={"action": "shards.assigned", "entity": self._entity},
+            )
+        self._tell()
+
     def taken(self, shard: int) -> None:
         """A term of a shard began. Told when none is missing any more."""
         self._holding.add(shard)
-        self._taken += 1
-        if len(self._holding) < self._shards:
-            return
-        again = " again" if self._before else ""
-        logger.info(
-            "runner %s took %d of %d shards of %s%s",
-            self._runner,
-            min(self._taken, self._shards),
-            self._shards,
-            self._entity,
-            again,
-            extra={"action": "shards.taken", "entity": self._entity},
-        )
-        self._taken, self._before, self._standing_by = 0, True, False
+        self._tell()
 
     def ended(self, shard: int) -> None:
         """A shard's term ended."""
         self._holding.discard(shard)
+        self._told = False
 
     def lost(self, shard: int) -> None:
-        """Another runner has a shard. Told once, until this one has all of them again."""
-        level = logging.DEBUG if self._standing_by else logging.WARNING
+        """Another runner has a shard that is ours. Told once, until all of them are held."""
+        level = logging.DEBUG if self._quarrel else logging.WARNING
         logger.log(
             level,
-            "another runner took the shards of %s: standing by (shard %d)",
-            self._entity,
+            "another runner took shard %d of %s from runner %s",
             shard,
+            self._entity,
+            self._runner,
             extra={"action": "shard.lost", "entity": self._entity},
         )
-        self._standing_by = True
+        self._quarrel = True
+
+    def _tell(self) -> None:
+        if self._told or not self._assigned or not self._assigned <= self._holding:
+            return
+        logger.info(
+            "runner %s holds %d of %d shards of %s",
+            self._runner,
+            len(self._assigned),
+            self._shards,
+            self._entity,
+            extra={"action": "shards.taken", "entity": self._entity},
+        )
+        self._told, self._quarrel = True, False

@@ -1,35 +1,49 @@
 """The runner: hosts entity types in this process and owns their shards.
 
-It provisions the types' streams, listens to asks, info and pings, owns each shard
-(durable/shard.py), lets idle entities leave memory, and drains when it is told to stop. In this
-version a runner takes every shard of its types; a second one takes over and the first stands by.
+It provisions the types' streams, listens to asks and info, looks after each shard
+(durable/shard.py), lets idle entities leave memory, and drains when it is told to stop. Which
+shards are its own follows from who else is there (durable/membership.py, durable/assignment.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from ..entities.duration import seconds
 from ..entities.entity import Entity
 from ..entities.settings import Settings
 from ..streams.asks import TypeInfo, encode_info, raw, reply_allowed
+from ..streams.members import (
+    Drain,
+    Draining,
+    Hosting,
+    Member,
+    Release,
+    Released,
+    Word,
+    encode_word,
+)
 from ..streams.port import Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
 from .activation import loop_time
 from .answers import Answers
+from .assignment import owners
 from .clocks import check_clock
 from .host import Host, Load
+from .membership import Membership
 from .notices import Notices
 from .residents import Residents
-from .shard import Shard
+from .shard import LINGER_S, Shard
 from .stats import Stats
 from .undelivered import Undelivered, pause_s
 
@@ -63,16 +77,17 @@ class Hosted:
         self.host: Host = host
         self.sharding: Sharding = sharding
         answers = Answers(host.session.asks, host.settings.reply_prefixes)
-        notices = Notices(host.entity.name, host.runner, sharding.shards)
+        self.notices: Notices = Notices(host.entity.name, host.runner, sharding.shards)
         self.shards: list[Shard] = [
-            Shard(host, sharding, n, answers, notices) for n in range(sharding.shards)
+            Shard(host, sharding, n, answers, self.notices) for n in range(sharding.shards)
         ]
+        self._owners: tuple[str, ...] = ("",) * sharding.shards  # by the view
         self._undelivered = Undelivered(host, sharding)
         self._schemas = schemas_of(host.entity)
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
-        """Own every shard, then answer plain asks and info."""
+        """Look after every shard, answer plain asks and info."""
         for shard in self.shards:
             shard.start()
         asks, subjects = self.host.session.asks, self.host.session.subjects
@@ -82,14 +97,24 @@ class Hosted:
             await asks.subscribe(subjects.info(name), self._info),
         ]
 
-    async def drain(self) -> None:
-        """Take nothing more and finish what is in hand."""
-        for subscription in self._subscriptions:
-            await subscription.stop()
-        await asyncio.gather(*(shard.drain() for shard in self.shards))
+    def arrange(self) -> None:
+        """Take the shards that are this runner's by the members' view, give the others away."""
+        host, before = self.host, self._owners
+        self._owners = owners(host.entity.name, self.sharding, host.view.members())
+        mine = [owner == host.runner for owner in self._owners]
+        for shard, own, former in zip(self.shards, mine, before, strict=True):
+            shard.assign(own, former=former)
+        self.notices.assigned(number for number, own in enumerate(mine) if own)
+
+    async def away(self) -> None:
+        """Return when no shard is here any more."""
+        for shard in self.shards:
+            await shard.away.wait()
 
     async def release(self) -> None:
-        """Give the shards back."""
+        """Give back what is left, and answer nobody any more."""
+        for subscription in self._subscriptions:
+            await subscription.stop()
         await asyncio.gather(*(shard.release() for shard in self.shards))
         await self.host.registrar.close()
 
@@ -139,7 +164,9 @@ class Runner:
         settings: Settings,
         *,
         id: str | None = None,
+        drained: asyncio.Event | None = None,
     ) -> None:
+        """`drained` is set when an operator tells it to leave; then whoever made it drains it."""
         names = [entity.name for entity in entities]
         if len(set(names)) != len(names):
             raise ValueError(f"two entities have the same name among {', '.join(names)}")
@@ -153,7 +180,17 @@ class Runner:
         residents = Residents(settings.resident_entities, settings.cache_bytes)
         self._load = Load(settings.runner_capacity, residents)
         self._hosted: list[Hosted] = []
-        self._stats = Stats(self.id, session, self._load)
+        self._leaving: asyncio.Task[None] | None = None
+        self._drained = drained or asyncio.Event()
+        self.membership: Membership = Membership(
+            session,
+            settings,
+            Member(runner=self.id, edition=1, weight=settings.weight, labels=settings.labels),
+            on_change=self._arrange,
+            on_expelled=self._expelled,
+            on_word=self._word,
+        )
+        self._stats = Stats(session, self._load, self.membership)
         self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
@@ -176,21 +213,25 @@ class Runner:
 
     async def start(self) -> None:
         """Own the types' shards. Raises Incompatible, Unreachable."""
-        session, subjects = self._session, self._session.subjects
-        self._heard = [await session.asks.subscribe(subjects.member(self.id), self._pong)]
+        session, membership = self._session, self.membership
         for entity in self._entities:
             sharding = await session.provision(entity.name)
             if not self._hosted:
                 await check_clock(session, self._settings)
-            host = Host(session, entity, self._settings, self.id, self._load)
+            view = membership.view
+            host = Host(session, entity, self._settings, self.id, self._load, view)
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)
             await hosted.start()
+        membership.own = self._described()
+        await membership.join()
+        self._arrange()
         create = asyncio.get_running_loop().create_task
         self._timers = [
             create(_lasting(work)) for work in (self._sweeps, self._progress, self._looks)
         ]
-        self._heard.append(await session.asks.subscribe(subjects.stats, self._tell_stats))
+        stats = session.subjects.stats
+        self._heard.append(await session.asks.subscribe(stats, self._tell_stats))
         waits = [create(_wait(s.ready)) for hosted in self._hosted for s in hosted.shards]
         _, late = await asyncio.wait(waits, timeout=READY_S)
         for task in late:
@@ -204,11 +245,14 @@ class Runner:
         )
 
     async def drain(self) -> None:
-        """Take nothing more, finish what is in hand within `drain_timeout`, and leave."""
+        """Hand the shards to the others, finish what is in hand within `drain_timeout`, leave."""
         limit = seconds(self._settings.drain_timeout)
         try:
             async with asyncio.timeout(limit):
-                await asyncio.gather(*(hosted.drain() for hosted in self._hosted))
+                await self.membership.change(leaving=True)
+                await asyncio.gather(*(hosted.away() for hosted in self._hosted))
+                if len(self.membership.view.members()) > 1:
+                    await asyncio.sleep(LINGER_S)  # asks are sent elsewhere meanwhile
         except TimeoutError:
             logger.warning(
                 "runner %s didn't finish within %g s: what is left goes to the next owner",
@@ -220,6 +264,7 @@ class Runner:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
         await asyncio.gather(*(hosted.release() for hosted in self._hosted))
+        await self.membership.leave()
         for subscription in self._heard:
             await subscription.stop()
         logger.info("runner %s stopped", self.id, extra={"action": "runner.stop"})
@@ -238,6 +283,7 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
+        await self.membership.abandon()
         for hosted in self._hosted:
             await asyncio.gather(*(shard.abandon() for shard in hosted.shards))
             await hosted.host.group.abandon()
@@ -247,9 +293,64 @@ class Runner:
         """Let every idle entity leave memory now."""
         self._sweep(idle_s=0.0)
 
-    def _pong(self, message: Message) -> None:
-        if reply_allowed(message.reply, self._settings.reply_prefixes):
-            self._session.asks.send(message.reply, b"")
+    # -- among the others -----------------------------------------------------------------------
+    def _described(self) -> Member:
+        """What the others are told of this runner."""
+        types = tuple(
+            Hosting(
+                entity=hosted.host.entity.name,
+                generation=hosted.sharding.generation,
+                version=hosted.host.entity.fingerprint,
+            )
+            for hosted in self._hosted
+        )
+        return structs.replace(
+            self.membership.own,
+            types=types,
+            machine=self._settings.machine_id,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            since=self._session.clock.now_ns() // 1_000_000,
+        )
+
+    def _arrange(self) -> None:
+        """Who is there changed: shards may have other owners."""
+        for hosted in self._hosted:
+            hosted.arrange()
+
+    def _expelled(self) -> None:
+        for hosted in self._hosted:
+            for shard in hosted.shards:
+                shard.expelled()
+
+    def _word(self, word: Word, message: Message) -> None:
+        """Something that another runner, or an operator, wants of this one."""
+        if not reply_allowed(message.reply, self._settings.reply_prefixes):
+            return
+        match word:
+            case Release():
+                shard = self._shard_of(word)
+                if shard is not None:
+                    shard.asked_back(message.reply)
+                else:
+                    self._session.asks.send(message.reply, encode_word(Released()))
+            case Drain():
+                self._session.asks.send(message.reply, encode_word(Draining()))
+                logger.info("runner %s was told to drain", self.id, extra={"action": "drain"})
+                self._leaving = asyncio.get_running_loop().create_task(self._leave())
+            case _:
+                pass
+
+    async def _leave(self) -> None:
+        await self.membership.change(leaving=True)
+        self._drained.set()
+
+    def _shard_of(self, word: Release) -> Shard | None:
+        for hosted in self._hosted:
+            sharding = hosted.sharding
+            if hosted.host.entity.name == word.entity and sharding.generation == word.generation:
+                return hosted.shards[word.shard] if 0 <= word.shard < sharding.shards else None
+        return None
 
     def _tell_stats(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):

@@ -1,9 +1,10 @@
 """A shard of one entity type in this runner: its activations, its term, its place among owners.
 
-Asks come by core NATS and are taken as long as the shard is owned; tells come by the term. The
-loop in `run` takes a term, waits for its end and takes the next. A shard whose term was taken by
-another runner stands by: it drops what it has, listens to no asks, and takes the shard again only
-when its owner's process is gone.
+The members' view says whose a shard is (`assign`). While it is ours, the loop in `_run` asks
+whoever still holds it to give it back, takes a term, waits for its end and takes the next; asks
+come by core NATS, tells by the term. When it is another's, it is handed over: what is in hand is
+finished, the term is given back, and who waits for it is told. None of this is needed for safety:
+two runners that both believe to own a shard waste work, and the append condition lets one write.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..entities.address import Address
+from ..entities.duration import seconds
 from ..entities.errors import MailboxFull
 from ..streams.asks import NULL
 from ..streams.commit import At
+from ..streams.members import Kept, Release, Released, Word, encode_word
 from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
@@ -28,7 +31,7 @@ from .item import Asker, Item
 from .notices import Notices
 from .phase import Quarantined
 from .reads import Read
-from .term import Term, give_back, holders, is_gone, take
+from .term import Term, give_back, holders, released, take
 
 logger: logging.Logger = logging.getLogger("perdure.shard")
 
@@ -41,12 +44,33 @@ HELD = 10_000
 more until some are settled, since credit bounds bodies only."""
 
 LASTING_S = 5.0
+CLAIM_TRIES = 2
+"""Who waits for a shard to be given back asks again soon: callers wait, too."""
+
 STANDBY_TRIES = 3
 """A term taken from us after that many seconds was no quarrel about who begins: the first look
 whether its new owner is gone again comes soon. A shorter one backs off more with each."""
 
+PATIENCE_S = 15.0
+STRANGER_S = 1.0
+"""How long a shard that is ours by the members' view is asked for before it is taken by force, in
+seconds: from a member, which may finish something long, and from a stranger: dead or frozen."""
+
+WAITING = 16
+"""Runners that wait for a shard at most: one has it next, more only while views differ."""
+
+FINISH_S = 0.005
+"""How often a shard that is handed over looks whether all is finished, in seconds."""
+
+LINGER_S = 0.3
+"""How long asks are still heard after a shard was handed over, to be sent elsewhere at once: as
+long as the next owner may need to hear them, in seconds."""
+
 ASIDE_S = 0.05
 """How often asks are looked at that wait for a tell which the term was not given yet, seconds."""
+
+
+OTHER_SHARD = "the subject names another shard than the entity's"
 
 
 class Shard:
@@ -62,9 +86,16 @@ class Shard:
         self.notices: Notices = notices
         self.activations: dict[str, Activation] = {}
         self.term: Term | None = None
-        self.owned: bool = False
+        self.assigned: bool = False  # by the members' view
+        self.owned: bool = False  # asks are taken
         self.running: bool = True
-        self.ready: asyncio.Event = asyncio.Event()  # the first term began
+        self.ready: asyncio.Event = asyncio.Event()  # the first term began, or it is another's
+        self.away: asyncio.Event = asyncio.Event()  # nothing of it is here
+        self.away.set()
+        self._change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._former = ""  # the runner that had it by the view before
+        self._claim: tuple[str, float] | None = None  # who is asked for it, and since when
+        self._waiting: set[str] = set()  # reply subjects of who asks for it
         self._asks: Subscription | None = None
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
         self._aside: asyncio.Task[None] | None = None
@@ -88,54 +119,104 @@ class Shard:
 
     # -- life -----------------------------------------------------------------------------------
     def start(self) -> None:
-        """Begin to own the shard."""
+        """Begin to look after the shard; it is held only while it is assigned."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def assign(self, mine: bool, *, former: str = "") -> None:
+        """By the members' view the shard is this runner's, or isn't; `former`: whose it was."""
+        self._former = former
+        if mine == self.assigned:
+            return
+        self.assigned = mine
+        if not mine:
+            self.ready.set()
+        self._changes()
+
+    def _changes(self) -> None:
+        """Wake whoever waits for a change."""
+        change, self._change = self._change, asyncio.get_running_loop().create_future()
+        change.set_result(None)
 
     async def _run(self) -> None:
         tries = 0  # in a row without a term that lasted
         while self.running:
+            change = self._change
             try:
+                if not self.assigned:
+                    await self._hand_over()
+                    tries = 0
+                    await asyncio.wait((change,))
+                    continue
                 if tries:
-                    await self._pause(tries)
-                    if await self._somebody_else():
-                        self._step_down()
-                        tries += 1
-                        continue
-                began = loop_time()
-                reason = await self._hold()
-                if reason == "restarted":  # the stream came back, on the same connection
-                    self.host.restarts += 1
-                tries = tries + 1 if reason in ("deleted", "dropped") else 0
-                if reason == "deleted":
-                    self._step_down()
-                    lasted = loop_time() - began > LASTING_S
-                    tries = STANDBY_TRIES if lasted else max(tries, STANDBY_TRIES)
+                    await self._pause(tries, change)
+                if self.assigned and await self._free():
+                    tries = await self._hold_once(tries)
+                else:
+                    tries = min(tries + 1, CLAIM_TRIES)
             except (Taken, Unreachable) as error:
                 logger.debug(
                     "no term of %s yet: %s", self.name, error, extra={"action": "term.refused"}
                 )
-                if isinstance(error, Taken):
-                    self._step_down()
                 tries += 1
             except Exception:
                 logger.exception("%s failed", self.name, extra={"action": "shard.failed"})
                 self.drop("an internal error")
                 tries += 1
 
-    async def _pause(self, tries: int) -> None:
+    async def _pause(self, tries: int, change: asyncio.Future[None]) -> None:
         longest = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10))
-        await asyncio.sleep(longest * self.host.session.entropy.uniform(0.5, 1.0))
+        pause_s = longest * self.host.session.entropy.uniform(0.5, 1.0)
+        await asyncio.wait((change,), timeout=pause_s)
 
-    async def _somebody_else(self) -> bool:
-        """Whether another runner holds the shard and isn't certainly gone."""
-        session, name = self.host.session, self.host.entity.name
-        for info in await holders(session, name, self.sharding, self.number):
-            if info.owner != self.host.runner and not await is_gone(session, info.owner):
-                return True
-        return False
+    async def _free(self) -> bool:
+        """Whether nobody holds the shard whom one should wait for. Raises Unreachable.
+
+        Asks need no term: where the owner before is gone, they are heard at once.
+        """
+        host = self.host
+        if self._former and self._former not in host.view:
+            await self._own()
+        held = await holders(host.session, host.entity.name, self.sharding, self.number)
+        owners = {info.owner for info in held} - {"", host.runner}
+        return all([await self._released_by(owner) for owner in sorted(owners)])
+
+    async def _released_by(self, owner: str) -> bool:
+        """Ask an owner for the shard; whether it is to be had, by its word or by force."""
+        claim = self._claim
+        if claim is None or claim[0] != owner:
+            claim = self._claim = owner, loop_time()
+        host = self.host
+        word = Release(host.entity.name, self.sharding.generation, self.number, runner=host.runner)
+        if await released(host.session, owner, word):
+            self._claim = None
+            return True
+        patience_s = PATIENCE_S if owner in host.view else STRANGER_S
+        if loop_time() - claim[1] < patience_s:
+            return False
+        logger.warning(
+            "%s is taken from runner %s, which doesn't give it back",
+            self.name,
+            owner,
+            extra={"action": "shard.forced", "owner": owner},
+        )
+        self._claim = None
+        return True
+
+    async def _hold_once(self, tries: int) -> int:
+        """Hold the shard for one term; how many tries in a row were in vain, with this one."""
+        began = loop_time()
+        reason = await self._hold()
+        if reason == "restarted":  # the stream came back, on the same connection
+            self.host.restarts += 1
+        if reason == "deleted":
+            self._step_down()
+            lasted = loop_time() - began > LASTING_S
+            return STANDBY_TRIES if lasted else max(tries + 1, STANDBY_TRIES)
+        return tries + 1 if reason == "dropped" else 0
 
     async def _hold(self) -> str:
-        """One term, from taking it to its end; why it ended. Raises Taken, Unreachable."""
+        """One term, from taking it until it ends or the shard is assigned to another; why it
+        ended, "" if it didn't. Raises Taken, Unreachable."""
         host = self.host
         await self._own()
         term = await take(
@@ -152,17 +233,21 @@ class Shard:
         term.grant(host.settings.term_credit)
         self.ready.set()
         self.notices.taken(self.number)
-        reason = await term.ended
+        while self.assigned and self.running and not term.ended.done():
+            await asyncio.wait((term.ended, self._change), return_when=asyncio.FIRST_COMPLETED)
+        if not term.ended.done():
+            return ""
         self.notices.ended(self.number)
         if self.term is term:
             self.term = None
         if term.consumer is not None:
             await term.consumer.stop()
-        return reason
+        return term.ended.result()
 
     async def _own(self) -> None:
         """Listen to asks. They need no term: the append condition is the only fence."""
         self.owned = True
+        self.away.clear()
         if self._asks is None:
             subject = self.host.session.subjects.ask_shard(
                 self.host.entity.name, self.sharding.generation, self.number, "*"
@@ -170,30 +255,99 @@ class Shard:
             self._asks = await self.host.session.asks.subscribe(subject, self.ask)
 
     def _step_down(self) -> None:
-        """Another runner has the shard."""
+        """Another runner has the shard, whatever the members' view says."""
         self.ready.set()
         if not self.owned:
             return
         self.notices.lost(self.number)
         self.owned = False
         self.drop("another runner took the shard")
-        if self._asks is not None:
-            asks, self._asks = self._asks, None
-            self._spawn(asks.stop())
+        self._stop_asks()
+        self._is_away()
 
-    async def drain(self) -> None:
-        """Take nothing more, finish what is in hand, give the shard back."""
-        self.running = False
-        if self._asks is not None:
-            await self._asks.stop()
-            self._asks = None
-        if self.term is not None and self.term.consumer is not None:
-            await self.term.consumer.stop()
+    def expelled(self) -> None:
+        """The others took this runner for dead: whatever it holds is theirs by now."""
+        if self.term is not None:
+            self.term.end("deleted")
+        else:
+            self._step_down()
+        self._changes()
+
+    def asked_back(self, asker: str) -> None:
+        """Another runner waits for the shard: it is told at `asker` once it is to be had."""
+        word: Word | None = None
+        if self.away.is_set():
+            word = Released()
+        elif self.assigned:
+            word = Kept()
+        elif len(self._waiting) < WAITING:
+            self._waiting.add(asker)
+        if word is not None:
+            self.host.session.asks.send(asker, encode_word(word))
+
+    def _is_away(self) -> None:
+        """Nothing of the shard is here any more; tell those who wait for it."""
+        self.away.set()
+        waiting, self._waiting = self._waiting, set()
+        for asker in sorted(waiting):
+            self.host.session.asks.send(asker, encode_word(Released()))
+
+    async def _hand_over(self) -> None:
+        """Take nothing more, finish what is in hand, and give the shard back.
+
+        Asks that still come are told to go elsewhere; the subscription ends a little later, so
+        that none is lost between this owner and the next.
+        """
+        if self.away.is_set():
+            return
+        host, self.owned, self._claim = self.host, False, None
+        term = self.term
+        if term is not None and term.consumer is not None:
+            await term.consumer.stop()
         for activation in self._all():
-            activation.let_go("the runner leaves")
-        while any(a.busy for a in self._all()):  # noqa: ASYNC110 (seldom, and many conditions)
-            await asyncio.sleep(ASIDE_S)
-        await self.release()
+            activation.let_go("the shard goes to another runner")
+        until = loop_time() + seconds(host.settings.drain_timeout)
+        while self._busy and loop_time() < until and not self.assigned:  # noqa: ASYNC110
+            await asyncio.sleep(FINISH_S)
+        if self._busy and not self.assigned:
+            logger.warning(
+                "%s wasn't finished in time: what is left goes to the next owner",
+                self.name,
+                extra={"action": "shard.late"},
+            )
+        if term is not None:
+            self.notices.ended(self.number)
+        self.drop("the shard goes to another runner")
+        self.term = None
+        if term is not None:
+            await self._give_back(term)
+        self._stop_asks()
+        self._is_away()
+
+    @property
+    def _busy(self) -> bool:
+        return any(activation.busy for activation in self._all())
+
+    async def _give_back(self, term: Term) -> None:
+        """End its consumer. One that stays is deleted by the next owner."""
+        host = self.host
+        try:
+            await give_back(host.session, host.entity.name, self.sharding, self.number, term)
+        except Unreachable as error:
+            logger.warning(
+                "%s was not given back: %s", self.name, error, extra={"action": "term.kept"}
+            )
+
+    def _stop_asks(self) -> None:
+        """Listen a little longer, to send asks elsewhere that are on their way."""
+        if self._asks is not None:
+            self._spawn(self._stop_listening(self._asks))
+
+    async def _stop_listening(self, asks: Subscription) -> None:
+        await asyncio.wait((self._change,), timeout=LINGER_S)
+        if not self.owned and self._asks is asks:
+            self._asks = None
+            await asks.stop()
 
     async def release(self) -> None:
         """Leave: whatever is still un-acked goes to the next owner."""
@@ -201,24 +355,23 @@ class Shard:
             return
         self._released = True
         self.running = self.owned = False
+        self._changes()
         term, self.term = self.term, None
-        for activation in self._all():
-            activation.drop("the runner leaves")
-        self.activations.clear()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._asks is not None:
+            asks, self._asks = self._asks, None
+            await asks.stop()
+        for activation in self._all():
+            activation.drop("the runner leaves")
+        self.activations.clear()
         if term is not None:
             term.end("released")
             if term.consumer is not None:
                 await term.consumer.stop()
-            try:
-                host = self.host
-                await give_back(host.session, host.entity.name, self.sharding, self.number, term)
-            except Unreachable as error:
-                logger.warning(
-                    "%s was not given back: %s", self.name, error, extra={"action": "term.kept"}
-                )
+            await self._give_back(term)
+        self._is_away()
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def abandon(self) -> None:
@@ -239,6 +392,9 @@ class Shard:
     def ask(self, message: Message) -> None:
         """An ask for an entity of this shard, by either subject."""
         token = message.subject.rpartition(".")[2]
+        if not self.owned:
+            self._elsewhere(message, token)
+            return
         found = self.activations.get(token)
         load = self.host.load
         if found is None and (load.full() or load.residents.crowded):
@@ -259,6 +415,16 @@ class Shard:
                 if asker is not None:
                     self.answers.error([asker], error, address, key)
 
+    def _elsewhere(self, message: Message, token: str) -> None:
+        """The shard is another's: its caller asks there."""
+        why = "its shard goes to another runner"
+        address, runner = Address(self.host.entity.name, token), self.host.runner
+        match elsewhere(take_ask(self.host, message, loop_time()), runner, why):
+            case Refusal(Asker() as asker, error, key):
+                self.answers.error([asker], error, address, key)
+            case _:
+                pass
+
     def _addressed(
         self, token: str, taken: Item | Read | Refusal
     ) -> tuple[Address, Item | Read | Refusal]:
@@ -268,7 +434,7 @@ class Shard:
         except ValueError as why:
             return Address(self.host.entity.name, token), bad_id(taken, why)
         if self.sharding.shard(token) != self.number:
-            taken = elsewhere(taken, self.host.runner)
+            taken = elsewhere(taken, self.host.runner, OTHER_SHARD)
         return Address(self.host.entity.name, id), taken
 
     def _overload(self, message: Message, token: str) -> None:

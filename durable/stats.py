@@ -17,6 +17,7 @@ import msgspec
 from ..streams.port import Session
 from .activation import Activation, loop_time
 from .host import WAITING_BYTES, Load
+from .membership import Membership
 from .phase import Quarantined
 from .shard import Shard
 
@@ -31,7 +32,15 @@ class TypeStats(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     """Of the type, wherever they are."""
     owned: int
-    """Shards that this runner has; 0 while it stands by."""
+    """Shards that this runner has."""
+    assigned: int = 0
+    """Shards that it should have, by its view of the members: it gets or gives up the others."""
+    own: tuple[int, ...] = ()
+    """The numbers of those that it has."""
+    version: str = ""
+    """The fingerprint of the type's code."""
+    generation: int = 0
+    """Of the type's sharding."""
     terms: int
     """Consumers of tells that run; fewer than `owned` only for moments."""
     entities: int
@@ -67,6 +76,21 @@ class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
     """The answer on `perdure.stats`."""
 
     runner: str
+    host: str = ""
+    """The name of its machine."""
+    process: int = 0
+    """Its process id there."""
+    since: int = 0
+    """When it started, Unix milliseconds."""
+    weight: float = 1.0
+    """Its share of the shards, compared with the others'."""
+    labels: tuple[str, ...] = ()
+    machine: int | None = None
+    """The machine number of its snowflakes."""
+    leaving: bool = False
+    """It drains."""
+    sees: int = 1
+    """Runners in its view, itself included: the same everywhere, but for moments."""
     time: int
     """The runner's clock, Unix milliseconds."""
     asks: int
@@ -97,13 +121,13 @@ class _Records(Protocol):
 class Stats:
     """Adds up one runner, at most every `KEPT_S`."""
 
-    def __init__(self, runner: str, session: Session, load: Load) -> None:
-        self._runner, self._session, self._load = runner, session, load
+    def __init__(self, session: Session, load: Load, membership: Membership) -> None:
+        self._session, self._load, self._membership = session, load, membership
         self._kept = b""
         self._until = float("-inf")
 
     def __repr__(self) -> str:
-        return f"Stats({self._runner})"
+        return f"Stats({self._membership.own.runner})"
 
     def answer(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> bytes:
         """The body of an answer, about these types and their shards."""
@@ -115,10 +139,18 @@ class Stats:
 
     def take(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> RunnerStats:
         """The record, as of now."""
-        session = self._session
+        session, own = self._session, self._membership.own
         backend = asdict(session.statistics()) if isinstance(session, _Records) else {}
         return RunnerStats(
-            runner=self._runner,
+            runner=own.runner,
+            host=own.host,
+            process=own.process,
+            since=own.since,
+            weight=own.weight,
+            labels=own.labels,
+            machine=own.machine,
+            leaving=own.leaving,
+            sees=len(self._membership.view.members()),
             time=session.clock.now_ns() // 1_000_000,
             asks=self._load.asks,
             capacity=self._load.capacity,
@@ -143,6 +175,10 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
         entity=entity,
         shards=len(shards),
         owned=sum(shard.owned for shard in shards),
+        assigned=sum(shard.assigned for shard in shards),
+        own=tuple(shard.number for shard in shards if shard.owned),
+        version=shards[0].host.entity.fingerprint,
+        generation=shards[0].sharding.generation,
         terms=sum(shard.term is not None for shard in shards),
         entities=len(held),
         quarantined=sum(isinstance(a.phase, Quarantined) for a in held),

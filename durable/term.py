@@ -16,7 +16,9 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from ..streams.codec import Undecodable
 from ..streams.commands import TermName, parse_term
+from ..streams.members import Release, Released, decode_word, encode_word
 from ..streams.port import Consumer, ConsumerInfo, Delivery, Session, Unreachable
 from ..streams.subjects import Sharding
 
@@ -24,6 +26,10 @@ logger: logging.Logger = logging.getLogger("perdure.term")
 
 NONCE_BYTES = 4
 """Of a term's name: two claimants of one number differ by it."""
+
+RELEASE_S = 1.0
+"""How long one request for a shard waits, in seconds: most are finished in thousandths; where
+something takes longer, it is asked for again."""
 
 PING_S = 0.2
 """How long a runner may take to answer a ping, in seconds."""
@@ -127,6 +133,16 @@ async def is_gone(session: Session, runner: str) -> bool:
     except Unreachable:
         return False
     return answer.no_responders
+
+
+async def released(session: Session, owner: str, word: Release) -> bool:
+    """Ask a runner to give a shard back; whether it has, or its process is gone."""
+    subject = session.subjects.member(owner)
+    try:
+        answer = await session.asks.request(subject, encode_word(word), timeout_s=RELEASE_S)
+        return answer.no_responders or isinstance(decode_word(answer.data), Released)
+    except (Unreachable, Undecodable):
+        return False
 
 
 async def take(

@@ -19,9 +19,11 @@ from .annotations import hints
 from .configuration import Found, find
 from .duration import Duration, seconds
 from .retry import Retry
+from .snowflake import MACHINES
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SECRET = frozenset({"password", "token"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -156,8 +158,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     command_stream_bytes: int = 1024**3
     """The size of a type's command stream: when 1 GiB of tells wait, publishers are refused
     instead of the server's disk being filled."""
-    machine_id: int = 0
-    """The machine number in this process's snowflakes, 0-1023; different in each process."""
+    machine_id: int | None = None
+    """The machine number in this process's snowflakes, 0-1023; different in each process. None: a
+    runner leases one that no other runner has, and a client alone takes one at random."""
+
+    # -- the cluster -----------------------------------------------------------------------------
+    weight: float = 1.0
+    """This runner's share of the shards, compared with the others': 2 gets twice as many."""
+    labels: tuple[str, ...] = ()
+    """What this runner is, for entity types that ask for it: `gpu`, `eu-west`."""
+    heartbeat: Duration = 3.0
+    """How often a runner renews its record in the members bucket; deaths are noticed by pings, so
+    this only has to be well within `member_ttl`."""
+    member_ttl: Duration = 15.0
+    """When the record of a runner goes that nobody removed: five heartbeats. Whole seconds."""
+    ping_every: Duration = 0.25
+    """How often a runner pings the two that it watches: a killed one is noticed after this, at
+    seven requests a second for each."""
+    frozen_after: Duration = 2.5
+    """How long a runner may be silent until the others take its shards: longer than a pause of a
+    busy machine, short enough that a frozen one is replaced within five seconds."""
 
     def __post_init__(self) -> None:
         """Refuse the first bad value with a ValueError that names it.
@@ -209,6 +229,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             yield "snapshot_min_commits", "more than snapshot_max_commits"
         if seconds(self.ack_progress) * 2 > seconds(self.ack_wait):
             yield "ack_progress", "more than half of ack_wait: one lost and all come again"
+        yield from _cluster_problems(self)
         ways = [n for n in ("credentials", "user", "token", "nkey_seed") if getattr(self, n)]
         if len(ways) > 1:
             yield ways[1], f"set beside {ways[0]}; log in in one way"
@@ -246,7 +267,6 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "shards": (1, 1_024),
     "replicas": (1, 5),  # JetStream's own
     "command_stream_bytes": (1024**2, 1024**5),
-    "machine_id": (0, 1_023),
 }
 _DURATIONS: dict[str, tuple[float, float]] = {
     "ask_timeout": (0.001, 86_400.0),
@@ -258,6 +278,10 @@ _DURATIONS: dict[str, tuple[float, float]] = {
     "ack_wait": (1.0, 86_400.0),
     "ack_progress": (0.1, 43_200.0),
     "drain_timeout": (0.0, 3_600.0),
+    "heartbeat": (0.1, 3_600.0),
+    "member_ttl": (1.0, 86_400.0),
+    "ping_every": (0.01, 60.0),
+    "frozen_after": (0.1, 3_600.0),
 }
 
 
@@ -283,6 +307,19 @@ def _range_problems(settings: Settings) -> Iterator[tuple[str, str]]:
         problem = _duration_problem(getattr(settings, name), shortest, longest)
         if problem:
             yield name, problem
+
+
+def _cluster_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    machine = settings.machine_id
+    if machine is not None and not 0 <= machine <= MACHINES - 1:
+        yield "machine_id", f"{machine} isn't from 0 to {MACHINES - 1}"
+    if not 0.01 <= settings.weight <= 100:
+        yield "weight", f"{settings.weight:g} isn't from 0.01 to 100"
+    for label in settings.labels:
+        if not _LABEL.fullmatch(label):
+            yield "labels", f"{label!r} isn't 1-64 of A-Z, a-z, 0-9, _, . and -"
+    if seconds(settings.heartbeat) * 2 > seconds(settings.member_ttl):
+        yield "heartbeat", "more than half of member_ttl: one lost, and the runner is forgotten"
 
 
 def _duration_problem(duration: Duration, shortest: float, longest: float) -> str | None:

@@ -6,6 +6,7 @@ needs no entity's handlers: the messages' classes say all that a caller has to k
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,10 +35,13 @@ class Cluster:
 
     runner_id: str | None
     """The runner in this process that serves beside it; None for a mere client."""
+    drained: asyncio.Event
+    """Set when an operator told that runner to leave: its shards go to the others."""
 
     def __init__(self, session: Session, settings: Settings, runner_id: str | None = None) -> None:
         """Over a session that is closed with it. `settings` are those that the session has."""
         self.runner_id = runner_id
+        self.drained = asyncio.Event()
         self._caller = Caller(session, settings)
 
     def __repr__(self) -> str:

@@ -322,22 +322,47 @@ class Entry:
     revision: int
 
 
+ENTRIES = 1_000
+"""Values in one listing of the members bucket at most: the server gives 1,024 subjects at a time,
+and refuses more. So many runners may be in one namespace."""
+
+
 class Members(Protocol):
-    """The members bucket: attempt marks, term numbers; later heartbeats. Keys are plain tokens."""
+    """The members bucket: who is there, attempt marks, term numbers. Keys are plain tokens."""
 
     async def get(self, key: str) -> Entry | None:
         """From the leader. Raises Unreachable."""
         ...
 
-    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+    ) -> int | None:
         """The new revision, or None if `expected` (0: no value) isn't the last revision.
+
+        With `ttl_s` (whole seconds, at least 1) the value goes by itself after that long, by the
+        backend's clock, unless it is put again.
 
         Raises Unreachable.
         """
         ...
 
-    async def delete(self, key: str) -> None:
-        """Remove a value. Raises Unreachable."""
+    async def delete(self, key: str, *, upto: int | None = None) -> None:
+        """Remove a value, where `upto` is given only one of that revision or an older one.
+
+        Raises Unreachable.
+        """
+        ...
+
+    async def entries(self, head: str) -> dict[str, Entry]:
+        """The values of all keys `head.TOKEN`, at most ENTRIES; what is given may be stale.
+
+        Raises Unreachable.
+        """
         ...
 
 

@@ -117,6 +117,11 @@ class Subjects:
         return f"{self.namespace}.member.{runner}"
 
     @property
+    def members(self) -> str:
+        """What all runners are told of each other."""
+        return f"{self.namespace}.members"
+
+    @property
     def stats(self) -> str:
         """Asks every runner for its statistics."""
         return f"{self.namespace}.stats"

@@ -25,6 +25,11 @@ BATCH_BYTES = 4 * 1024**2
 """Bytes in one request: what a reader holds in memory at most."""
 
 
+OPERATION = "KV-Operation"
+MARKERS = ("DEL", "PURGE")
+"""What another tool leaves in a key-value bucket in place of a removed value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One message of any stream, with its subject."""
@@ -34,6 +39,7 @@ class Record:
     subject: str
     data: bytes
     mark: str | None  # the header MARK, if there is one
+    removed: bool = False  # it is a marker in a key-value bucket
 
     @property
     def token(self) -> str:
@@ -84,6 +90,16 @@ async def _batch(
     connection: Connection, stream: str, subject: str, after: int, bytes: int
 ) -> list[Received]:
     query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": bytes}
+    return await _collect(connection, stream, query)
+
+
+async def latest(connection: Connection, stream: str, subject: str, most: int) -> list[Record]:
+    """The last message of each subject that a wildcard stands for. Raises Unreachable."""
+    query = {"multi_last": [subject], "batch": most}
+    return [_record(message) for message in await _collect(connection, stream, query)]
+
+
+async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -> list[Received]:
     collected = _Batch(connection.live())
     inbox = connection.inbox(collected.receive)
     connection.bind(collected)
@@ -144,5 +160,10 @@ def _stored(message: Received) -> Stored:
 def _record(message: Received) -> Record:
     found, headers = _stored(message), message.headers or {}
     return Record(
-        found.sequence, found.time_ns, headers.get("Nats-Subject", ""), found.data, found.mark
+        found.sequence,
+        found.time_ns,
+        headers.get("Nats-Subject", ""),
+        found.data,
+        found.mark,
+        headers.get(OPERATION) in MARKERS,
     )

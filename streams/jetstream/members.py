@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 
-from ..port import Appended, Entry, Incompatible, NoAck, Refused, Unreachable, WrongLast
+from ..port import ENTRIES, Appended, Entry, Incompatible, NoAck, Refused, Unreachable, WrongLast
 from ..subjects import Subjects
 from .api import RawMessage, Response, call, lookup
 from .connection import Connection, Publish
+from .direct import MARKERS, OPERATION, latest
 from .errors import NO_STREAM, append_answer
 from .log import EXPECTED
 from .messages import no_responders
 from .storing import answered
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
-_MARKERS = ("DEL", "PURGE")
+TTL = "Nats-TTL"
+"""How long the server keeps a message (ADR-43)."""
 
 
 class JetStreamMembers:
@@ -37,38 +39,60 @@ class JetStreamMembers:
             return None
         return Entry(found.data, found.seq)
 
-    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+    ) -> int | None:
         """The new revision, or None if `expected` (0: no value) isn't the last revision.
 
         Raises Unreachable.
         """
-        revision = await self._put(key, value, expected)
+        headers: dict[str, str] = {} if ttl_s is None else {TTL: f"{ttl_s}s"}
+        revision = await self._put(key, value, headers, expected)
         if revision is None and expected == 0:
             found = await self._last(key)
             if found is not None and _is_marker(found):
-                return await self._put(key, value, found.seq)
+                return await self._put(key, value, headers, found.seq)
         return revision
 
-    async def delete(self, key: str) -> None:
-        """Remove a value. Raises Unreachable."""
+    async def delete(self, key: str, *, upto: int | None = None) -> None:
+        """Remove a value, unless its revision is beyond `upto`. Raises Unreachable."""
+        body: dict[str, object] = {"filter": self._subject(key)}
+        if upto is not None:
+            body["seq"] = upto + 1  # below which all goes
         try:
             await call(
                 self._connection,
                 f"STREAM.PURGE.{self._stream}",
-                {"filter": self._subject(key)},
+                body,
                 Response,
                 accept=(NO_STREAM,),
             )
         except Incompatible as error:
             raise Unreachable(str(error)) from None
 
+    async def entries(self, head: str) -> dict[str, Entry]:
+        """The values of all keys `head.TOKEN`, from any replica. Raises Unreachable."""
+        subject = self._subject(f"{head}.x").removesuffix("x")
+        found = await latest(self._connection, self._stream, f"{subject}*", ENTRIES)
+        names = ((record, f"{head}.{record.token}") for record in found if not record.removed)
+        return {name: Entry(record.data, record.sequence) for record, name in names}
+
     async def _last(self, key: str) -> RawMessage | None:
         query = {"last_by_subj": self._subject(key)}
         return await lookup(self._connection, self._stream, query)
 
-    async def _put(self, key: str, value: bytes, expected: int | None) -> int | None:
-        headers = None if expected is None else {EXPECTED: str(expected)}
-        result = await answered(self._connection, Publish(self._subject(key), value, headers))
+    async def _put(
+        self, key: str, value: bytes, headers: dict[str, str], expected: int | None
+    ) -> int | None:
+        if expected is not None:
+            headers = {**headers, EXPECTED: str(expected)}
+        publish = Publish(self._subject(key), value, headers or None)
+        result = await answered(self._connection, publish)
         if isinstance(result, (Refused, NoAck)):
             raise Unreachable(f"{key}: {result.why}")
         answer = append_answer(
@@ -91,4 +115,4 @@ class JetStreamMembers:
 
 
 def _is_marker(message: RawMessage) -> bool:
-    return (message.headers() or {}).get("KV-Operation") in _MARKERS
+    return (message.headers() or {}).get(OPERATION) in MARKERS

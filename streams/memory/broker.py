@@ -11,7 +11,7 @@ closed counts as gone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...entities.address import Address
@@ -47,14 +47,14 @@ class Dead:
 class Streams:
     """What one namespace stores."""
 
-    def __init__(self, subjects: Subjects) -> None:
+    def __init__(self, subjects: Subjects, now_ns: Callable[[], int]) -> None:
         self.subjects = subjects
         self.queues: dict[str, Queue] = {}
         self.logs: dict[str, LogStore] = {}
         self.snapshots: dict[str, bytes] = {}  # by subject
         self.ids: dict[str, IdStore] = {}
         self.dead: list[Dead] = []
-        self.members: Registers = Registers()
+        self.members: Registers = Registers(now_ns)
 
 
 class MemoryBroker:
@@ -101,7 +101,8 @@ class MemoryBroker:
         """All that a namespace stores; empty at first."""
         streams = self._streams.get(namespace)
         if streams is None:
-            streams = self._streams[namespace] = Streams(Subjects(namespace))
+            streams = Streams(Subjects(namespace), self.clock.now_ns)
+            self._streams[namespace] = streams
         return streams
 
     def provision(self, settings: Settings, entity: str) -> Sharding:

@@ -202,16 +202,28 @@ class MemoryMembers:
         self._connection.demand()
         return await self._connection.answer(self._members.get(key))
 
-    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+    ) -> int | None:
         """The new revision, or None if `expected` isn't the last one."""
         self._connection.demand()
-        return await self._connection.answer(self._members.put(key, value, expected))
+        return await self._connection.answer(self._members.put(key, value, expected, ttl_s))
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str, *, upto: int | None = None) -> None:
         """Remove a value."""
         self._connection.demand()
-        self._members.delete(key)
+        self._members.delete(key, upto)
         await self._connection.answer(None)
+
+    async def entries(self, head: str) -> dict[str, Entry]:
+        """The values of all keys `head.TOKEN`."""
+        self._connection.demand()
+        return await self._connection.answer(self._members.entries(head))
 
 
 class MemoryDeadLetters:

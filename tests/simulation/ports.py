@@ -476,13 +476,24 @@ class SimulatedMembers:
     async def get(self, key: str) -> Entry | None:
         return await self._wire.call("member", lambda: self._inner.get(key))
 
-    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+    ) -> int | None:
         return await self._wire.call(
-            "put member", lambda: self._inner.put(key, value, expected=expected)
+            "put member",
+            lambda: self._inner.put(key, value, expected=expected, ttl_s=ttl_s),
         )
 
-    async def delete(self, key: str) -> None:
-        await self._wire.call("delete member", lambda: self._inner.delete(key))
+    async def delete(self, key: str, *, upto: int | None = None) -> None:
+        await self._wire.call("delete member", lambda: self._inner.delete(key, upto=upto))
+
+    async def entries(self, head: str) -> dict[str, Entry]:
+        return await self._wire.call("members", lambda: self._inner.entries(head))
 
 
 class SimulatedDeadLetters:

@@ -13,28 +13,38 @@ class Members:
     """A register whose acknowledgements can be lost, with or without the message."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.kept: dict[str, Entry] = {}
         self.lose: list[str] = []  # what happens to the next puts
         self._revision = 0
 
     async def get(self, key: str) -> Entry | None:
-        return self.entries.get(key)
+        return self.kept.get(key)
 
-    async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+    ) -> int | None:
         fate = self.lose.pop(0) if self.lose else ""
         if fate == "message":
             raise Unreachable("lost on its way")
-        entry = self.entries.get(key)
+        entry = self.kept.get(key)
         if expected is not None and expected != (0 if entry is None else entry.revision):
             return None
         self._revision += 1
-        self.entries[key] = Entry(value, self._revision)
+        self.kept[key] = Entry(value, self._revision)
         if fate == "acknowledgement":
             raise Unreachable("no answer")
         return self._revision
 
-    async def delete(self, key: str) -> None:
-        self.entries.pop(key, None)
+    async def delete(self, key: str, *, upto: int | None = None) -> None:
+        self.kept.pop(key, None)
+
+    async def entries(self, head: str) -> dict[str, Entry]:
+        return {key: entry for key, entry in self.kept.items() if key.startswith(f"{head}.")}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,395 @@
+"""Membership: this runner among the others.
+
+It keeps its own record alive, knows who else is there, watches its two successors in the ring, and
+tells all of them what it finds.
+
+Nothing that it does is needed for safety (the append condition is), so it only has to be quick and
+to agree with the others soon: news go to all at once, and now and then the bucket is listed, in
+case that some were lost. Whoever learns that it was taken for dead joins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..entities.duration import seconds
+from ..entities.settings import Settings
+from ..streams.asks import reply_allowed
+from ..streams.codec import Undecodable
+from ..streams.members import (
+    HEAD,
+    Gone,
+    Member,
+    View,
+    Word,
+    decode_word,
+    encode_word,
+    member_key,
+)
+from ..streams.port import Entry, Message, Session, Subscription, Unreachable
+from .machine import MachineLease
+from .ring import Health, health, successors
+
+logger: logging.Logger = logging.getLogger("perdure.members")
+
+PING_TIMEOUT_S = 1.0
+"""How long one ping waits for its answer, in seconds; the next goes out meanwhile or after it."""
+
+AGAIN_S = 0.05
+"""After "nobody listens there": how soon to ask again, in seconds."""
+
+LAG_S = 0.5
+"""By how much this process may be late, in seconds, until it doubts its own watch instead of
+those it watches: it was frozen, or busy."""
+
+LISTINGS = 5
+"""Heartbeats from one listing of the bucket to the next."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One watched member; times are the loop's."""
+
+    heard: float
+    nobody: int = 0  # pings in a row that nobody listened to
+    task: asyncio.Task[None] | None = None
+
+
+class Membership:
+    """This runner's record, its view of the others, and its part of the ring."""
+
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        member: Member,
+        *,
+        on_change: Callable[[], None],
+        on_expelled: Callable[[], None],
+        on_word: Callable[[Word, Message], None],
+    ) -> None:
+        self.view: View = View()
+        self.own: Member = member
+        self._session = session
+        self._settings = settings
+        self._on_change, self._on_expelled, self._on_word = on_change, on_expelled, on_word
+        self._machine: MachineLease | None = None
+        self._revision = 0  # of its record in the bucket; 0: not there, or not known
+        self._joined = False
+        self._heard: list[Subscription] = []
+        self._timers: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._watches: dict[str, _Watch] = {}
+        self._epoch = session.epoch
+        self._ticked = 0.0
+        self._doubted_until = 0.0  # until then nobody is taken for dead
+
+    def __repr__(self) -> str:
+        return f"Membership({self.own.runner}, {self.view!r}, watches {sorted(self._watches)})"
+
+    @property
+    def ttl_s(self) -> int:
+        """How long a record lasts that nobody renews, in whole seconds."""
+        return max(1, round(seconds(self._settings.member_ttl)))
+
+    # -- coming and going -----------------------------------------------------------------------
+    async def join(self) -> None:
+        """Be known, and know the others. Raises Unreachable."""
+        session = self._session
+        subjects = session.subjects
+        self._heard = [
+            await session.asks.subscribe(subjects.member(self.own.runner), self._directly),
+            await session.asks.subscribe(subjects.members, self._news),
+        ]
+        if self._settings.machine_id is None:
+            self._machine = MachineLease(session, self.own.runner, self.ttl_s)
+            self.own = msgspec.structs.replace(self.own, machine=await self._machine.take())
+        self.view.add(self.own)
+        self._joined = True
+        await self._put()
+        await self._list()
+        self._tell(self.own)
+        create = asyncio.get_running_loop().create_task
+        self._ticked = _now()
+        self._timers = [create(self._lasting(self._beat)), create(self._lasting(self._watch))]
+
+    async def change(self, **fields: Any) -> None:
+        """Tell all that something about this runner is different from now on."""
+        self._renew(**fields)
+        self._on_change()
+        with contextlib.suppress(Unreachable):  # the next heartbeat does it
+            await self._put()
+
+    async def leave(self) -> None:
+        """Be gone; those who stay have its shards from now on."""
+        self._joined = False
+        await self._stop()
+        self._tell(Gone(self.own.runner, self.own.edition))
+        try:
+            if self._machine is not None:
+                await self._machine.give_back()
+            await self._session.members.delete(member_key(self.own.runner))
+        except Unreachable as error:
+            logger.debug("its record stays: %s", error, extra={"action": "member.kept"})
+
+    async def abandon(self) -> None:
+        """End without a word."""
+        self._joined = False
+        await self._stop()
+
+    async def _stop(self) -> None:
+        pings = [watch.task for watch in self._watches.values() if watch.task is not None]
+        tasks = [*self._timers, *self._background, *pings]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._watches.clear()
+        for subscription in self._heard:
+            await subscription.stop()
+        self._heard = []
+
+    # -- its own record -------------------------------------------------------------------------
+    def _renew(self, **fields: Any) -> None:
+        """A new edition of the record, for those who are there."""
+        edition = 1 + max(self.own.edition, self.view.gone(self.own.runner))
+        self.own = msgspec.structs.replace(self.own, edition=edition, **fields)
+        self.view.add(self.own)
+        self._tell(self.own)
+
+    async def _put(self) -> None:
+        """Store the record, or renew it. Raises Unreachable."""
+        members, key = self._session.members, member_key(self.own.runner)
+        for _ in range(3):  # lost acknowledgements, or somebody who just removed it
+            body, ttl_s = encode_word(self.own), self.ttl_s
+            revision = await members.put(key, body, expected=self._revision, ttl_s=ttl_s)
+            if revision is not None:
+                self._revision = revision
+                return
+            found = await members.get(key)
+            self._revision = 0 if found is None else found.revision
+            if found is None and self._joined:
+                # Removed, or it went by itself: others may have taken this runner for dead.
+                self._renew()
+        raise Unreachable(f"{key} changes all the time")
+
+    async def _beat(self) -> None:
+        """Show again and again that it is there."""
+        beats = 0
+        while True:
+            await asyncio.sleep(seconds(self._settings.heartbeat))
+            beats += 1
+            try:
+                await self._put()
+                if self._machine is not None and await self._machine.renew():
+                    await self.change(machine=self._machine.number)
+                if beats <= 2 or beats % LISTINGS == 0:
+                    await self._list()
+            except Unreachable as error:
+                logger.debug("no heartbeat: %s", error, extra={"action": "member.silent"})
+
+    # -- the others -----------------------------------------------------------------------------
+    async def _list(self) -> None:
+        """Compare the view with the bucket. Raises Unreachable."""
+        entries = await self._session.members.entries(HEAD)
+        listed = [member for entry in entries.values() if (member := _member(entry)) is not None]
+        if self.view.compare(listed, self.own.runner) and self._joined:
+            self._on_change()
+
+    def _news(self, message: Message) -> None:
+        """Something that all runners are told."""
+        try:
+            word = decode_word(message.data)
+        except Undecodable as error:
+            logger.debug("not readable: %s", error, extra={"action": "member.strange"})
+            return
+        if isinstance(word, Member):
+            self._is_there(word)
+        elif isinstance(word, Gone):
+            self._went(word)
+
+    def _directly(self, message: Message) -> None:
+        """Something that this runner alone is told; nothing at all is a ping."""
+        if not message.data:
+            if reply_allowed(message.reply, self._settings.reply_prefixes):
+                self._session.asks.send(message.reply, b"")
+            return
+        try:
+            word = decode_word(message.data)
+        except Undecodable as error:
+            logger.debug("not readable: %s", error, extra={"action": "member.strange"})
+            return
+        if isinstance(word, Member):
+            self._is_there(word)
+        else:
+            self._on_word(word, message)
+
+    def _is_there(self, member: Member) -> None:
+        new = member.runner not in self.view
+        if not self._joined or member.runner == self.own.runner or not self.view.add(member):
+            return
+        if new:
+            logger.info(
+                "runner %s is there", member.runner,
+                extra={"action": "member.joined", "runner": member.runner},
+            )  # fmt: skip
+            subject = self._session.subjects.member(member.runner)
+            self._session.asks.send(subject, encode_word(self.own))
+        self._on_change()
+
+    def _went(self, gone: Gone) -> None:
+        if not self._joined:
+            return
+        if gone.runner == self.own.runner:
+            if gone.edition >= self.own.edition:
+                self._expelled()
+        elif self.view.remove(gone):
+            logger.info(
+                "runner %s is gone", gone.runner,
+                extra={"action": "member.gone", "runner": gone.runner},
+            )  # fmt: skip
+            self._on_change()
+
+    def _expelled(self) -> None:
+        """Others took this runner for dead, and its shards: it begins anew."""
+        logger.warning(
+            "the other runners took this one for dead: it joins again",
+            extra={"action": "member.expelled", "runner": self.own.runner},
+        )
+        self._on_expelled()
+        self._renew()
+        self._on_change()
+        self._spawn(self._put())
+
+    # -- the ring -------------------------------------------------------------------------------
+    async def _watch(self) -> None:
+        """Ping who stands next, and tell all who doesn't answer."""
+        while True:
+            await asyncio.sleep(seconds(self._settings.ping_every))
+            now = _now()
+            late = now - self._ticked > seconds(self._settings.ping_every) + LAG_S
+            self._ticked = now
+            session = self._session
+            if late or session.epoch != self._epoch or not session.connected:
+                self._doubt(now)
+                continue
+            self._ping_all(now)
+            await self._judge(now)
+
+    def _doubt(self, now: float) -> None:
+        """This process was away, so what it doesn't know of others says nothing."""
+        if self._session.epoch != self._epoch:
+            # They may have lost the same server, and come back a little later.
+            self._epoch = self._session.epoch
+            self._doubted_until = now + seconds(self._settings.frozen_after)
+        for watch in self._watches.values():
+            watch.heard, watch.nobody = now, 0
+
+    def _ping_all(self, now: float) -> None:
+        names = successors(self.own.runner, [member.runner for member in self.view.members()])
+        for name in set(self._watches) - set(names):
+            watch = self._watches.pop(name)
+            if watch.task is not None:
+                watch.task.cancel()
+        for name in names:
+            watch = self._watches.setdefault(name, _Watch(now))
+            if watch.task is None or watch.task.done():
+                watch.task = asyncio.get_running_loop().create_task(self._ping(name, watch))
+
+    async def _ping(self, name: str, watch: _Watch) -> None:
+        subject = self._session.subjects.member(name)
+        try:
+            answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
+            if answer.no_responders:
+                watch.nobody += 1
+                await asyncio.sleep(AGAIN_S)
+                answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
+            if answer.no_responders:
+                watch.nobody += 1
+            else:
+                watch.heard, watch.nobody = _now(), 0
+        except Unreachable:
+            return  # silence, which has its time
+
+    async def _judge(self, now: float) -> None:
+        """Tell all who is dead or frozen."""
+        frozen_s = seconds(self._settings.frozen_after)
+        for name, watch in list(self._watches.items()):
+            found = health(
+                nobody=watch.nobody, silent_s=now - watch.heard, frozen_after_s=frozen_s
+            )
+            if found is Health.WELL or now < self._doubted_until:
+                continue
+            member = self.view.get(name)
+            if member is not None and (found is Health.DEAD or await self._hears_itself()):
+                self._expel(member, found)
+
+    async def _hears_itself(self) -> bool:
+        """Whether the server carries anything to this process."""
+        subject = self._session.subjects.member(self.own.runner)
+        try:
+            answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
+        except Unreachable:
+            return False
+        return not answer.no_responders
+
+    def _expel(self, member: Member, found: Health) -> None:
+        logger.warning(
+            "runner %s is %s: others take its shards",
+            member.runner,
+            found.value,
+            extra={"action": f"member.{found.value}", "runner": member.runner},
+        )
+        gone = Gone(member.runner, member.edition)
+        self._tell(gone)
+        if self.view.remove(gone):
+            self._on_change()
+        self._spawn(self._remove(member))
+
+    async def _remove(self, member: Member) -> None:
+        """Remove the record of one that is gone, unless it joined again."""
+        key = member_key(member.runner)
+        found = await self._session.members.get(key)
+        stored = None if found is None else _member(found)
+        if found is not None and (stored is None or stored.edition <= member.edition):
+            await self._session.members.delete(key, upto=found.revision)
+
+    # -- small things ---------------------------------------------------------------------------
+    def _tell(self, word: Word) -> None:
+        self._session.asks.send(self._session.subjects.members, encode_word(word))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(Unreachable):  # the next heartbeat or listing mends it
+                await work
+
+        task = asyncio.get_running_loop().create_task(quietly())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _lasting(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Work that has no end; a bug in it must not be its end either."""
+        while True:
+            try:
+                await work()
+            except Exception:  # it sleeps before it does anything, so this doesn't spin
+                logger.exception("%s failed", work.__name__, extra={"action": "member.failed"})
+
+
+def _member(entry: Entry) -> Member | None:
+    """The record in an entry; None for what another release, or somebody else, wrote there."""
+    try:
+        word = decode_word(entry.value)
+    except Undecodable:
+        return None
+    return word if isinstance(word, Member) else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
