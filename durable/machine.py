@@ -36,7 +36,8 @@ class MachineLease:
         members = self._session.members
         used = {key.rpartition(".")[2] for key in await members.entries(HEAD)}
         start = int(self._session.entropy.uniform(0, MACHINES - 1))
-        for number in [*range(start, MACHINES), *range(start)]:
+        for step in range(MACHINES):
+            number = (start + step) % MACHINES
             if str(number) in used:
                 continue
             revision = await members.put(

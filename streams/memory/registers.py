@@ -24,7 +24,8 @@ class Registers:
 
     def get(self, key: str) -> Entry | None:
         """The value, or None."""
-        if self._until.get(key, self._now_ns()) < self._now_ns():
+        until = self._until.get(key)
+        if until is not None and until <= self._now_ns():
             self._drop(key)
         return self._entries.get(key)
 

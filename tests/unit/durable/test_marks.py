@@ -75,7 +75,9 @@ async def test_who_was_overtaken_counts_on() -> None:
     members = Members()
     put, overtaken = members.put, 0
 
-    async def late(key: str, value: bytes, *, expected: int | None = None) -> int | None:
+    async def late(
+        key: str, value: bytes, *, expected: int | None = None, ttl_s: int | None = None
+    ) -> int | None:
         nonlocal overtaken
         if not overtaken:
             overtaken = 1
