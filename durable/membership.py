@@ -207,9 +207,23 @@ class Membership:
     async def _list(self) -> None:
         """Compare the view with the bucket. Raises Unreachable."""
         entries = await self._session.members.entries(HEAD)
+        if not self._joined:
+            return
         listed = [member for entry in entries.values() if (member := _member(entry)) is not None]
-        if self.view.compare(listed, self.own.runner) and self._joined:
+        for member in listed:
+            self._remind(member)
+        if self.own.runner not in [member.runner for member in listed]:
+            await self._put()  # somebody removed it, or it wasn't stored yet
+        if self.view.compare(listed, self.own.runner):
             self._on_change()
+
+    def _remind(self, member: Member) -> None:
+        """Tell one that is listed, but known to be gone, that it was taken for dead: it may live,
+        and not have heard of that."""
+        gone = self.view.gone(member.runner)
+        if member.edition <= gone and member.runner != self.own.runner:
+            subject = self._session.subjects.member(member.runner)
+            self._session.asks.send(subject, encode_word(Gone(member.runner, gone)))
 
     def _news(self, message: Message) -> None:
         """Something that all runners are told."""
@@ -236,6 +250,8 @@ class Membership:
         match word:
             case Member():
                 self._is_there(word)
+            case Gone():
+                self._went(word)
             case Ping(view):
                 self._pong(message)
                 self._compare(view)
@@ -361,8 +377,11 @@ class Membership:
             )
             if found is Health.WELL or now < self._doubted_until:
                 continue
-            member = self.view.get(name)
-            if member is not None and (found is Health.DEAD or await self._hears_itself()):
+            member, epoch = self.view.get(name), self._session.epoch
+            if found is Health.SILENT and not await self._hears_itself():
+                continue
+            same = self._watches.get(name) is watch and self._session.epoch == epoch
+            if member is not None and same and now >= max(watch.heard, self._doubted_until):
                 self._expel(member, found)
 
     async def _hears_itself(self) -> bool:
