@@ -51,13 +51,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """Runners that found an older sharding of it: they can own none of these shards."""
     places: tuple[Place, ...]
 
-    def faults(self) -> set[tuple[str, int, int, Whose]]:
-        """What is wrong, in words that two looks can be compared by."""
-        return {
-            (self.entity, self.generation, place.shard, place.state)
-            for place in self.places
-            if place.state in FAULTS
-        }
+    def faulty(self, other: Layout) -> list[Place]:
+        """The shards that are wrong here, and were so in the same way at another look."""
+        if (other.entity, other.generation) != (self.entity, self.generation):
+            return []
+        before = {(place.shard, place.state) for place in other.places}
+        return [p for p in self.places if p.state in FAULTS and (p.shard, p.state) in before]
 
 
 class Fleet:
@@ -94,9 +93,17 @@ class Fleet:
     # -- whether they agree ---------------------------------------------------------------------
     def differs(self, one: RunnerStats) -> list[str]:
         """In what a runner differs from the others, each in some words."""
+        return [*self.blind(one), *self.other_code(one)]
+
+    def blind(self, one: RunnerStats) -> list[str]:
+        """Whether it sees fewer or more runners than there can be."""
+        if len(self.told) <= one.sees <= self.there:
+            return []
+        return [f"sees {one.sees} of {self.there}"]
+
+    def other_code(self, one: RunnerStats) -> list[str]:
+        """Of what types it has other code, or another sharding, than who started last."""
         found: list[str] = []
-        if not len(self.told) <= one.sees <= self._there:
-            found.append(f"sees {one.sees} of {self._there}")
         for type in one.types:
             newest = self._newest[type.entity]
             if type.generation != newest.generation:
@@ -106,7 +113,7 @@ class Fleet:
         return found
 
     @cached_property
-    def _there(self) -> int:
+    def there(self) -> int:
         """How many runners there can be at most, by all that is known."""
         if self.listed is not None:
             return len(self.told) + len(self.silent)

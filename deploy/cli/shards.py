@@ -63,12 +63,12 @@ def list_shards(
 
     async def work(caller: Caller) -> int:
         async def look() -> tuple[list[Layout], bool]:
-            first = layouts(await fleet(caller), type)
-            if watching.watch or not faulty(first):
-                return first, False
+            found = layouts(await fleet(caller), type)
+            if watching.watch or not faulty(found, found):
+                return found, False
             await rest(AGAIN_S)
-            second = layouts(await fleet(caller), type)
-            return second, bool(faulty(first) & faulty(second))
+            again = layouts(await fleet(caller), type)
+            return again, faulty(found, again)
 
         return await watched(output, watching, look, lambda found: _show(output, *found))
 
@@ -84,9 +84,9 @@ def layouts(found: Fleet, entity: str | None) -> list[Layout]:
     return [found.layout(entity)]
 
 
-def faulty(found: list[Layout]) -> set[tuple[str, int, int, str]]:
-    """What is wrong, comparable with another look."""
-    return {fault for layout in found for fault in layout.faults()}
+def faulty(first: list[Layout], second: list[Layout]) -> bool:
+    """Whether a shard is unowned or owned twice at both looks."""
+    return any(one.faulty(other) for one in second for other in first)
 
 
 def _show(output: Output, found: list[Layout], bad: bool) -> int:

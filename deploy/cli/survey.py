@@ -154,5 +154,4 @@ def _now() -> float:
 
 async def rest(seconds: float) -> None:
     """Let time pass between two looks."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.Event().wait(), seconds)
+    await asyncio.sleep(seconds)
