@@ -404,7 +404,7 @@ def shards_found(first: Layout, second: Layout) -> Finding:
     wrong = second.faulty(first)
     if not wrong:
         held = ", ".join(f"{owner} {number}" for owner, number in second.owners.items())
-        return good("shards", f"{entity}: each of {second.shards} has one owner: {held}")
+        return good("shards", f"{entity}: each of {second.shards} shards has one owner: {held}")
     told = [
         f"shard {place.shard} is owned by {' and '.join(place.owners) or 'nobody'}"
         for place in wrong[:SHARDS_TOLD]

@@ -20,7 +20,7 @@ from perdure.deploy.checks import (
     send_found,
     streams_found,
 )
-from perdure.deploy.finding import Finding
+from perdure.deploy.finding import Finding, good
 from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
@@ -272,20 +272,32 @@ async def test_first_settings_that_differ_are_a_warning(
     assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
 
 
-async def test_a_runner_that_stands_by_is_not_taken_for_the_owner(
+async def test_each_owner_is_told_with_its_shards(
     nats_server: EmbeddedServer, namespace: str
 ) -> None:
-    async with hosted(nats_server.url, namespace=namespace) as settings:
-        before = await found(settings, "counter")
-        owner = before["runner"][0].what.split()[0]
-        info = TypeInfo("counter", 1, 4, "other", 0)
+    async with (
+        hosted(nats_server.url, namespace=namespace) as settings,
+        connect(serving=[FIRST], settings=settings),
+    ):
+        findings = await found(settings, "counter")
         probe = Probe(settings)
         await probe.open()
         owners = await Checks(probe, settings, "runner").owners("counter")
         await probe.close()
-    assert owners == {owner: 4}
-    assert runner_found(info, None, owners).what == (
-        f"counter: {owner} owns 4 of 4 shards; other stands by"
+    assert failed(findings) == {}
+    one, other = sorted(owners)
+    assert owners == {one: 2, other: 2}
+    told = f"{one} owns 2, {other} owns 2"
+    assert findings["runner"] == [good("runner", f"counter: of 4 shards {told}")]
+    assert findings["members"] == [good("members", "2 runners, each sees all of them")]
+    (shards,) = findings["shards"]
+    assert shards.what == f"counter: each of 4 shards has one owner: {one} 2, {other} 2"
+    info = TypeInfo("counter", 1, 4, "other", 0)
+    assert runner_found(info, None, owners).what == f"counter: of 4 shards {told}"
+    finding = runner_found(info, None, {one: 3})
+    assert (finding.warning, finding.what) == (
+        True,
+        f"counter: of 4 shards {one} owns 3, nobody owns 1",
     )
 
 
