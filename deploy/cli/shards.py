@@ -21,11 +21,24 @@ COLUMNS = ("TYPE", "#SHARD", "OWNER", "STATE")
 HELP = """
 Look at the shards of entity types: whose they are, and whether each has one owner.
 
+STATE is empty where all is well; `unowned`: no runner has it; `twice`: several believe to have it,
+of which one can write; `moves to …`: its owner is about to give it away. The imbalance says by how
+many shards the runner that is farthest from its share, by the weights, is away from it. It exits
+with 1 if a shard is unowned or owned twice at a second look, too, and if nobody answers.
+
+For instance:
+
 * `perdure shards`
 * `perdure shards account --watch`
+* `perdure shards --json | jq -c '[.entity, .owners]'`
 """
 
-shards: App = App(name="shards", help=HELP, help_format="markdown")
+shards: App = App(
+    name="shards",
+    help=HELP,
+    help_format="markdown",
+    usage="Usage: perdure shards [TYPE] [OPTIONS]",
+)
 
 
 @shards.default
@@ -36,20 +49,7 @@ def list_shards(
     watching: Watching = ONCE,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Print the owner of each shard, and a line a type: shards, owners, how evenly they share.
-
-    The imbalance says by how many shards the owner that is farthest from its share, by the
-    weights, is away from it.
-
-    STATE is empty where all is well; `unowned`: no runner has it; `twice`: several believe to have
-    it, of which one can write; `moves to …`: its owner is about to give it away. It exits with 1
-    if a shard is unowned or owned twice at a second look, too, and if nobody answers.
-
-    For instance:
-
-    * `perdure shards`
-    * `perdure shards account --watch`
-    * `perdure shards --json | jq -c '[.entity, .owners]'`
+    """Print the owner of each shard, and a line a type.
 
     Parameters
     ----------

@@ -33,6 +33,7 @@ from perdure.streams.topology import log_stream
 
 from .commands import Shell, plain_client
 from .counter import counter
+from .told import answering, told, told_type
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 FIRST: Entity[Any, Any] = counter
@@ -299,6 +300,30 @@ async def test_each_owner_is_told_with_its_shards(
         True,
         f"counter: of 4 shards {one} owns 3, nobody owns 1",
     )
+
+
+async def test_a_shard_of_nobody_and_views_that_differ(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    pair = [told("a", told_type(0, 1), sees=2), told("b", told_type(3), sees=1)]
+    async with answering(nats_server.url, namespace, lambda: pair):
+        settings = Settings(url=nats_server.url, namespace=namespace)
+        findings = failed(await found(settings, "counter", role="operator"))
+    assert findings["members"] == ["runner b sees 1 of 2 runners"]
+    assert findings["shards"] == ["counter: shard 2 is owned by nobody"]
+
+
+async def test_who_may_not_ask_for_statistics_is_told_nothing_of_shards(
+    own_server: OwnServer,
+) -> None:
+    permissions = '{ publish: { deny: "perdure.stats" } }'
+    users = f"{{user: u, password: p, permissions: {permissions}}}, {{user: all, password: p}}"
+    server = await own_server(extra=f"accounts {{ A {{ jetstream: enabled, users: [{users}] }} }}")
+    async with hosted(server.url, user="all", password="p") as settings:
+        findings = await found(msgspec.structs.replace(settings, user="u"), "counter")
+        assert failed(findings) == {}
+        assert not {"members", "shards"} & set(findings)
+        assert {"members", "shards"} <= set(await found(settings, "counter"))
 
 
 async def test_streams_lost_under_a_runner(nats_server: EmbeddedServer, namespace: str) -> None:
