@@ -8,18 +8,20 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.deploy.cli.stats import COLUMNS, rows
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
-from perdure.durable.stats import KEPT_S, RunnerStats, TypeStats, decode_stats
+from perdure.durable.stats import KEPT_S, RunnerStats
 from perdure.streams.subjects import Subjects
 
 from ...support.server import PATIENCE_S, settings_for
 from .commands import Shell, plain_client
 from .counter import counter
 from .hosted import hosted, place
+from .told import told, told_type
 
 
 async def test_every_runner_tells_what_it_has(
@@ -141,14 +143,9 @@ async def test_an_answer_goes_below_the_allowed_prefixes_only_and_is_kept_for_a_
 # -- pure ---------------------------------------------------------------------------------------
 def test_rates_come_from_two_looks() -> None:
     def look(time: int, commits: int) -> RunnerStats:
-        fields = dict.fromkeys(TypeStats.__struct_fields__, 0)
-        own = {"entity": "counter", "own": [], "version": "", "batching": False}
-        type = {**fields, **own, "single": commits}
-        whole = dict.fromkeys(RunnerStats.__struct_fields__, 0)
-        given = {"runner": "r", "time": time, "asks": 1, "capacity": 9, "bytes": 5}
-        more: dict[str, Any] = {"types": [type, type], "cached": 2_000_000, "connection": {}}
-        more |= {"host": "", "labels": [], "leaving": False}
-        return decode_stats(json.dumps({**whole, **given, **more}).encode())
+        type = msgspec.structs.replace(told_type(), single=commits)
+        more: dict[str, Any] = {"asks": 1, "capacity": 9, "bytes": 5, "cached": 2_000_000}
+        return told("r", type, type, time=time, **more)
 
     rate = [name.lstrip("#") for name in COLUMNS].index("PER SECOND")
     first, second = rows(look(3000, 500), look(1000, 100))
