@@ -20,6 +20,8 @@ from perdure import Retry, Settings, load_with_sources
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text()
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+NUMBERS = {"machine_id", "weight"}
+"""Whose default doesn't tell that they are."""
 
 
 def meanings() -> dict[str, str]:
@@ -37,7 +39,7 @@ def meanings() -> dict[str, str]:
 
 def shown(value: Any) -> str:
     """A default as the page shows it."""
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, timedelta):
         return f"{value.total_seconds():,.0f}"
@@ -51,6 +53,8 @@ def shown(value: Any) -> str:
 
 
 def unit(name: str, value: Any) -> str:
+    if name in NUMBERS:
+        return "number"
     if isinstance(value, (float, timedelta)):
         return "seconds"
     if isinstance(value, int):

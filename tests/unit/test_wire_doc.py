@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -42,6 +42,7 @@ from perdure.streams.commit import (
     unseal,
 )
 from perdure.streams.jetstream.connection import Statistics
+from perdure.streams.members import Hosting, Member, Word, decode_word, encode_word
 from perdure.streams.subjects import Sharding, Subjects, escape, fnv1a32, shard_of, unescape
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
@@ -86,6 +87,7 @@ def test_subjects() -> None:
         SUBJECTS.to("account", "a-1"),
         SUBJECTS.command("account", 1, shard_of("a-1", 16), "a-1"),
         SUBJECTS.info("account"),
+        SUBJECTS.members,
         SUBJECTS.member(runner),
         SUBJECTS.stats,
         SUBJECTS.log("account", "a-1"),
@@ -105,6 +107,19 @@ def test_stats() -> None:
     told = json.loads(lines("stats")[0])
     assert json.loads(msgspec.json.encode(decode_stats(lines("stats")[0]))) == told
     assert set(told["connection"]) == {field.name for field in fields(Statistics)}
+
+
+def test_words_between_runners() -> None:
+    words = [decode_word(row[1].encode()) for row in table("words")]
+    assert [encode_word(word).decode() for word in words] == [row[1] for row in table("words")]
+    assert {type(word) for word in words} == set(get_args(Word))
+
+
+def test_the_fields_of_a_record() -> None:
+    told = [row[0].replace("`", "").split(", ") for row in table("member fields")]
+    assert tuple(name for names in told for name in names) == Member.__struct_fields__
+    types = next(row[2] for row in table("member fields") if row[0] == "types")
+    assert all(f"`{name}`" in types for name in Hosting.__struct_fields__)
 
 
 def test_ids() -> None:
