@@ -16,7 +16,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from .codec import Undecodable
+from .codec import Undecodable, digest
 from .port import ENTRIES
 
 HEAD = "member"
@@ -70,6 +70,13 @@ class Gone(Struct, frozen=True, tag="gone"):
     edition: Annotated[int, Meta(ge=0, le=2**53)]  # so that its runner can join with a higher one
 
 
+class Ping(Struct, frozen=True, tag="ping"):
+    """To a member, by who watches it: it answers with its own. `view` is the digest of what the
+    sender knows of all; where they differ, each lists the bucket."""
+
+    view: str
+
+
 class Release(Struct, frozen=True, tag="release"):
     """To an owner: the sender has a shard by its view, and waits for it to be given back."""
 
@@ -95,7 +102,7 @@ class Draining(Struct, frozen=True, tag="draining"):
     """The runner leaves."""
 
 
-Word: TypeAlias = Member | Gone | Release | Drain | Released | Kept | Draining
+Word: TypeAlias = Member | Gone | Ping | Release | Drain | Released | Kept | Draining
 
 _words: msgspec.json.Decoder[Word] = msgspec.json.Decoder(Word)
 _encoder = msgspec.json.Encoder()
@@ -126,12 +133,21 @@ class View:
         self._members: dict[str, Member] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()  # the last edition that went
         self._missed: frozenset[str] = frozenset()  # not in the last listing
+        self._digest = ""  # of it all, once it was asked for
 
     def __repr__(self) -> str:
         return f"View({', '.join(sorted(self._members))})"
 
     def __contains__(self, runner: object) -> bool:
         return runner in self._members
+
+    @property
+    def digest(self) -> str:
+        """The same for two views that know the same."""
+        if not self._digest:
+            known = [(name, self._members[name].edition) for name in sorted(self._members)]
+            self._digest = digest(_encoder.encode(known))
+        return self._digest
 
     def members(self) -> list[Member]:
         """All that are there, by their names."""
@@ -152,6 +168,7 @@ class View:
         if member.edition <= newest or (known is None and len(self._members) >= ENTRIES):
             return False
         self._members[member.runner] = member
+        self._digest = ""
         self._missed -= {member.runner}
         return True
 
@@ -166,6 +183,7 @@ class View:
         if known is None or known.edition > gone.edition:
             return False
         del self._members[gone.runner]
+        self._digest = ""
         return True
 
     def compare(self, listed: Iterable[Member], own: str) -> bool:
@@ -180,5 +198,6 @@ class View:
         went = sorted(missing & self._missed)
         for runner in went:
             del self._members[runner]
+            self._digest = ""
         self._missed = missing
         return any(added) or bool(went)

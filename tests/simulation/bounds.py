@@ -21,7 +21,10 @@ SWEEP_S = 5.1
 set leaves it to the next sweep, which comes every 5 s."""
 
 IDLE_TASKS = 3
-"""Tasks that an idle process may have, besides one for each shard: timers, sweeps, a watcher."""
+"""Tasks that an idle process may have: timers, sweeps, a watcher."""
+
+MEMBER_TASKS = 4
+"""The same of a runner, besides one for each shard: heartbeats, the ring, its pings."""
 
 
 def excesses(owner: Owner, scenario: Scenario) -> Iterator[str]:
@@ -55,7 +58,7 @@ def leaving(owner: Owner) -> int:
 
 
 def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
-    """What idle runners still hold and should not; one of them has the shards."""
+    """What idle runners still hold and should not; together they have all shards, each once."""
     shards, terms = scenario.settings.shards, 0
     for owner in owners:
         statistics, name = owner.runner.statistics(), owner.process.name
@@ -67,12 +70,15 @@ def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
                 f"{len(waits)} of them for a result"
             )
         tasks = owner.process.loop.pending(owner.process)
-        if tasks > IDLE_TASKS + shards:
+        if tasks > IDLE_TASKS + MEMBER_TASKS + shards:
             yield f"{name} is idle, but has {tasks} tasks"
         if leaving(owner):
             yield f"{name} is idle, but stores last snapshots of {leaving(owner)} bytes"
     if terms != shards:
         yield f"{len(owners)} idle runners have {terms} terms of {shards}"
+    views = {tuple(m.runner for m in owner.runner.membership.view.members()) for owner in owners}
+    if len(views) > 1:
+        yield f"{len(owners)} idle runners don't see the same members: {sorted(views)}"
 
 
 def _parked(owner: Owner, activation: Any) -> Iterator[Any]:

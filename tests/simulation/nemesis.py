@@ -43,7 +43,8 @@ class Nemesis:
             "freeze": self._freeze,
             "zombie": self._zombie,
             "partition": self._partition,
-            "rival": self._rival,
+            "join": self._join,
+            "deaf": self._deaf,
             "drain": self._drain,
             "cut": self._cut,
             "rewind": self._rewind,
@@ -80,7 +81,7 @@ class Nemesis:
             self.strikes[name]()
 
     async def heal(self) -> None:
-        """No more faults; who sleeps wakes up; one runner stays."""
+        """No more faults; who sleeps wakes up; as many runners stay as there should be."""
         world = self.world
         world.say("ALL CALM")
         world.weather.calm = True
@@ -94,11 +95,12 @@ class Nemesis:
             member.process.fuse = None
             world.thaw(member)
             world.restore(member)
+            member.wire.deaf_until = 0.0
         await asyncio.sleep(2.0)
         alive = [o for o in world.alive if not o.leaving]
         if not alive:
             world.start_runner()
-        for extra in alive[:-1]:
+        for extra in alive[: -world.scenario.runners]:
             self._retire(extra)
         await asyncio.sleep(6.0)
 
@@ -111,10 +113,9 @@ class Nemesis:
         alive = [c for c in self.world.callers[:-1] if c.process.alive and c.commands_left]
         return self.random.choice(alive) if alive else None
 
-    def _lone(self) -> Owner | None:
-        """The only runner, so that a second one may come."""
-        alive = self.world.alive
-        return alive[0] if len(alive) == 1 else None
+    def _few(self) -> bool:
+        """Whether one more runner may start."""
+        return len([o for o in self.world.alive if not o.leaving]) < self.world.scenario.runners
 
     # -- runners --------------------------------------------------------------------------------
     def _crash(self) -> None:
@@ -128,7 +129,7 @@ class Nemesis:
         self.crashes += 1
         self.world.situations["runner crashed"] += 1
         self.world.crash(victim)
-        if all(owner.leaving for owner in self.world.alive):
+        if self._few():
             self.world.restart_later()
 
     def _fuse(self) -> None:
@@ -143,41 +144,50 @@ class Nemesis:
             self.world.freeze(victim, self.random.choice([0.2, 1.0, 3.0, 9.0]))
 
     def _zombie(self) -> None:
-        """The owner freezes, another one takes over, the first wakes up and knows nothing."""
-        owner = self._lone()
-        if owner is None:
+        """An owner freezes for long, others take over, it wakes up and knows nothing."""
+        owner = self._victim()
+        if owner is None or owner.process.frozen:
             return
         asleep = self.random.choice([self.random.uniform(0.5, 8.0), LONG_SLEEP_S])
         self.world.freeze(owner, asleep)
-        self.world.at(self.random.uniform(0.05, min(asleep, 8.0)), self._second, owner)
+        self._relieve(self.random.uniform(0.05, min(asleep, 8.0)))
         self.world.situations["zombie"] += 1
 
     def _partition(self) -> None:
-        """The owner is cut off and goes on, another one takes over, the first comes back."""
-        owner = self._lone()
+        """An owner is cut off and goes on, others take over, it comes back."""
+        owner = self._victim()
         if owner is None or owner.process.frozen:
             return
         away_s = self.random.uniform(1.0, 15.0)
         self.world.cut(owner, away_s)
-        self.world.at(self.random.uniform(0.05, min(away_s, 6.0)), self._second, owner)
+        self._relieve(self.random.uniform(0.05, min(away_s, 6.0)))
         self.world.situations["partition"] += 1
 
-    def _rival(self) -> None:
-        owner = self._lone()
-        if owner is not None:
-            self._second(owner)
+    def _relieve(self, after_s: float) -> None:
+        """Where nobody else could take over, somebody comes."""
+        well = [
+            o for o in self.world.alive if not (o.leaving or o.process.frozen or not o.wire.up)
+        ]
+        if not well:
+            self.world.at(after_s, self._one_more)
 
-    def _second(self, first: Owner) -> None:
-        """A second runner starts; some time later one of the two goes."""
+    def _join(self) -> None:
+        """One more than there should be, for a while; then any of them goes."""
+        if not self._few() and len(self.world.alive) <= self.world.scenario.runners:
+            self._one_more()
+
+    def _one_more(self) -> None:
         world = self.world
-        if world.weather.calm or len(world.alive) > 1:
+        if world.weather.calm or len(world.alive) > world.scenario.runners:
             return
-        second = world.start_runner()
-        world.situations["second runner"] += 1
-        stays_s = self.random.uniform(2.0, 12.0)
-        if first.process.frozen:
-            stays_s += first.wakes_at - world.loop.time()
-        world.at(stays_s, self._retire, self.random.choice([first, second]))
+        world.start_runner()
+        world.situations["one more runner"] += 1
+        world.at(self.random.uniform(2.0, 12.0), self._retire_any)
+
+    def _retire_any(self) -> None:
+        alive = [o for o in self.world.alive if not o.leaving]
+        if len(alive) > self.world.scenario.runners:
+            self._retire(self.random.choice(alive))
 
     def _retire(self, owner: Owner) -> None:
         world = self.world
@@ -190,13 +200,27 @@ class Nemesis:
             self._leave(owner)
 
     def _drain(self) -> None:
-        """The runner leaves in good order, and the next one starts at once."""
-        owner = self._lone()
-        if owner is not None and not owner.process.frozen:
+        """A runner leaves in good order, and the next one starts at once, or a little before."""
+        owner = self._victim()
+        if owner is None or owner.process.frozen:
+            return
+        if self.random.random() < 0.5:
+            self.world.start_runner()
+            self.world.at(self.random.uniform(0.0, 3.0), self._leave, owner)
+        else:
             self._leave(owner)
             self.world.start_runner()
 
+    def _deaf(self) -> None:
+        """Views of the members differ for a while."""
+        owner = self._victim()
+        if owner is not None:
+            self.world.deafen(owner, self.random.choice([0.5, 4.0, 20.0]))
+            self.world.situations["deaf"] += 1
+
     def _leave(self, owner: Owner) -> None:
+        if owner.leaving or not owner.process.alive:
+            return
         owner.leaving = True
         self.world.say(owner.process.name, "LEAVES")
         self.world.situations["runner drained"] += 1

@@ -377,6 +377,8 @@ class SimulatedAsks:
         self._inner, self._wire, self._world = inner.asks, wire, world
 
     async def subscribe(self, subject: str, on_message: Callable[[Message], None]) -> Subscription:
+        if subject.endswith(".members"):
+            on_message = self._unless_deaf(on_message)
         subscription = SimulatedSubscription(on_message, self._wire)
 
         async def at_broker() -> Subscription:
@@ -406,6 +408,8 @@ class SimulatedAsks:
             self._inner.send(subject, data, reply=reply, headers=headers)
 
         weather = self._wire.weather
+        if subject.endswith(".members") and self._wire.deaf:
+            return
         self._wire.say("send", subject, data)
         self._world.sent(data)
         if not self._wire.up or weather.lost("core message"):
@@ -430,6 +434,13 @@ class SimulatedAsks:
             raise Unreachable(f"no answer on {subject} in {timeout_s} s") from None
         finally:
             inbox.close()
+
+    def _unless_deaf(self, on_message: Callable[[Message], None]) -> Callable[[Message], None]:
+        def heard(message: Message) -> None:
+            if not self._wire.deaf:
+                on_message(message)
+
+        return heard
 
     def _hearing(self, on_message: Callable[[Message], None]) -> Callable[[Message], None]:
         def heard(message: Message) -> None:
@@ -493,6 +504,8 @@ class SimulatedMembers:
         await self._wire.call("delete member", lambda: self._inner.delete(key, upto=upto))
 
     async def entries(self, head: str) -> dict[str, Entry]:
+        if self._wire.deaf:
+            raise Unreachable("it is deaf")
         return await self._wire.call("members", lambda: self._inner.entries(head))
 
 

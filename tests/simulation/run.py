@@ -30,25 +30,28 @@ ENOUGH = 1_000
 """Seeds within which every situation must be met, and every planted bug caught."""
 
 
-def replay_line(seed: int, name: str | None = None) -> str:
+def replay_line(seed: int, name: str | None = None, runners: int = 1) -> str:
     """The command that shows one seed again."""
     plant = f" --planted {name}" if name else ""
-    return f"python -m tests.simulation.run --seed {seed}{plant} --trace"
+    least = f" --runners {runners}" if runners > 1 else ""
+    return f"python -m tests.simulation.run --seed {seed}{plant}{least} --trace"
 
 
-def chunk(work: tuple[int, int, str | None]) -> list[Verdict]:
+def chunk(work: tuple[int, int, str | None, int]) -> list[Verdict]:
     """Some seeds in a row; called in a worker process."""
-    first, count, name = work
+    first, count, name, runners = work
     with planted(name):
-        verdicts = [simulate(seed) for seed in range(first, first + count)]
+        verdicts = [simulate(seed, runners=runners) for seed in range(first, first + count)]
     gc.collect()
     return verdicts
 
 
-def verdicts_of(first: int, count: int, jobs: int, name: str | None) -> Iterator[Verdict]:
+def verdicts_of(
+    first: int, count: int, jobs: int, name: str | None, runners: int
+) -> Iterator[Verdict]:
     """All verdicts, in the order of their seeds."""
     work = [
-        (seed, min(CHUNK, first + count - seed), name)
+        (seed, min(CHUNK, first + count - seed), name, runners)
         for seed in range(first, first + count, CHUNK)
     ]
     gc.freeze()
@@ -91,7 +94,7 @@ class Tally:
         return [name for name in ALL if not self.situations[name]]
 
 
-def report(tally: Tally, seconds: float, name: str | None) -> Iterator[str]:
+def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iterator[str]:
     """The summary, a line at a time."""
     yield (
         f"{tally.seeds} seeds, {tally.commands} commands, {tally.faults} faults in "
@@ -103,7 +106,8 @@ def report(tally: Tally, seconds: float, name: str | None) -> Iterator[str]:
         for kind in kinds(found):
             by_kind.setdefault(kind, []).append(seed)
     for kind, seeds in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {replay_line(seeds[0], name)}"
+        again = replay_line(seeds[0], name, runners)
+        yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {again}"
     for situation in ALL:
         times, seeds_with = tally.situations[situation], tally.met_in[situation]
         yield f"  met: {situation}: {times} in {seeds_with} seeds"
@@ -111,10 +115,10 @@ def report(tally: Tally, seconds: float, name: str | None) -> Iterator[str]:
         yield f"  too small (200 commands, 20 faults): seeds {tally.poor[:5]}"
 
 
-def show(seed: int, name: str | None, *, trace: bool) -> int:
+def show(seed: int, name: str | None, runners: int, *, trace: bool) -> int:
     """One seed, with its trace."""
     with planted(name):
-        verdict = simulate(seed, trace=trace)
+        verdict = simulate(seed, trace=trace, runners=runners)
     for line in verdict.lines:
         print(line)
     print(
@@ -129,18 +133,19 @@ def show(seed: int, name: str | None, *, trace: bool) -> int:
 def many(args: argparse.Namespace) -> int:
     """Many seeds, with progress on the error output."""
     tally, begin = Tally(), time.monotonic()
-    for verdict in verdicts_of(args.first, args.seeds, args.jobs, args.planted):
+    work = args.first, args.seeds, args.jobs, args.planted, args.runners
+    for verdict in verdicts_of(*work):
         tally.add(verdict)
         if verdict.violations and len(tally.failing) <= args.show:
             print(f"seed {verdict.seed}: {verdict.violations[0][:300]}")
-            print(f"  again: {replay_line(verdict.seed, args.planted)}", flush=True)
+            print(f"  again: {replay_line(verdict.seed, args.planted, args.runners)}", flush=True)
         if args.planted and caught(verdict.violations):
             tally.caught = True
             break
         if tally.seeds % 100 == 0:
             rate = tally.seeds / (time.monotonic() - begin)
             print(f"{tally.seeds}/{args.seeds}, {rate:.1f} a second", file=sys.stderr, flush=True)
-    for line in report(tally, time.monotonic() - begin, args.planted):
+    for line in report(tally, time.monotonic() - begin, args.planted, args.runners):
         print(line)
     if args.planted:
         return 0 if tally.caught else 1
@@ -156,13 +161,14 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--runners", type=int, default=1, help="at least so many runners")
     parser.add_argument("--planted", choices=sorted(PLANTED), help="plant this bug")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: show everything")
     parser.add_argument("--show", type=int, default=10, help="failing seeds to show")
     args = parser.parse_args(list(arguments) if arguments is not None else None)
     if args.seed is not None:
-        return show(args.seed, args.planted, trace=args.trace)
+        return show(args.seed, args.planted, args.runners, trace=args.trace)
     return many(args)
 
 

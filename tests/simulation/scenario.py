@@ -24,7 +24,8 @@ TROUBLES = {
     "freeze": 0.5,
     "zombie": 0.5,
     "partition": 0.3,
-    "rival": 0.4,  # a second runner beside a healthy one
+    "join": 0.4,  # one more runner beside healthy ones
+    "deaf": 0.4,  # a runner hears nothing of the others: views differ
     "drain": 0.3,
     "cut": 0.5,
     "rewind": 0.2,
@@ -56,6 +57,8 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (snapshot, "PART_BYTES", [150, 262_144]),
     (snapshot, "LEAVING_COMMITS", [1, 2, 1_000]),
     (shard, "HELD", [2, 10_000]),
+    (shard, "PATIENCE_S", [1.0, 15.0]),
+    (shard, "STRANGER_S", [0.1, 1.0]),
     (reading, "READS", [6, 256]),
     (pages, "PAGE_NAMES", [2, 5, 1_000]),
     (pages, "FILTER_PAGES", [2, 16]),
@@ -82,6 +85,7 @@ class Scenario:
     climate: Climate
     troubles: frozenset[str]
     entities: tuple[str, ...]
+    runners: int  # that there are, unless some just died
     clients: int
     commands: int  # of each Python client
     plain_commands: int
@@ -103,12 +107,12 @@ class Scenario:
         )
 
     @staticmethod
-    def draw(seed: int) -> Scenario:
-        """The scenario of a seed."""
+    def draw(seed: int, *, runners: int = 1) -> Scenario:
+        """The scenario of a seed, with at least so many runners."""
         random = Random(f"scenario {seed}")
         troubles = frozenset(name for name, p in TROUBLES.items() if random.random() < p)
         settings = Settings(
-            shards=random.choice([1, 2, 3]),
+            shards=random.choice([1, 2, 3, 5]),
             ask_timeout=random.choice([3.0, 6.0, 10.0]),
             made_window=random.choice([15.0, 30.0, 900.0]),
             # Few made keys and wrong clocks: whose clock is behind is refused, rightly.
@@ -130,6 +134,10 @@ class Scenario:
             told_addresses=random.choice([0, 2, 65_536]),
             ask_via=random.choice(["core", "core", "core", "stream"]),
             drain_timeout=3.0,
+            heartbeat=random.choice([0.5, 3.0]),
+            member_ttl=random.choice([6.0, 15.0]),
+            ping_every=random.choice([0.25, 1.0, 1.0]),
+            frozen_after=random.choice([1.0, 2.5]),
             appends=random.choice(["batch", "batch", "batch", "batch", "auto", "auto", "single"]),
         )
         count = random.choice([1, 3, 4, 6, 8, 8])
@@ -139,6 +147,7 @@ class Scenario:
             Climate.draw(random),
             troubles,
             tuple(_ids(random, count)),
+            runners=max(runners, random.choice([1, 2, 3, 3, 3, 4])),
             clients=3,
             commands=68,
             plain_commands=24,

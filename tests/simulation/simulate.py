@@ -46,11 +46,11 @@ class Verdict:
     lines: list[str] = field(default_factory=list[str])  # the trace, if it was wanted
 
 
-def simulate(seed: int, *, trace: bool = False) -> Verdict:
-    """Run a seed. The same seed gives the same verdict, in every process."""
+def simulate(seed: int, *, trace: bool = False, runners: int = 1) -> Verdict:
+    """Run a seed, with at least so many runners. It gives the same verdict in every process."""
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, so it isn't
-    scenario = Scenario.draw(seed)
+    scenario = Scenario.draw(seed, runners=runners)
     world = World(scenario, trace=trace)
     try:
         with (
@@ -93,7 +93,9 @@ def constants(scenario: Scenario) -> Generator[None]:
 async def _life(world: World, scenario: Scenario) -> None:
     workload = Workload(world)
     nemesis = Nemesis(world, workload)
-    world.start_runner()
+    for number in range(scenario.runners):
+        world.at(number * 0.05, world.start_runner)
+    await asyncio.sleep(0.01)
     workload.start()
     await nemesis.run()
     await nemesis.heal()

@@ -47,7 +47,13 @@ class Wire:
         self.world = world_context()
         self._loop: SimulatedLoop = process.loop
         self._waiting: dict[asyncio.Future[Any], str] = {}
+        self.deaf_until = 0.0  # until then it hears no news of members, and tells none
         self.overdue: list[Callable[[str], None]] = []  # consumers that are lost, and not told yet
+
+    @property
+    def deaf(self) -> bool:
+        """Whether news of members don't pass right now."""
+        return self._loop.time() < self.deaf_until
 
     async def call(
         self,

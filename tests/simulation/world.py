@@ -78,6 +78,7 @@ class Owner(Member):
 
     runner: Runner
     leaving = False
+    was_away = False  # it was frozen or cut off
 
 
 class Caller(Member):
@@ -161,7 +162,7 @@ class World:
         elif isinstance(answer, WrongLast):
             if len(appends) > 1:
                 self.met("batch overtaken")
-            if process is not self.owners[-1].process:
+            if any(o.was_away for o in self.owners if o.process is process):
                 self.met("zombie's append refused")
 
     def met(self, situation: str) -> None:
@@ -203,7 +204,7 @@ class World:
         return process, session, clock
 
     def start_runner(self) -> Owner:
-        """A new process with a runner that takes every shard."""
+        """A new process with a runner, which takes its share of the shards."""
         owner = Owner(*self._member("R"))
         self.owners.append(owner)
         name = owner.process.name
@@ -253,6 +254,11 @@ class World:
         """Some time after a runner died, another one is started in its place."""
         self.at(self.random.uniform(*RESTART_S), self.start_runner)
 
+    def deafen(self, owner: Owner, seconds: float) -> None:
+        """For a while a runner hears nothing of the others, and they nothing of it."""
+        self.say(owner.process.name, "IS DEAF for", f"{seconds:.2f}")
+        owner.session.wire.deaf_until = self.loop.time() + seconds
+
     def _killed_by_poison(self) -> None:
         """A command ends the process that runs it; called from inside that process."""
         process = PROCESS.get()
@@ -267,6 +273,8 @@ class World:
         if self.weather.calm or not member.process.alive or member.process.frozen:
             return
         self.say(member.process.name, "FREEZES for", f"{seconds:.2f}")
+        if isinstance(member, Owner):
+            member.was_away = True
         member.process.freeze()
         member.wakes_at = self.loop.time() + seconds
         self.at(seconds, self.thaw, member)
@@ -282,6 +290,8 @@ class World:
         if not member.process.alive or not member.wire.up:
             return
         self.say(member.process.name, "IS CUT OFF for", f"{seconds:.2f}")
+        if isinstance(member, Owner):
+            member.was_away = True
         self.evidence.cut_off.add(member.process.name)
         member.wire.cut()
         # The server notices later, so that what was sent before may still be served.

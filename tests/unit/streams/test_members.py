@@ -19,6 +19,7 @@ from perdure.streams.members import (
     Hosting,
     Kept,
     Member,
+    Ping,
     Release,
     Released,
     View,
@@ -130,6 +131,31 @@ def fed(words: list[Member | Gone]) -> View:
     return view
 
 
+# -- digests ----------------------------------------------------------------------------------
+@given(news, news)
+def test_the_digest_tells_views_apart(
+    words: list[Member | Gone], others: list[Member | Gone]
+) -> None:
+    one, other = fed(words), fed(others)
+    assert (one.digest == other.digest) is (one.members() == other.members())
+
+
+def test_the_digest_follows_each_change() -> None:
+    view = View()
+    seen_digests = [view.digest]
+    for change in (
+        lambda: view.add(there("a")),
+        lambda: view.add(there("b")),
+        lambda: view.add(there("b", 2)),
+        lambda: view.remove(Gone("a", 1)),
+        lambda: view.compare([there("c")], "own"),
+        lambda: view.compare([there("c")], "own"),  # b is missing a second time
+    ):
+        assert change()
+        seen_digests.append(view.digest)
+    assert len(set(seen_digests)) == len(seen_digests)
+
+
 # -- bounds -----------------------------------------------------------------------------------
 def test_so_many_that_went_are_remembered() -> None:
     view = View()
@@ -211,6 +237,7 @@ def test_who_was_missing_by_mistake_comes_back_with_the_next_listing() -> None:
         there("a"),
         Gone("a", 0),
         Release("account", 1, 15, "a"),
+        Ping("d"),
         Drain(),
         Released(),
         Kept(),
@@ -234,6 +261,7 @@ def test_what_words_look_like() -> None:
     assert encode_word(Release("account", 1, 2, "a")) == (
         b'{"type":"release","entity":"account","generation":1,"shard":2,"runner":"a"}'
     )
+    assert encode_word(Ping("d")) == b'{"type":"ping","view":"d"}'
     assert [encode_word(word) for word in (Drain(), Released(), Kept(), Draining())] == [
         b'{"type":"drain"}',
         b'{"type":"released"}',
@@ -302,6 +330,7 @@ HOSTILE = {
     "a weight beyond floats": b'{"type":"member","runner":"a","edition":1,"weight":1e999}',
     "an immense weight": joined(weight=1e300),
     "no number": b'{"type":"member","runner":"a","edition":1,"weight":NaN}',
+    "a view as a number": b'{"type":"ping","view":1}',
     "labels as a text": joined(labels="gpu"),
     "types as a table": joined(types={"entity": "x"}),
     "a type without generation": joined(types=[{"entity": "x"}]),
