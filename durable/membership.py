@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from ..streams.members import (
     HEAD,
     Gone,
     Member,
+    Ping,
     View,
     Word,
     decode_word,
@@ -35,12 +37,17 @@ from ..streams.members import (
 )
 from ..streams.port import Entry, Message, Session, Subscription, Unreachable
 from .machine import MachineLease
-from .ring import Health, health, successors
+from .ring import NOBODY_PINGS, Health, health, successors
 
 logger: logging.Logger = logging.getLogger("perdure.members")
 
-PING_TIMEOUT_S = 1.0
-"""How long one ping waits for its answer, in seconds; the next goes out meanwhile or after it."""
+PINGS = 4
+"""Pings that fit into `frozen_after`, each with its own time for an answer: some may be lost."""
+
+DIFFERENT = 2
+"""Pings in a row by which a view differs until the bucket is listed: news are on their way."""
+LIST_AGAIN_S = 1.0
+"""Between two listings for that reason, in seconds."""
 
 AGAIN_S = 0.05
 """After "nobody listens there": how soon to ask again, in seconds."""
@@ -87,6 +94,8 @@ class Membership:
         self._timers: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._watches: dict[str, _Watch] = {}
+        self._different = 0  # pings in a row from views that aren't ours
+        self._listed_at = float("-inf")
         self._epoch = session.epoch
         self._ticked = 0.0
         self._doubted_until = 0.0  # until then nobody is taken for dead
@@ -192,15 +201,29 @@ class Membership:
                 if beats <= 2 or beats % LISTINGS == 0:
                     await self._list()
             except Unreachable as error:
-                logger.debug("no heartbeat: %s", error, extra={"action": "member.silent"})
+                logger.debug("no heartbeat: %s", error, extra={"action": "member.no_heartbeat"})
 
     # -- the others -----------------------------------------------------------------------------
     async def _list(self) -> None:
         """Compare the view with the bucket. Raises Unreachable."""
         entries = await self._session.members.entries(HEAD)
+        if not self._joined:
+            return
         listed = [member for entry in entries.values() if (member := _member(entry)) is not None]
-        if self.view.compare(listed, self.own.runner) and self._joined:
+        for member in listed:
+            self._remind(member)
+        if self.own.runner not in [member.runner for member in listed]:
+            await self._put()  # somebody removed it, or it wasn't stored yet
+        if self.view.compare(listed, self.own.runner):
             self._on_change()
+
+    def _remind(self, member: Member) -> None:
+        """Tell one that is listed, but known to be gone, that it was taken for dead: it may live,
+        and not have heard of that."""
+        gone = self.view.gone(member.runner)
+        if member.edition <= gone and member.runner != self.own.runner:
+            subject = self._session.subjects.member(member.runner)
+            self._session.asks.send(subject, encode_word(Gone(member.runner, gone)))
 
     def _news(self, message: Message) -> None:
         """Something that all runners are told."""
@@ -215,20 +238,37 @@ class Membership:
             self._went(word)
 
     def _directly(self, message: Message) -> None:
-        """Something that this runner alone is told; nothing at all is a ping."""
+        """Something that this runner alone is told; nothing at all is a ping, too."""
         if not message.data:
-            if reply_allowed(message.reply, self._settings.reply_prefixes):
-                self._session.asks.send(message.reply, b"")
+            self._pong(message)
             return
         try:
             word = decode_word(message.data)
         except Undecodable as error:
             logger.debug("not readable: %s", error, extra={"action": "member.strange"})
             return
-        if isinstance(word, Member):
-            self._is_there(word)
-        else:
-            self._on_word(word, message)
+        match word:
+            case Member():
+                self._is_there(word)
+            case Gone():
+                self._went(word)
+            case Ping(view):
+                self._pong(message)
+                self._compare(view)
+            case _:
+                self._on_word(word, message)
+
+    def _pong(self, message: Message) -> None:
+        if reply_allowed(message.reply, self._settings.reply_prefixes):
+            self._session.asks.send(message.reply, encode_word(Ping(self.view.digest)))
+
+    def _compare(self, view: str) -> None:
+        """Somebody else's view: news may have been lost, here or there."""
+        self._different = 0 if view == self.view.digest else self._different + 1
+        now = _now()
+        if self._different >= DIFFERENT and now - self._listed_at >= LIST_AGAIN_S:
+            self._different, self._listed_at = 0, now
+            self._spawn(self._list)
 
     def _is_there(self, member: Member) -> None:
         new = member.runner not in self.view
@@ -248,8 +288,10 @@ class Membership:
             return
         if gone.runner == self.own.runner:
             if gone.edition >= self.own.edition:
+                self.view.remove(gone)  # so that the next edition is beyond that one
                 self._expelled()
         elif self.view.remove(gone):
+            self._watch_no_more(gone.runner)
             logger.info(
                 "runner %s is gone", gone.runner,
                 extra={"action": "member.gone", "runner": gone.runner},
@@ -263,9 +305,10 @@ class Membership:
             extra={"action": "member.expelled", "runner": self.own.runner},
         )
         self._on_expelled()
+        self._revision = 0
         self._renew()
         self._on_change()
-        self._spawn(self._put())
+        self._spawn(self._put)
 
     # -- the ring -------------------------------------------------------------------------------
     async def _watch(self) -> None:
@@ -294,28 +337,37 @@ class Membership:
     def _ping_all(self, now: float) -> None:
         names = successors(self.own.runner, [member.runner for member in self.view.members()])
         for name in set(self._watches) - set(names):
-            watch = self._watches.pop(name)
-            if watch.task is not None:
-                watch.task.cancel()
+            self._watch_no_more(name)
         for name in names:
             watch = self._watches.setdefault(name, _Watch(now))
             if watch.task is None or watch.task.done():
                 watch.task = asyncio.get_running_loop().create_task(self._ping(name, watch))
 
+    def _watch_no_more(self, name: str) -> None:
+        watch = self._watches.pop(name, None)
+        if watch is not None and watch.task is not None:
+            watch.task.cancel()
+
     async def _ping(self, name: str, watch: _Watch) -> None:
-        subject = self._session.subjects.member(name)
         try:
-            answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
-            if answer.no_responders:
+            while (answer := await self._request(name)).no_responders:
                 watch.nobody += 1
+                if watch.nobody >= NOBODY_PINGS:
+                    return
                 await asyncio.sleep(AGAIN_S)
-                answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
-            if answer.no_responders:
-                watch.nobody += 1
-            else:
-                watch.heard, watch.nobody = _now(), 0
-        except Unreachable:
+            watch.heard, watch.nobody = _now(), 0
+            word = decode_word(answer.data)
+        except (Unreachable, Undecodable):
             return  # silence, which has its time
+        if isinstance(word, Ping):
+            self._compare(word.view)
+
+    async def _request(self, name: str) -> Message:
+        """Ping a member. Raises Unreachable."""
+        session = self._session
+        timeout_s = seconds(self._settings.frozen_after) / PINGS
+        ping = encode_word(Ping(self.view.digest))
+        return await session.asks.request(session.subjects.member(name), ping, timeout_s=timeout_s)
 
     async def _judge(self, now: float) -> None:
         """Tell all who is dead or frozen."""
@@ -326,18 +378,19 @@ class Membership:
             )
             if found is Health.WELL or now < self._doubted_until:
                 continue
-            member = self.view.get(name)
-            if member is not None and (found is Health.DEAD or await self._hears_itself()):
+            member, epoch = self.view.get(name), self._session.epoch
+            if found is Health.SILENT and not await self._hears_itself():
+                continue
+            same = self._watches.get(name) is watch and self._session.epoch == epoch
+            if member is not None and same and now >= max(watch.heard, self._doubted_until):
                 self._expel(member, found)
 
     async def _hears_itself(self) -> bool:
         """Whether the server carries anything to this process."""
-        subject = self._session.subjects.member(self.own.runner)
         try:
-            answer = await self._session.asks.request(subject, b"", timeout_s=PING_TIMEOUT_S)
+            return not (await self._request(self.own.runner)).no_responders
         except Unreachable:
             return False
-        return not answer.no_responders
 
     def _expel(self, member: Member, found: Health) -> None:
         logger.warning(
@@ -347,10 +400,11 @@ class Membership:
             extra={"action": f"member.{found.value}", "runner": member.runner},
         )
         gone = Gone(member.runner, member.edition)
+        self._watch_no_more(member.runner)
         self._tell(gone)
         if self.view.remove(gone):
             self._on_change()
-        self._spawn(self._remove(member))
+        self._spawn(partial(self._remove, member))
 
     async def _remove(self, member: Member) -> None:
         """Remove the record of one that is gone, unless it joined again."""
@@ -364,10 +418,10 @@ class Membership:
     def _tell(self, word: Word) -> None:
         self._session.asks.send(self._session.subjects.members, encode_word(word))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def quietly() -> None:
             with contextlib.suppress(Unreachable):  # the next heartbeat or listing mends it
-                await work
+                await work()
 
         task = asyncio.get_running_loop().create_task(quietly())
         self._background.add(task)
