@@ -318,6 +318,8 @@ def _cluster_problems(settings: Settings) -> Iterator[tuple[str, str]]:
     for label in settings.labels:
         if not _LABEL.fullmatch(label):
             yield "labels", f"{label!r} isn't 1-64 of A-Z, a-z, 0-9, _, . and -"
+    if seconds(settings.ping_every) * 3 > seconds(settings.frozen_after):
+        yield "ping_every", "more than a third of frozen_after: one lost, and a runner is frozen"
     if seconds(settings.heartbeat) * 2 > seconds(settings.member_ttl):
         yield "heartbeat", "more than half of member_ttl: one lost, and the runner is forgotten"
 

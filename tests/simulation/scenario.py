@@ -111,6 +111,7 @@ class Scenario:
         """The scenario of a seed, with at least so many runners."""
         random = Random(f"scenario {seed}")
         troubles = frozenset(name for name, p in TROUBLES.items() if random.random() < p)
+        ping_every, frozen_after = random.choice([(0.25, 1.0), (0.25, 2.5), (0.8, 2.5)])
         settings = Settings(
             shards=random.choice([1, 2, 3, 5]),
             ask_timeout=random.choice([3.0, 6.0, 10.0]),
@@ -136,8 +137,8 @@ class Scenario:
             drain_timeout=3.0,
             heartbeat=random.choice([0.5, 3.0]),
             member_ttl=random.choice([6.0, 15.0]),
-            ping_every=random.choice([0.25, 1.0, 1.0]),
-            frozen_after=random.choice([1.0, 2.5]),
+            ping_every=ping_every,
+            frozen_after=frozen_after,
             appends=random.choice(["batch", "batch", "batch", "batch", "auto", "auto", "single"]),
         )
         count = random.choice([1, 3, 4, 6, 8, 8])
