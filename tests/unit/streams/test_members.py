@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -143,14 +145,15 @@ def test_the_digest_tells_views_apart(
 def test_the_digest_follows_each_change() -> None:
     view = View()
     seen_digests = [view.digest]
-    for change in (
-        lambda: view.add(there("a")),
-        lambda: view.add(there("b")),
-        lambda: view.add(there("b", 2)),
-        lambda: view.remove(Gone("a", 1)),
-        lambda: view.compare([there("c")], "own"),
-        lambda: view.compare([there("c")], "own"),  # b is missing a second time
-    ):
+    changes: list[Callable[[], bool]] = [
+        partial(view.add, there("a")),
+        partial(view.add, there("b")),
+        partial(view.add, there("b", 2)),
+        partial(view.remove, Gone("a", 1)),
+        partial(view.compare, [there("c")], "own"),
+        partial(view.compare, [there("c")], "own"),  # b is missing a second time
+    ]
+    for change in changes:
         assert change()
         seen_digests.append(view.digest)
     assert len(set(seen_digests)) == len(seen_digests)
