@@ -9,11 +9,15 @@ do that of `permissions.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ..durable.clocks import MEND, told, verdict
+from ..durable.stats import RunnerStats, decode_stats
 from ..entities.clock import SystemClock
 from ..entities.duration import seconds
 from ..entities.settings import Settings
@@ -35,7 +39,8 @@ from ..streams.topology import (
     type_streams,
 )
 from .finding import Finding, bad, good, odd
-from .permissions import Need, Role, creating, needs, role_told
+from .fleet import Fleet, Layout
+from .permissions import Need, Role, creating, needs, role_told, stats_need
 from .probe import Nobody, Probe, Silent
 
 FIRST_GENERATION = 1
@@ -43,6 +48,12 @@ FIRST_GENERATION = 1
 SENDS = 20
 """Questions that are timed: enough that one of them would meet what delays one in a hundred now
 and then, and done in some milliseconds."""
+COLLECT_S = 0.5
+"""How long runners' answers are collected, in seconds: one that isn't stuck answers at once."""
+AGAIN_S = 0.5
+"""After how long what is wrong with shards and members is looked at again, in seconds."""
+SHARDS_TOLD = 4
+"""Shards told one by one in a finding, which is one line."""
 RUN = "start a runner, which creates what is missing: perdure run APP"
 RESTART = "restart the runner {}, which creates what is missing when it starts"
 ALLOW = "allow it in the server's configuration for this login"
@@ -74,6 +85,9 @@ class Checks:
                 yield bad("types", what, f"{RUN}; or choose another --namespace")
         for entity in entities:
             async for finding in self.entity(entity):
+                yield finding
+        if self._role in ("runner", "operator"):
+            async for finding in self.fleet(entities):
                 yield finding
 
     async def jetstream(self) -> Finding:
@@ -215,6 +229,31 @@ class Checks:
             slowest_s = max(slowest_s, loop.time() - began)
         return send_found(entity, slowest_s, seconds(self._settings.send_sla))
 
+    async def fleet(self, entities: Sequence[str]) -> AsyncIterator[Finding]:
+        """Whether all runners see the same, and each shard has one owner.
+
+        Nothing where this login may not ask for statistics, or nobody answers. What is wrong must
+        be so at a second look, too: while shards move, each is nobody's for a moment.
+        """
+        try:
+            if await self._probe.denied([stats_need(self._subjects)]):
+                return
+            first = second = await self._look()
+            if not all(finding.ok for finding in fleet_found(first, first, entities)):
+                await asyncio.sleep(AGAIN_S)
+                second = await self._look()
+        except Silent:
+            return
+        for finding in fleet_found(first, second, entities):
+            yield finding
+
+    async def _look(self) -> Fleet:
+        told: list[RunnerStats] = []
+        for answer in await self._probe.collect(self._subjects.stats, COLLECT_S):
+            with contextlib.suppress(msgspec.DecodeError):  # of another release
+                told.append(decode_stats(answer))
+        return Fleet(told, None)
+
     async def _info(self, entity: str) -> TypeInfo | Finding:
         """What a runner says of the type, or what is wrong with that."""
         try:
@@ -304,7 +343,7 @@ def runner_found(
 ) -> Finding:
     """What a runner's answer says, held against its command stream where that is known.
 
-    `owners` are the shards that each runner holds, where known: who answers may be standing by.
+    `owners` are the shards that each runner holds, where known: who answers may have none.
     """
     says = Sharding(info.generation, info.shards)
     if sharding is not None and says != sharding:
@@ -314,14 +353,65 @@ def runner_found(
             f"{sharding.generation})"
         )
         return bad("runner", what, "restart that runner")
-    if not owners or set(owners) == {info.runner}:
+    nobodys = info.shards - sum(owners.values()) if owners else 0
+    if not owners or (set(owners) == {info.runner} and not nobodys):
         return good("runner", f"{info.runner} hosts {info.entity}, {info.shards} shards")
-    held = ", ".join(
-        f"{owner} owns {number} of {info.shards} shards"
-        for owner, number in sorted(owners.items())
-    )
-    by = "" if info.runner in owners else f"; {info.runner} stands by"
-    return good("runner", f"{info.entity}: {held}{by}")
+    held = ", ".join(f"{owner} owns {number}" for owner, number in sorted(owners.items()))
+    what = f"{info.entity}: of {info.shards} shards {held}"
+    if nobodys <= 0:
+        return good("runner", what)
+    step = f"nothing, if they just move: perdure shards {info.entity}"
+    return odd("runner", f"{what}, nobody owns {nobodys}", step)
+
+
+def fleet_found(first: Fleet, second: Fleet, entities: Sequence[str]) -> list[Finding]:
+    """What two looks have in common; none if there is nobody."""
+    if not first.told or not second.told:
+        return []
+    found = members_found(first, second)
+    for entity in entities:
+        if entity in first.types and entity in second.types:
+            found.append(shards_found(first.layout(entity), second.layout(entity)))
+    return found
+
+
+def members_found(first: Fleet, second: Fleet) -> list[Finding]:
+    """Whether all runners know the same ones, and have the same code."""
+    found: list[Finding] = []
+    silent = min(look.there - len(look.told) for look in (first, second))
+    if silent:
+        what = f"{len(second.told)} of {second.there} runners answer, the rest is dead or frozen"
+        found.append(bad("members", what, "see which, and its log: perdure runners"))
+    for name, one in second.told.items():
+        before = first.told.get(name)
+        if before is not None and first.blind(before) and second.blind(one):
+            what = f"runner {name} {second.blind(one)[0]} runners"
+            found.append(bad("members", what, "see its log; if it stays so, restart it"))
+    for name, one in second.told.items():
+        if other := second.other_code(one):
+            what = f"runner {name} differs from the one that started last: {', '.join(other)}"
+            found.append(odd("members", what, f"go on with the deployment: perdure drain {name}"))
+    number = len(second.told)
+    well = "one runner, which sees no other"
+    if number > 1:
+        well = f"{number} runners, each sees all of them"
+    return found or [good("members", well)]
+
+
+def shards_found(first: Layout, second: Layout) -> Finding:
+    """Whether each shard has one owner."""
+    entity = second.entity
+    wrong = second.faulty(first)
+    if not wrong:
+        held = ", ".join(f"{owner} {number}" for owner, number in second.owners.items())
+        return good("shards", f"{entity}: each of {second.shards} shards has one owner: {held}")
+    told = [
+        f"shard {place.shard} is owned by {' and '.join(place.owners) or 'nobody'}"
+        for place in wrong[:SHARDS_TOLD]
+    ]
+    more = f", and so on: {len(wrong)} in all" if len(wrong) > SHARDS_TOLD else ""
+    step = f"perdure shards {entity}, perdure runners, and the owners' logs"
+    return bad("shards", f"{entity}: {', '.join(told)}{more}", step)
 
 
 def clocks_found(settings: Settings, clocks: Mapping[str, float]) -> list[Finding]:

@@ -10,7 +10,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     check: str
     """What was looked at: server, version, jetstream, types, clock, streams, settings,
-    permissions, runner, send."""
+    permissions, runner, send, members, shards."""
     ok: bool
     what: str
     """What was seen, on one line."""

@@ -1,10 +1,10 @@
 """Permissions: what each role must be allowed to do, subject by subject, and why.
 
 Four roles: a *caller* asks and tells, a *reader* reads logs (`history`, `watch`), a *runner*
-hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `stats`), which takes a
-caller's and a reader's rights too. What a runner needs beyond that to create or update a stream
-is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody needs more, and
-nobody should have it: who may publish to a log's subject can write history.
+hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`, `drain`),
+which takes a caller's and a reader's rights too. What a runner needs beyond that to create or
+update a stream is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody
+needs more, and nobody should have it: who may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
@@ -98,6 +98,11 @@ def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[
     return [_api(f"STREAM.{verb}.{name}", why) for name in streams]
 
 
+def stats_need(subjects: Subjects) -> Need:
+    """What it takes to ask runners what they have."""
+    return _publish(subjects.stats, "ask runners for their statistics")
+
+
 def _calling(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _publish(subjects.info(entity), "find its runners")
     shards = f"{subjects.ask(entity, '*')}.*.*"
@@ -128,7 +133,9 @@ def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield from _calling(subjects, entity)
     yield from _reading(subjects, entity)
     yield from _following(subjects, entity)
-    yield _publish(subjects.stats, "ask runners for their statistics")
+    yield stats_need(subjects)
+    yield _publish(subjects.member("*"), "ping and drain runners", subjects.member(PROBE))
+    yield _api(f"DIRECT.GET.KV_{subjects.members_bucket}", "see which runners are silent")
     yield _publish(subjects.ids(entity, "*"), "repair the ids", subjects.ids(entity, PROBE))
     yield _api("STREAM.NAMES", "find the entity types")
     for name in (log, dead):
@@ -144,7 +151,7 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(subjects.ask(entity, "*"), "hear asks")
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
-    yield _subscribe(subjects.member("*"), "be pinged")
+    yield _subscribe(subjects.member("*"), "be pinged", subjects.member(PROBE))
     yield _publish(subjects.member("*"), "ping others", subjects.member(PROBE))
     yield _subscribe(subjects.members, "hear of other runners")
     yield _publish(subjects.members, "tell other runners")

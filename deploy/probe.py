@@ -7,6 +7,8 @@ permissions.py).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -78,6 +80,25 @@ class Probe:
         except (TimeoutError, NatsError, OSError) as error:
             raise Silent(f"no answer within {ANSWER_S:g} s ({type(error).__name__})") from None
         return bytes(answer.data)
+
+    async def collect(self, subject: str, window_s: float) -> list[bytes]:
+        """All that answer within a while; none where nobody listens. Raises Silent."""
+        loop = asyncio.get_running_loop()
+        found: list[bytes] = []
+        until = loop.time() + window_s
+        try:
+            inbox = self._client.new_inbox()
+            heard = await self._client.subscribe(inbox)
+            await self._client.publish(subject, b"", inbox)
+            with contextlib.suppress(TimeoutError):
+                while (left_s := until - loop.time()) > 0:
+                    answer = await heard.next_msg(timeout=left_s)
+                    if not answer.headers:  # a status: nobody listens
+                        found.append(bytes(answer.data))
+            await heard.unsubscribe()
+        except (NatsError, OSError) as error:
+            raise Silent(f"the connection was lost: {error}") from None
+        return found
 
     async def api(self, request: str, body: object = None) -> dict[str, Any]:
         """A JetStream API request; the error, if any, is in the answer. Raises Nobody, Silent."""

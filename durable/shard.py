@@ -125,11 +125,11 @@ class Shard:
     def assign(self, mine: bool, *, former: str = "") -> None:
         """By the members' view the shard is this runner's, or isn't; `former`: whose it was."""
         self._former = former
+        if not mine:
+            self.ready.set()
         if mine == self.assigned:
             return
         self.assigned = mine
-        if not mine:
-            self.ready.set()
         self._changes()
 
     def _changes(self) -> None:

@@ -3,6 +3,7 @@
 The server lives as long as the command. The runner is a process of its own (`devrunner.py`); when
 a file of APP changes, a new one loads the code, the old one is drained, and the new one hosts.
 What arrives between them waits: tells in their stream, asks at their callers, who repeat them.
+Drained by an operator, the runner stays away until a file changes; a new one would undo it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ LAST_PORT = 65_535
 LOOK_S = 0.25
 """How often files are looked at, in seconds. A change counts when a look finds no further one:
 editors and version control write several files one after another."""
+
+UNASKED = "the runner ended by itself with code {}"
 
 
 @Parameter(name="*")
@@ -157,7 +160,7 @@ class Development:
             if runner is not None and runner.ended.done():
                 self._runner = None
                 code = await runner.stop(0.0)
-                self._tell(f"the runner ended by itself with code {code}")
+                self._tell("the runner was drained" if code == 0 else UNASKED.format(code))
             more = self._watch.changed()
             changed.update(more)
             if changed and not more:

@@ -9,7 +9,6 @@ the other's business: it ends this one with SIGTERM.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import signal
 import socket
@@ -101,7 +100,7 @@ async def _host(
 ) -> int:
     common = Common(namespace=given.namespace, json=given.json)
     output, settings = common.output(), common.settings(url=go.url)
-    async with hosting(entities, settings, ends=False):
+    async with hosting(entities, settings, ends=False) as cluster:
         _say(channel, Ready())  # before people hear of it: the parent must know first
         if go.changed:
             served = {entity.name: list(entity.contracts) for entity in entities}
@@ -111,7 +110,7 @@ async def _host(
         else:
             announce(output, entities, settings, how=f"perdure dev {given.app}")
             output.line("Ctrl-C drains the runner and stops both; changed code gets a new runner.")
-        await asyncio.Event().wait()
+        await cluster.drained.wait()
     return 0
 
 

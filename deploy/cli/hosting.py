@@ -1,8 +1,9 @@
 """Hosting: what `dev` and `run` have in common, from loading APP to draining.
 
-Both serve the entities of APP in this process until a signal. They differ in whose server it is,
-and in what happens to a stuck event loop: a runner is ended, so that another can take over; while
-developing nobody would, and a debugger that holds the loop isn't stuck.
+Both serve the entities of APP in this process until a signal, or until an operator drains it
+(`Cluster.drained`). They differ in whose server it is, and in what happens to a stuck event loop:
+a runner is ended, so that another can take over; while developing nobody would, and a debugger
+that holds the loop isn't stuck.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from ...durable.connect import connect
 from ...entities.settings import Settings
+from ...streams.client import Cluster
 from ...streams.jetstream.login import shown
 from ..process import collecting_seldom
 from ..watchdog import Watchdog
@@ -30,17 +32,17 @@ EXAMPLES = 2
 @asynccontextmanager
 async def hosting(
     entities: Sequence[AnyEntity], settings: Settings, *, ends: bool
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Cluster]:
     """Serve the entities; drained on leaving. `ends`: end the process if its loop is stuck."""
     async with AsyncExitStack() as stack:
         stack.enter_context(Watchdog(ends=ends))
         stack.enter_context(collecting_seldom())
         served = connect(settings.url, serving=entities, settings=settings)
         try:
-            await stack.enter_async_context(served)
+            cluster = await stack.enter_async_context(served)
         except ValueError as error:  # what it can't host, or a URL that it doesn't know
             raise UsageError(str(error), "correct APP or --url") from error
-        yield
+        yield cluster
 
 
 def announce(

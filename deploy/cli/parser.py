@@ -14,13 +14,16 @@ from .call import ask, result, tell
 from .check import check
 from .dead import dead
 from .dev import dev
+from .drain import drain
 from .ending import ending
 from .entities import entities
 from .history import history
 from .look import state, status
 from .output import Output
 from .run import run as run_command
+from .runners import runners
 from .settings import settings
+from .shards import shards
 from .stats import stats
 from .trouble import FAILED
 from .verify import verify
@@ -61,6 +64,10 @@ for _command in (status, history, state):
 app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")
 app.command(entities, group=OPERATE)
 app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
+app.command(runners, group=OPERATE)
+shards.group = OPERATE
+app.command(shards)
+app.command(drain, group=OPERATE)
 app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")
 dead.group = OPERATE  # an app of its own takes no options here
 app.command(dead)

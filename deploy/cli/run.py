@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,10 +22,10 @@ def run(
     log_json: Annotated[bool, Parameter(negative="")] = False,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Host the entities of APP until SIGTERM or Ctrl-C, then drain.
+    """Host the entities of APP until SIGTERM, Ctrl-C or `perdure drain`, then drain.
 
-    Any number of runners may host the same types: one owns their shards, and the others stand by
-    to take over when it is gone.
+    Any number of runners may host the same types: they share the shards, and those that stay take
+    over when one is gone.
 
     For instance:
 
@@ -48,7 +47,7 @@ def run(
 
 async def _run(app: str, entities: Sequence[AnyEntity], common: Common) -> int:
     settings = common.settings()
-    async with hosting(entities, settings, ends=True):
+    async with hosting(entities, settings, ends=True) as cluster:
         announce(common.output(), entities, settings, how=f"perdure run {app}")
-        await asyncio.Event().wait()
+        await cluster.drained.wait()
     return 0

@@ -47,6 +47,8 @@ PORTS = {
     "entities/entropy.py": "the entropy port itself",
 }
 SLEEPS = {
+    "deploy/checks.py": "looks again at what may just be moving from one runner to another",
+    "deploy/cli/survey.py": "looks at the runners now and then, as they announce nothing",
     "durable/activation.py": "backs off while the backend can't be reached",
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",

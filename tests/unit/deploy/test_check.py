@@ -20,7 +20,7 @@ from perdure.deploy.checks import (
     send_found,
     streams_found,
 )
-from perdure.deploy.finding import Finding
+from perdure.deploy.finding import Finding, good
 from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
@@ -33,6 +33,7 @@ from perdure.streams.topology import log_stream
 
 from .commands import Shell, plain_client
 from .counter import counter
+from .told import answering, told, told_type
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 FIRST: Entity[Any, Any] = counter
@@ -272,21 +273,57 @@ async def test_first_settings_that_differ_are_a_warning(
     assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
 
 
-async def test_a_runner_that_stands_by_is_not_taken_for_the_owner(
+async def test_each_owner_is_told_with_its_shards(
     nats_server: EmbeddedServer, namespace: str
 ) -> None:
-    async with hosted(nats_server.url, namespace=namespace) as settings:
-        before = await found(settings, "counter")
-        owner = before["runner"][0].what.split()[0]
-        info = TypeInfo("counter", 1, 4, "other", 0)
+    async with (
+        hosted(nats_server.url, namespace=namespace) as settings,
+        connect(serving=[FIRST], settings=settings),
+    ):
+        findings = await found(settings, "counter")
         probe = Probe(settings)
         await probe.open()
         owners = await Checks(probe, settings, "runner").owners("counter")
         await probe.close()
-    assert owners == {owner: 4}
-    assert runner_found(info, None, owners).what == (
-        f"counter: {owner} owns 4 of 4 shards; other stands by"
+    assert failed(findings) == {}
+    one, other = sorted(owners)
+    assert owners == {one: 2, other: 2}
+    told = f"{one} owns 2, {other} owns 2"
+    assert findings["runner"] == [good("runner", f"counter: of 4 shards {told}")]
+    assert findings["members"] == [good("members", "2 runners, each sees all of them")]
+    (shards,) = findings["shards"]
+    assert shards.what == f"counter: each of 4 shards has one owner: {one} 2, {other} 2"
+    info = TypeInfo("counter", 1, 4, "other", 0)
+    assert runner_found(info, None, owners).what == f"counter: of 4 shards {told}"
+    finding = runner_found(info, None, {one: 3})
+    assert (finding.warning, finding.what) == (
+        True,
+        f"counter: of 4 shards {one} owns 3, nobody owns 1",
     )
+
+
+async def test_a_shard_of_nobody_and_views_that_differ(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    pair = [told("a", told_type(0, 1), sees=2), told("b", told_type(3), sees=1)]
+    async with answering(nats_server.url, namespace, lambda: pair):
+        settings = Settings(url=nats_server.url, namespace=namespace)
+        findings = failed(await found(settings, "counter", role="operator"))
+    assert findings["members"] == ["runner b sees 1 of 2 runners"]
+    assert findings["shards"] == ["counter: shard 2 is owned by nobody"]
+
+
+async def test_who_may_not_ask_for_statistics_is_told_nothing_of_shards(
+    own_server: OwnServer,
+) -> None:
+    permissions = '{ publish: { deny: "perdure.stats" } }'
+    users = f"{{user: u, password: p, permissions: {permissions}}}, {{user: all, password: p}}"
+    server = await own_server(extra=f"accounts {{ A {{ jetstream: enabled, users: [{users}] }} }}")
+    async with hosted(server.url, user="all", password="p") as settings:
+        findings = await found(msgspec.structs.replace(settings, user="u"), "counter")
+        assert failed(findings) == {}
+        assert not {"members", "shards"} & set(findings)
+        assert {"members", "shards"} <= set(await found(settings, "counter"))
 
 
 async def test_streams_lost_under_a_runner(nats_server: EmbeddedServer, namespace: str) -> None:

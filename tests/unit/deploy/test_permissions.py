@@ -56,12 +56,14 @@ def all_streams() -> list[str]:
     return [stream.name for stream in (*wanted, *shared_streams(Settings(), SUBJECTS))]
 
 
-async def operate(server: EmbeddedServer, folder: Path) -> None:
+async def operate(server: EmbeddedServer, folder: Path, runner: str | None) -> None:
     """All that an operator types, with a runner and a dead letter there."""
     login = {"PERDURE_URL": server.url, "PERDURE_USER": "operator", "PERDURE_PASSWORD": "p"}
     shell = Shell(folder, **login)
     for line, code in (
         ("stats", 0),
+        ("runners", 0),
+        ("shards", 0),
         ("verify --app app", 0),
         ("verify counter --id a", 0),
         ("history counter a", 0),
@@ -71,6 +73,7 @@ async def operate(server: EmbeddedServer, folder: Path) -> None:
         ("dead show 1", 0),
         ("dead retry 1 --wait", 1),  # malformed, and so it stays
         ("dead discard 2 --yes", 0),
+        (f"drain {runner} --no-wait", 0),
     ):
         ran = await asyncio.to_thread(shell.type, *line.split())
         assert ran.code == code, (line, ran)
@@ -106,7 +109,8 @@ async def test_each_role_can_do_its_work_with_these_alone(
         a = caller.at(Counter, "a")
         async with connect(serving=[counter], settings=login("creator")):
             await a.ask(Add(1))
-        await runners.enter_async_context(connect(serving=[counter], settings=login("runner")))
+        hosts = connect(serving=[counter], settings=login("runner"))
+        runner = (await runners.enter_async_context(hosts)).runner_id
         for n in range(6):
             await a.ask(Add(n), key=f"k-{n}")
         key = await a.tell(Take(100))
@@ -126,7 +130,7 @@ async def test_each_role_can_do_its_work_with_these_alone(
             if commit.dead is not None:
                 break
         await plain.close()
-        await operate(server, tmp_path)
+        await operate(server, tmp_path, runner)
     log = server.log_file.read_text()
     assert "Violation" not in log
     errors = [vars(record) for record in caplog.records if record.levelname == "ERROR"]

@@ -1,4 +1,4 @@
-"""`perdure stats`: several runners, one that stands by, none, and who can't be understood."""
+"""`perdure stats`: several runners, none, and who can't be understood."""
 
 from __future__ import annotations
 
@@ -34,10 +34,16 @@ async def test_every_runner_tells_what_it_has(
             assert (await at.ask(f"e-{n}", "add", '{"n": 1}', "--key", "k")).code == 0
         found = (await at.run("stats", "--json")).lines
         assert len(found) == 2
-        (types, others) = sorted((one["types"][0] for one in found), key=lambda t: t["owned"])
-        assert [t["owned"] for t in (types, others)] == [0, 4]
-        assert (others["terms"], others["shards"], others["entities"]) == (4, 4, 3)
-        assert (others["keys"], others["single"] + others["batched"]) == (3, 3)
+        types = [one["types"][0] for one in found]
+        assert [(t["owned"], t["assigned"], t["terms"], t["shards"]) for t in types] == (
+            [(2, 2, 2, 4)] * 2
+        )
+        assert sorted(number for t in types for number in t["own"]) == ([0, 1, 2, 3])
+        sums = {name: sum(t[name] for t in types) for name in ("entities", "keys", "single")}
+        assert sums["entities"] == sums["keys"] == 3
+        assert sums["single"] + sum(t["batched"] for t in types) == 3
+        assert len({t["version"] for t in types}) == 1
+        assert [one["sees"] for one in found] == [2, 2]
         for one in found:
             assert one["connection"]["connected"] is True
             assert one["connection"]["dropped"] == 0
@@ -46,7 +52,7 @@ async def test_every_runner_tells_what_it_has(
         assert ran.code == 0
         head, *lines = ran.out.splitlines()
         assert head.split() == " ".join(name.lstrip("#") for name in COLUMNS).split()
-        assert sorted(line.split()[2] for line in lines) == ["0/4", "4/4"]
+        assert sorted(line.split()[2] for line in lines) == ["2/4", "2/4"]
         ran = await at.run("stats", "other")
         assert ran.code == 1
         assert "no runner hosts 'other', they host counter" in ran.err
@@ -136,10 +142,12 @@ async def test_an_answer_goes_below_the_allowed_prefixes_only_and_is_kept_for_a_
 def test_rates_come_from_two_looks() -> None:
     def look(time: int, commits: int) -> RunnerStats:
         fields = dict.fromkeys(TypeStats.__struct_fields__, 0)
-        type = {**fields, "entity": "counter", "single": commits, "batching": False}
+        own = {"entity": "counter", "own": [], "version": "", "batching": False}
+        type = {**fields, **own, "single": commits}
         whole = dict.fromkeys(RunnerStats.__struct_fields__, 0)
         given = {"runner": "r", "time": time, "asks": 1, "capacity": 9, "bytes": 5}
         more: dict[str, Any] = {"types": [type, type], "cached": 2_000_000, "connection": {}}
+        more |= {"host": "", "labels": [], "leaving": False}
         return decode_stats(json.dumps({**whole, **given, **more}).encode())
 
     rate = [name.lstrip("#") for name in COLUMNS].index("PER SECOND")
