@@ -288,6 +288,7 @@ class Membership:
             return
         if gone.runner == self.own.runner:
             if gone.edition >= self.own.edition:
+                self.view.remove(gone)  # so that the next edition is beyond that one
                 self._expelled()
         elif self.view.remove(gone):
             self._watch_no_more(gone.runner)

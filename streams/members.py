@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .codec import Undecodable, digest
+from .port import ENTRIES
 
 HEAD = "member"
 """Of the keys of records in the members bucket."""
 
 GONE_KEPT = 10_000
 """Runners that went whose last edition is remembered, so that late news don't bring them back."""
+
+Runner: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_=-]+\Z", max_length=255)]
+"""A runner's id: a token of a subject and of a key, whoever said it."""
 
 
 class Hosting(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,11 +44,11 @@ class Hosting(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Member(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="member"):
     """A runner, as it describes itself."""
 
-    runner: str
-    edition: int
+    runner: Runner
+    edition: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     """Grows with each change, and each time that it joins anew."""
     types: tuple[Hosting, ...] = ()
-    weight: float = 1.0
+    weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     """Its share of the shards, compared with the others'."""
     labels: tuple[str, ...] = ()
     machine: int | None = None
@@ -62,8 +66,8 @@ class Member(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="member"
 class Gone(Struct, frozen=True, tag="gone"):
     """A runner left, or somebody found that it is dead or frozen; up to that edition."""
 
-    runner: str
-    edition: int
+    runner: Runner
+    edition: Annotated[int, Meta(ge=0, le=2**53)]  # so that its runner can join with a higher one
 
 
 class Ping(Struct, frozen=True, tag="ping"):
@@ -79,7 +83,7 @@ class Release(Struct, frozen=True, tag="release"):
     entity: str
     generation: int
     shard: int
-    runner: str
+    runner: Runner
 
 
 class Drain(Struct, frozen=True, tag="drain"):
@@ -161,7 +165,7 @@ class View:
         """Somebody is there; whether that is news."""
         known = self._members.get(member.runner)
         newest = max(self.gone(member.runner), known.edition if known is not None else 0)
-        if member.edition <= newest:
+        if member.edition <= newest or (known is None and len(self._members) >= ENTRIES):
             return False
         self._members[member.runner] = member
         self._digest = ""
@@ -185,13 +189,15 @@ class View:
     def compare(self, listed: Iterable[Member], own: str) -> bool:
         """Take over a listing of the bucket; whether anything changed.
 
-        A listing may be stale, so only who is missing in two that follow each other has gone.
+        A listing may be stale, so only who is missing in two that follow each other has gone; and
+        since both may have been, the next one that has it brings it back.
         """
         found = {member.runner: member for member in listed}
         added = [self.add(member) for member in found.values()]
         missing = frozenset(self._members) - frozenset(found) - {own}
         went = sorted(missing & self._missed)
         for runner in went:
-            self.remove(Gone(runner, self._members[runner].edition))
+            del self._members[runner]
+            self._digest = ""
         self._missed = missing
         return any(added) or bool(went)

@@ -23,7 +23,8 @@ BATCH = 500
 """Messages in one request; the server's own limit is 1,024."""
 BATCH_BYTES = 4 * 1024**2
 """Bytes in one request: what a reader holds in memory at most."""
-
+COMPLETE = ("204", "404")
+"""How the server ends a batch that it gave in full, and one of nothing."""
 
 OPERATION = "KV-Operation"
 MARKERS = ("DEL", "PURGE")
@@ -90,16 +91,22 @@ async def _batch(
     connection: Connection, stream: str, subject: str, after: int, bytes: int
 ) -> list[Received]:
     query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": bytes}
-    return await _collect(connection, stream, query)
+    return (await _collect(connection, stream, query)).found
 
 
 async def latest(connection: Connection, stream: str, subject: str, most: int) -> list[Record]:
-    """The last message of each subject that a wildcard stands for. Raises Unreachable."""
+    """The last message of each subject that a wildcard stands for.
+
+    Raises Unreachable, also if only some came: who is missing would seem to be gone.
+    """
     query = {"multi_last": [subject], "batch": most}
-    return [_record(message) for message in await _collect(connection, stream, query)]
+    collected = await _collect(connection, stream, query)
+    if collected.end not in COMPLETE:
+        raise Unreachable(f"{subject} was not listed in full: {collected.end or 'no end came'}")
+    return [_record(message) for message in collected.found]
 
 
-async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -> list[Received]:
+async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -> _Batch:
     collected = _Batch(connection.live())
     inbox = connection.inbox(collected.receive)
     connection.bind(collected)
@@ -113,7 +120,7 @@ async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -
     finally:
         connection.unbind(collected)
         connection.forget(inbox)
-    return collected.found
+    return collected
 
 
 class _Batch:
@@ -122,6 +129,7 @@ class _Batch:
     def __init__(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
         self.found: list[Received] = []
+        self.end: str = ""  # the status that ended it, by the server's word
         self.done: asyncio.Future[None] = loop.create_future()
         self._last = ""  # the sequence of the newest
         self._link = link
@@ -131,6 +139,8 @@ class _Batch:
     def receive(self, message: Received) -> None:
         headers = message.headers or {}
         if "Nats-Sequence" not in headers:
+            if not self.done.done():
+                self.end = headers.get("Status", "")
             self._finish()  # the end of the batch, or an error
         elif self.found and headers.get("Nats-Last-Sequence") != self._last:
             self._finish()  # one was lost on the way

@@ -18,13 +18,23 @@ from .backend import SHARDS, STREAM_BYTES, TYPE
 T = TypeVar("T")
 
 
+class LoopClock:
+    """Goes on with the running loop: in virtual time whatever depends on time is virtual."""
+
+    def __init__(self) -> None:
+        self._zero_ns = SystemClock().now_ns()
+
+    def now_ns(self) -> int:
+        return self._zero_ns + round(asyncio.get_running_loop().time() * 1e9)
+
+
 class MemoryBackend:
     """A broker of its own for one check."""
 
     def __init__(self, patience_s: float = 10.0) -> None:
         self.patience_s = patience_s
         self._settings = Settings(shards=SHARDS)
-        self._broker = MemoryBroker(SystemClock(), self._settings)
+        self._broker = MemoryBroker(LoopClock(), self._settings)
         self._sessions: list[MemorySession] = []
         self._kept = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from perdure.entities.address import Address
@@ -12,8 +11,7 @@ from perdure.streams.memory import ports
 from perdure.streams.memory.broker import Dead, MemoryBroker, Streams
 from perdure.streams.memory.logs import LogStore
 from perdure.streams.memory.ports import MemoryDeadLetters, MemoryLog, MemorySnapshots
-from perdure.streams.memory.registers import Registers
-from perdure.streams.port import AppendAnswer, Appended, Entry, NoAck, WrongLast
+from perdure.streams.port import AppendAnswer, Appended, NoAck, WrongLast
 from perdure.streams.subjects import escape
 
 from .plant import Patch, nothing, noticed_by
@@ -24,7 +22,6 @@ _between = LogStore.between
 _read = MemoryLog.read
 _append_port = MemoryLog.append
 _snapshot_put = MemorySnapshots.put
-_member_put = Registers.put
 
 
 @noticed_by("a_first_append_expects_0")
@@ -233,43 +230,6 @@ def everything_is_confirmed(patch: Patch) -> None:
         return True
 
     patch.setattr(MemorySnapshots, "put", put)
-
-
-@noticed_by("a_member_changes_only_as_expected")
-def members_take_any_expectation(patch: Patch) -> None:
-    def put(self: Registers, key: str, value: bytes, expected: int | None) -> int | None:
-        return _member_put(self, key, value, None)
-
-    patch.setattr(Registers, "put", put)
-
-
-@noticed_by("of_concurrent_creations_exactly_one_wins")
-def creating_a_member_always_works(patch: Patch) -> None:
-    def put(self: Registers, key: str, value: bytes, expected: int | None) -> int | None:
-        return _member_put(self, key, value, expected or None)
-
-    patch.setattr(Registers, "put", put)
-
-
-@noticed_by("a_deleted_member_can_be_created_again")
-def a_removed_member_counts_as_a_value(patch: Patch) -> None:
-    def delete(self: Any, key: str) -> None:
-        if key in self._entries:
-            self._entries[key] = Entry(b"", self._entries[key].revision)
-
-    patch.setattr(Registers, "delete", delete)
-
-
-@noticed_by("a_deleted_member_can_be_created_again")
-def revisions_are_of_the_key(patch: Patch) -> None:
-    def put(self: Any, key: str, value: bytes, expected: int | None) -> int | None:
-        done = _member_put(self, key, value, expected)
-        if done is not None and expected == 0:
-            self._entries[key] = replace(self._entries[key], revision=1)
-            return 1
-        return done
-
-    patch.setattr(Registers, "put", put)
 
 
 @noticed_by("dead_letters_are_kept")

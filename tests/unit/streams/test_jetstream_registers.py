@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -112,3 +113,34 @@ async def test_a_full_stream_of_dead_letters_is_told(session: JetStreamSession) 
     assert await session.dead.put_raw("account", "no token", b"")
     await session.provision("account")  # the operator's choice is no fault
     assert await session.check("account") == []
+
+
+async def test_another_tools_marker_isnt_listed(session: JetStreamSession) -> None:
+    members = session.members
+    subject = f"$KV.{session.subjects.members_bucket}.member.b"
+    await members.put("member.a", b"1")
+    for operation in ("DEL", "PURGE"):
+        await members.put("member.b", b"2")
+        assert list(await members.entries("member")) == ["member.a", "member.b"]
+        session.asks.send(subject, b"", headers={"KV-Operation": operation})
+        while await members.get("member.b") is not None:
+            pass
+        assert list(await members.entries("member")) == ["member.a"]
+
+
+async def test_a_listing_that_the_server_refuses_isnt_an_empty_one(
+    session: JetStreamSession,
+) -> None:
+    """It lists 1,024 subjects at most; nobody may seem to be gone since there are more."""
+    puts = (session.members.put(f"member.{number}", b"") for number in range(1_100))
+    await asyncio.gather(*puts)
+    with pytest.raises(Unreachable, match=r"not listed in full: 413"):
+        await session.members.entries("member")
+
+
+async def test_a_listing_of_no_bucket_is_unreachable(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with nats_session(nats_server, namespace) as session:
+        with pytest.raises(Unreachable, match="not listed in full"):
+            await session.members.entries("member")
