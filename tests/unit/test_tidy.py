@@ -47,6 +47,7 @@ PORTS = {
     "entities/entropy.py": "the entropy port itself",
 }
 SLEEPS = {
+    "deploy/supervisor.py": "backs off before a worker that ended is started again",
     "durable/activation.py": "backs off while the backend can't be reached",
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
