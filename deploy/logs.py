@@ -113,10 +113,28 @@ def _dropped(count: int) -> logging.LogRecord:
     )
 
 
-def configure(level: Level, *, json: bool = False) -> None:
-    """Log to standard error from this level on; what was configured before is replaced."""
+class OfWorker(logging.Filter):
+    """Gives each record the number of the worker that it comes from, where it names none."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let all pass."""
+        vars(record).setdefault("worker", self._worker)
+        return True
+
+
+def configure(level: Level, *, json: bool = False, worker: int | None = None) -> None:
+    """Log to standard error from this level on; what was configured before is replaced.
+
+    Where several processes write there, each record tells its `worker`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if json else HumanFormatter())
+    if worker is not None:
+        handler.addFilter(OfWorker(worker))
     logging.basicConfig(level=level.upper(), handlers=[Unblocked(handler)], force=True)
 
 

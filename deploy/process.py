@@ -38,15 +38,25 @@ HARD_EXIT = 1
 """The exit code after a second signal: it wasn't drained."""
 
 
+def end_at_once(name: str) -> None:
+    """What a second signal of this name does: end without draining."""
+    _log.warning("%s again: ending without draining", name, extra={"action": "hard_exit"})
+    flush()
+    os._exit(HARD_EXIT)
+
+
 def run_until_signalled(
-    main: Coroutine[Any, Any, int], signals: Sequence[signal.Signals] = SIGNALS
+    main: Coroutine[Any, Any, int],
+    signals: Sequence[signal.Signals] = SIGNALS,
+    *,
+    again: Callable[[str], None] = end_at_once,
 ) -> int:
     """Run `main` on a new loop; its result, or 0 if one of the signals ended it, cleanly.
 
-    Raises what `main` raises.
+    `again` is told of each further signal, by name. Raises what `main` raises.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_until_signalled(main, signals))
+        return runner.run(_until_signalled(main, signals, again))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -73,11 +83,13 @@ def collecting_seldom() -> Generator[None]:
 
 
 async def _until_signalled(
-    main: Coroutine[Any, Any, int], signals: Sequence[signal.Signals]
+    main: Coroutine[Any, Any, int],
+    signals: Sequence[signal.Signals],
+    again: Callable[[str], None],
 ) -> int:
     loop = asyncio.get_running_loop()
     task = loop.create_task(main)
-    stopping = Stopping(task)
+    stopping = Stopping(task, again)
     heard = [n for n in signals if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     for number in heard:
         loop.add_signal_handler(number, stopping.on_signal, number)
@@ -95,19 +107,18 @@ async def _until_signalled(
 class Stopping:
     """What signals have asked for so far."""
 
-    def __init__(self, task: asyncio.Task[int]) -> None:
-        self._task = task
+    def __init__(self, task: asyncio.Task[int], again: Callable[[str], None]) -> None:
+        self._task, self._again = task, again
         self.asked: bool = False
 
     def on_signal(self, number: int) -> None:
-        """The first signal cancels the task, which drains; a second one ends the process."""
+        """The first signal cancels the task, which drains; `again` hears of a second one."""
         name = signal.Signals(number).name
         if self.asked and number == signal.SIGHUP:
             return
         if self.asked:
-            _log.warning("%s again: ending without draining", name, extra={"action": "hard_exit"})
-            flush()
-            os._exit(HARD_EXIT)
+            self._again(name)
+            return
         self.asked = True
         _log.info("%s: draining", name, extra={"action": "drain"})
         self._task.cancel()

@@ -3,7 +3,8 @@
 `perdure dev` starts a server and a runner for somebody who sits before it. Killed, or left by a
 second Ctrl-C, it can't stop them any more; left behind they would hold the port and the store. On
 Linux the kernel ends them (PR_SET_PDEATHSIG). Elsewhere they stay, and the next `perdure dev` says
-which process holds the store.
+which process holds the store. `perdure run --workers` has its workers drained in the same way;
+elsewhere those that a killed one leaves serve on, as any runners do, until they are ended.
 
 Gotcha: the kernel means the *thread* that started the child. Start it from one that stays.
 """

@@ -22,7 +22,7 @@ from ..logs import Level, configure
 from ..process import run_until_signalled
 from ..server import EmbeddedServer
 from ..watch import Watch
-from .child import Child
+from .devchild import DevChild
 from .devrunner import Given
 from .options import Common
 from .output import Output
@@ -101,7 +101,7 @@ class Development:
         self._output: Output = common.output()
         self._drain_s = seconds(common.settings().drain_timeout)
         self._watch = Watch()
-        self._runner: Child | None = None
+        self._runner: DevChild | None = None
 
     async def run(self) -> int:
         """Until a signal, or until the server ends by itself. The code of a first load that fails.
@@ -122,21 +122,21 @@ class Development:
                     code = await self._until_it_ends(server)
                 finally:  # before the server: it drains into it
                     if self._runner is not None:
-                        await self._runner.stop(self._drain_s)
+                        await self._runner.end(self._drain_s)
         raise Failed(
             f"nats-server ended by itself with code {code}",
             f"see its log: {server.log_file}",
         )
 
     @asynccontextmanager
-    async def _starting(self) -> AsyncGenerator[Child]:
+    async def _starting(self) -> AsyncGenerator[DevChild]:
         """A new runner; ended on leaving, if it didn't become the one that hosts."""
-        runner = await Child.start(self._given)
+        runner = await DevChild.with_app(self._given)
         try:
             yield runner
         finally:
             if runner is not self._runner:
-                await runner.stop(self._drain_s)
+                await runner.end(self._drain_s)
 
     async def _until_it_ends(self, server: EmbeddedServer) -> int:
         """Look after server, runner and files, until the server ends; its exit code."""
@@ -159,7 +159,7 @@ class Development:
             await asyncio.wait(waits, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             if runner is not None and runner.ended.done():
                 self._runner = None
-                code = await runner.stop(0.0)
+                code = await runner.end(0.0)
                 self._tell("the runner was drained" if code == 0 else UNASKED.format(code))
             more = self._watch.changed()
             changed.update(more)
@@ -177,7 +177,7 @@ class Development:
                 return
             old, self._runner = self._runner, None
             if old is not None:
-                await old.stop(self._drain_s)
+                await old.end(self._drain_s)
             if await runner.host(url, changed):
                 self._runner = runner
             else:

@@ -1,4 +1,4 @@
-"""`perdure run`: a runner on a server that is there."""
+"""`perdure run`: a runner on a server that is there, or several, each a process of its own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from ..logs import Level, configure
 from ..process import run_until_signalled
 from .app import AnyEntity, load_app
 from .hosting import announce, hosting
+from .operating import with_server
 from .options import NO_OPTIONS, Common
+from .worker import Given
+from .workers import Workers, how_many, supervise
 
 
 def run(
     app: str,
     /,
     *,
+    workers: Workers = 1,
     log_level: Level = "info",
     log_json: Annotated[bool, Parameter(negative="")] = False,
     common: Common = NO_OPTIONS,
@@ -25,24 +29,40 @@ def run(
     """Host the entities of APP until SIGTERM, Ctrl-C or `perdure drain`, then drain.
 
     Any number of runners may host the same types: they share the shards, and those that stay take
-    over when one is gone.
+    over when one is gone. `--workers 4` starts four processes that do so, and starts one again that
+    ends. SIGTERM or Ctrl-C drains all of them; given twice, they are killed.
 
     For instance:
 
     * `perdure run bank`
     * `perdure run bank:account --url nats://nats.example:4222`
+    * `perdure run bank --workers auto`
 
     Parameters
     ----------
     app
         A module (`bank`), one entity of it (`bank:account`) or a file (`bank.py`).
+    workers
+        How many processes, up to 64; `auto`: one for each core that this process may use, whatever
+        share of them a container is given. With 1 there is only this process.
     log_level
         What to log, from this level on, on standard error.
     log_json
-        Log in JSON, one object a line.
+        Log in JSON, one object a line. Workers have their number in `worker`, from 0 on.
     """
+    count = how_many(workers)
     configure(log_level, json=log_json)
-    return run_until_signalled(_run(app, load_app(app), common))
+    entities = load_app(app)
+    if count == 1:
+        return run_until_signalled(_run(app, entities, common))
+    settings = with_server(common.settings())
+    given = Given(app, 0, common.url, common.namespace, log_level, log_json)
+
+    def ready() -> None:
+        how = f"perdure run {app}, {count} workers,"
+        announce(common.output(), entities, settings, how=how)
+
+    return supervise(given, count, settings, on_ready=ready)
 
 
 async def _run(app: str, entities: Sequence[AnyEntity], common: Common) -> int:

@@ -49,6 +49,7 @@ PORTS = {
 SLEEPS = {
     "deploy/checks.py": "looks again at what may just be moving from one runner to another",
     "deploy/cli/survey.py": "looks at the runners now and then, as they announce nothing",
+    "deploy/supervisor.py": "backs off before a worker that ended is started again",
     "durable/activation.py": "backs off while the backend can't be reached",
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",

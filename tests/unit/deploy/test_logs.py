@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 
-from perdure.deploy.logs import HumanFormatter, JsonFormatter, Unblocked
+from perdure.deploy.logs import HumanFormatter, JsonFormatter, OfWorker, Unblocked
 
 
 def record(**extra: object) -> logging.LogRecord:
@@ -47,6 +47,13 @@ def test_an_extra_never_hides_what_every_record_has() -> None:
 def test_people_see_the_extra_behind_the_text() -> None:
     text = HumanFormatter().format(record(action="slow", shard=3))
     assert text.endswith("WARNING perdure.test: took 5 ms shard=3")
+
+
+def test_a_record_tells_its_worker_unless_it_tells_of_another() -> None:
+    of_third = OfWorker(3)
+    for made, worker in ((record(), 3), (record(worker=0), 0)):
+        assert of_third.filter(made)
+        assert json.loads(JsonFormatter().format(made))["worker"] == worker
 
 
 class Stuck(logging.Handler):

@@ -35,7 +35,8 @@ async def main():
         print("drained", flush=True)
     return 7
 
-sys.exit(run_until_signalled(main()))
+again = {"again": lambda name: print(name, flush=True)} if "patient" in sys.argv else {}
+sys.exit(run_until_signalled(main(), **again))
 """
 
 
@@ -69,6 +70,17 @@ def test_a_second_signal_ends_it_at_once() -> None:
         out, _ = process.communicate(timeout=20)
     assert out == ""
     assert process.returncode == HARD_EXIT
+
+
+def test_what_a_second_signal_does_can_be_given() -> None:
+    with start("slow", "patient") as process:
+        assert read_line(process) == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert read_line(process) == "draining\n"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            assert read_line(process) == f"{number.name}\n"
+        process.kill()
 
 
 def test_a_closed_terminal_may_say_so_twice() -> None:

@@ -24,6 +24,7 @@ from perdure.durable.connect import connect
 from ...support.server import PATIENCE_S
 from .commands import APP, Process, Shell
 from .counter import Add, Counter
+from .processes import children, gone, lives
 
 NEGATIVE = APP.replace("command.answer(state.total)", "command.answer(-state.total)")
 WRONG = APP.replace("def evolve(state", "def evolve(state state")
@@ -53,26 +54,8 @@ async def told(process: Process, text: str) -> None:
 
 def runner_of(process: Process) -> int:
     """The runner's process."""
-    pid = process.popen.pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"devrunner" in Path(f"/proc/{child}/cmdline").read_bytes():
-            return int(child)
-    raise AssertionError("no runner")
-
-
-def lives(pid: int) -> bool:
-    """Whether the process is there, and not only waits to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def gone(*pids: int) -> None:
-    """Wait until all of them ended."""
-    async with asyncio.timeout(PATIENCE_S):
-        while any(map(lives, pids)):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    (runner,) = children(process.popen.pid, "devrunner")
+    return runner
 
 
 def test_perdures_own_files_are_not_watched(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def shell(tmp_path: Path) -> Shell:
         (["dev", "app", "--port", "0", "--store", "app.py"], "app.py can't be the server's"),
         (["dev", "app", "--store", "/proc/foo"], "/proc/foo can't be the server's folder"),
         (["dev"], "APP requires an argument"),
+        (["run", "app", "--workers", "0"], "--workers 0"),
+        (["run", "app", "--workers", "-1"], "--workers -1"),
+        (["run", "app", "--workers", "65"], "--workers 65"),
+        (["run", "app", "--workers", "many"], "many"),
     ],
 )
 def test_one_line_and_exit_code_2(shell: Shell, line: list[str], says: str) -> None:
