@@ -87,6 +87,8 @@ def test_subjects() -> None:
         SUBJECTS.command("account", 1, shard_of("a-1", 16), "a-1"),
         SUBJECTS.info("account"),
         SUBJECTS.member(runner),
+        SUBJECTS.resize("account"),
+        SUBJECTS.halted("account", "0a1b2c3d"),
         SUBJECTS.stats,
         SUBJECTS.log("account", "a-1"),
         SUBJECTS.snapshot("account", "a-1"),
