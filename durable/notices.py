@@ -20,6 +20,7 @@ class Notices:
         self._taken = 0  # since it was last told
         self._before = False  # it held all of them before
         self._standing_by = False
+        self._outdated = False
 
     def __repr__(self) -> str:
         return f"Notices({self._entity}: holds {len(self._holding)} of {self._shards} shards)"
@@ -57,3 +58,15 @@ class Notices:
             extra={"action": "shard.lost", "entity": self._entity},
         )
         self._standing_by = True
+
+    def outdated(self, why: str) -> None:
+        """The type was cut anew while this runner couldn't be asked. Told once."""
+        if not self._outdated:
+            logger.error(
+                "%s was resized while runner %s was cut off: it hosts it no more, restart it (%s)",
+                self._entity,
+                self._runner,
+                why,
+                extra={"action": "shards.outdated", "entity": self._entity},
+            )
+        self._outdated = self._standing_by = True

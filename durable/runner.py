@@ -117,6 +117,8 @@ class Hosted:
 
     def _info(self, message: Message) -> None:
         host = self.host
+        if self.shards[0].outdated:  # what it knows would lead callers astray
+            return
         answer = TypeInfo(
             host.entity.name,
             self.sharding.generation,
@@ -179,6 +181,9 @@ class Runner:
         session, subjects = self._session, self._session.subjects
         self._heard = [await session.asks.subscribe(subjects.member(self.id), self._pong)]
         for entity in self._entities:
+            # Before it looks how the type is cut: who cuts it anew halts it first, then asks here.
+            hears = await session.asks.subscribe(subjects.resize(entity.name), self._hosts)
+            self._heard.append(hears)
             sharding = await session.provision(entity.name)
             if not self._hosted:
                 await check_clock(session, self._settings)
@@ -250,6 +255,10 @@ class Runner:
     def _pong(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):
             self._session.asks.send(message.reply, b"")
+
+    def _hosts(self, message: Message) -> None:
+        if reply_allowed(message.reply, self._settings.reply_prefixes):
+            self._session.asks.send(message.reply, self.id.encode())
 
     def _tell_stats(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):

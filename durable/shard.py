@@ -17,7 +17,7 @@ from ..entities.address import Address
 from ..entities.errors import MailboxFull
 from ..streams.asks import NULL
 from ..streams.commit import At
-from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
+from ..streams.port import Delivery, Message, Outdated, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
 from .answers import Answers, forbidden
@@ -64,6 +64,7 @@ class Shard:
         self.term: Term | None = None
         self.owned: bool = False
         self.running: bool = True
+        self.outdated: bool = False  # the type was cut anew: there is no such shard any more
         self.ready: asyncio.Event = asyncio.Event()  # the first term began
         self._asks: Subscription | None = None
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
@@ -117,6 +118,11 @@ class Shard:
                 if isinstance(error, Taken):
                     self._step_down()
                 tries += 1
+            except Outdated as error:
+                self.outdated = True
+                self.notices.outdated(str(error))
+                self._step_down()
+                return
             except Exception:
                 logger.exception("%s failed", self.name, extra={"action": "shard.failed"})
                 self.drop("an internal error")
