@@ -21,6 +21,7 @@ from .look import state, status
 from .output import Output
 from .run import run as run_command
 from .settings import settings
+from .shards import shards
 from .stats import stats
 from .trouble import FAILED
 from .verify import verify
@@ -64,6 +65,8 @@ app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
 app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")
 dead.group = OPERATE  # an app of its own takes no options here
 app.command(dead)
+shards.group = OPERATE
+app.command(shards)
 app.command(verify, group=OPERATE, usage="Usage: perdure verify [TYPE] [OPTIONS]")
 
 

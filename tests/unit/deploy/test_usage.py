@@ -48,6 +48,12 @@ def shell(tmp_path: Path) -> Shell:
         (["dev", "app", "--port", "99999"], "no port 99999"),
         (["dev", "app", "--port", "0", "--store", "app.py"], "app.py can't be the server's"),
         (["dev", "app", "--store", "/proc/foo"], "/proc/foo can't be the server's folder"),
+        (["shards", "resize", "account"], "NUMBER requires an argument"),
+        (["shards", "resize", "account", "many"], "many"),
+        (["shards", "resize", "account", "0"], "0 shards"),
+        (["shards", "resize", "account", "1025"], "1025 shards"),
+        (["shards", "resize", "Account", "8"], "not an entity type's name"),
+        (["shards", "resize", "account", "8", "--url", "memory:"], "memory: has no server"),
         (["dev"], "APP requires an argument"),
     ],
 )
