@@ -34,6 +34,7 @@ from ..streams.topology import (
     Difference,
     Stream,
     differences,
+    halted_by,
     sharding_of,
     shared_streams,
     type_streams,
@@ -137,6 +138,10 @@ class Checks:
             create = RUN if isinstance(runner, Finding) else RESTART.format(runner.runner)
             for finding in clocks_found(self._settings, self._clocks(runner)):
                 yield finding
+            halted = halted_found(self._subjects, entity, configs, sharding)
+            if halted is not None:
+                yield halted
+                return
             for finding in streams_found(entity, wanted, configs, create):
                 yield finding
             for finding in settings_found(entity, self._settings, wanted, configs, sharding):
@@ -271,6 +276,21 @@ def types_among(subjects: Subjects, streams: Iterable[str]) -> list[str]:
     """The entity types whose logs are among these streams, by name."""
     head = subjects.log_stream("")
     return sorted(name.removeprefix(head) for name in streams if name.startswith(head))
+
+
+def halted_found(
+    subjects: Subjects,
+    entity: str,
+    configs: Mapping[str, Config | None],
+    sharding: Sharding | None,
+) -> Finding | None:
+    """That the type takes no tells, since a resize isn't at its end; None if it takes them."""
+    config = configs.get(subjects.command_stream(entity))
+    if config is None or sharding is None or halted_by(subjects, entity, config) is None:
+        return None
+    what = f"{entity} is halted: it is being resized, or that didn't end; no runner can start"
+    step = f"perdure shards resize {entity} {sharding.shards}, which leaves it as it was"
+    return bad("streams", what, step)
 
 
 def streams_found(

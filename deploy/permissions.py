@@ -1,10 +1,11 @@
 """Permissions: what each role must be allowed to do, subject by subject, and why.
 
 Four roles: a *caller* asks and tells, a *reader* reads logs (`history`, `watch`), a *runner*
-hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`, `drain`),
-which takes a caller's and a reader's rights too. What a runner needs beyond that to create or
-update a stream is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody
-needs more, and nobody should have it: who may publish to a log's subject can write history.
+hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`, `drain`,
+`shards resize`), which takes a caller's and a reader's rights too. What a runner needs beyond that
+to create or update a stream is apart (`creating`): it may have it, or somebody lends it for a
+moment. Nobody needs more, and nobody should have it: who may publish to a log's subject can write
+history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
@@ -144,6 +145,21 @@ def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _api(f"DIRECT.GET.{dead}", "read dead letters")
     yield _api(f"STREAM.MSG.GET.{dead}", "read a dead letter at its leader")
     yield _api(f"STREAM.MSG.DELETE.{dead}", "discard a dead letter's copy")
+    yield from _resizing(subjects, entity)
+
+
+def _resizing(subjects: Subjects, entity: str) -> Iterator[Need]:
+    commands = subjects.command_stream(entity)
+    yield _publish(subjects.resize(entity), "ask who hosts it, to resize it")
+    halted = subjects.halted(entity, "*")
+    yield _publish(halted, "wait for tells on their way", subjects.halted(entity, PROBE))
+    yield _api(f"STREAM.INFO.{commands}", "see how a type is cut, and whether tells wait")
+    yield _api(f"STREAM.UPDATE.{commands}", "resize")
+    yield _api(f"STREAM.MSG.GET.{commands}", "find what a resize stored itself")
+    yield _api(f"STREAM.MSG.DELETE.{commands}", "remove what a resize stored itself")
+    yield _api(f"CONSUMER.LIST.{commands}", "find terms of runners that are gone")
+    ended = f"CONSUMER.DELETE.{commands}"
+    yield _api(f"{ended}.*", "remove terms of runners that are gone", f"{ended}.{PROBE}")
 
 
 def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> Iterator[Need]:
@@ -151,6 +167,7 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(subjects.ask(entity, "*"), "hear asks")
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
+    yield _subscribe(subjects.resize(entity), "be asked before a resize")
     yield _subscribe(subjects.member("*"), "be pinged", subjects.member(PROBE))
     yield _publish(subjects.member("*"), "ping others", subjects.member(PROBE))
     yield _subscribe(subjects.members, "hear of other runners")

@@ -42,6 +42,10 @@ class Why(msgspec.Struct, frozen=True, tag="why"):
     trace: str = ""
 
 
+class Drained(msgspec.Struct, frozen=True, tag="drained"):
+    """A worker says: an operator told it to leave, so it is not to be started again."""
+
+
 class NotUnderstood(Exception):
     """No worker will ever host: APP, the options or the settings are wrong."""
 
@@ -112,7 +116,7 @@ class Supervisor:
         failed = 0
         while True:
             ended, why = await self._run_once(number)
-            if ended.code == 0:
+            if isinstance(why, Drained):
                 _log.info(
                     "worker %d was drained: it is not started again",
                     number,
@@ -139,7 +143,7 @@ class Supervisor:
                 )
             await asyncio.sleep(delay_s)
 
-    async def _run_once(self, number: int) -> tuple[Ended, Why | None]:
+    async def _run_once(self, number: int) -> tuple[Ended, Why | Drained | None]:
         """Run the worker until it ends by itself. Cancelled, drain it."""
         try:
             child = await self._start(number)
@@ -163,12 +167,12 @@ class Supervisor:
             hearing.cancel()
             await self._end(number, child)
 
-    async def _hear(self, number: int, child: Child) -> Why | None:
+    async def _hear(self, number: int, child: Child) -> Why | Drained | None:
         """Hear what it says until it says no more: why it ends, if it told."""
-        why: Why | None = None
+        why: Why | Drained | None = None
         while line := await child.hear():
-            word = msgspec.json.decode(line, type=Ready | Why)
-            if isinstance(word, Why):
+            word = msgspec.json.decode(line, type=Ready | Why | Drained)
+            if not isinstance(word, Ready):
                 why = word
             else:
                 self._is_ready(number)

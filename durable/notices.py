@@ -21,6 +21,7 @@ class Notices:
         self._holding: set[int] = set()
         self._told = True  # that all which are assigned are held
         self._quarrel = False  # somebody took one of them
+        self._outdated = False
 
     def __repr__(self) -> str:
         return f"Notices({self._entity}: holds {len(self._holding)} of {self._shards} shards)"
@@ -66,6 +67,18 @@ class Notices:
             extra={"action": "shard.lost", "entity": self._entity},
         )
         self._quarrel = True
+
+    def outdated(self, why: str) -> None:
+        """The type was cut anew while this runner couldn't be asked. Told once."""
+        if not self._outdated:
+            logger.error(
+                "%s was resized while runner %s was cut off: it hosts it no more, restart it (%s)",
+                self._entity,
+                self._runner,
+                why,
+                extra={"action": "shards.outdated", "entity": self._entity},
+            )
+        self._outdated = self._quarrel = True
 
     def _tell(self) -> None:
         if self._told or not self._assigned or not self._assigned <= self._holding:

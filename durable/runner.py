@@ -142,6 +142,8 @@ class Hosted:
 
     def _info(self, message: Message) -> None:
         host = self.host
+        if self.shards[0].outdated:  # what it knows would lead callers astray
+            return
         answer = TypeInfo(
             host.entity.name,
             self.sharding.generation,
@@ -215,6 +217,9 @@ class Runner:
         """Own the types' shards. Raises Incompatible, Unreachable."""
         session, membership = self._session, self.membership
         for entity in self._entities:
+            # Before it looks how the type is cut: who cuts it anew halts it first, then asks here.
+            hears = await session.asks.subscribe(session.subjects.resize(entity.name), self._hosts)
+            self._heard.append(hears)
             sharding = await session.provision(entity.name)
             if not self._hosted:
                 await check_clock(session, self._settings)
@@ -351,6 +356,10 @@ class Runner:
             if hosted.host.entity.name == word.entity and sharding.generation == word.generation:
                 return hosted.shards[word.shard] if 0 <= word.shard < sharding.shards else None
         return None
+
+    def _hosts(self, message: Message) -> None:
+        if reply_allowed(message.reply, self._settings.reply_prefixes):
+            self._session.asks.send(message.reply, self.id.encode())
 
     def _tell_stats(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):

@@ -20,7 +20,7 @@ from ..entities.errors import MailboxFull
 from ..streams.asks import NULL
 from ..streams.commit import At
 from ..streams.members import Kept, Release, Released, Word, encode_word
-from ..streams.port import Delivery, Message, Subscription, Taken, Unreachable
+from ..streams.port import Delivery, Message, Outdated, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
 from .answers import Answers, forbidden
@@ -89,6 +89,7 @@ class Shard:
         self.assigned: bool = False  # by the members' view
         self.owned: bool = False  # asks are taken
         self.running: bool = True
+        self.outdated: bool = False  # the type was cut anew: there is no such shard any more
         self.ready: asyncio.Event = asyncio.Event()  # the first term began, or it is another's
         self.away: asyncio.Event = asyncio.Event()  # nothing of it is here
         self.away.set()
@@ -158,6 +159,11 @@ class Shard:
                     "no term of %s yet: %s", self.name, error, extra={"action": "term.refused"}
                 )
                 tries += 1
+            except Outdated as error:
+                self.outdated = True
+                self.notices.outdated(str(error))
+                self._step_down()
+                return
             except Exception:
                 logger.exception("%s failed", self.name, extra={"action": "shard.failed"})
                 self.drop("an internal error")

@@ -33,6 +33,24 @@ class Incompatible(Exception):
     """The server or a stream isn't what perdure needs; the text says what and what to do."""
 
 
+class Halted(Incompatible):
+    """The type is being cut anew, or whoever began that is gone: its command stream takes nothing.
+
+    `sharding` is how it is cut until that ends.
+    """
+
+    def __init__(self, entity: str, sharding: Sharding) -> None:
+        super().__init__(
+            f"{entity} is halted: it is being resized, or that didn't end. If nobody is at it: "
+            f"`perdure shards resize {entity} {sharding.shards}` leaves it as it was"
+        )
+        self.sharding = sharding
+
+
+class Outdated(Exception):
+    """The type was cut anew since: whoever asks knows an earlier generation."""
+
+
 class Taken(Exception):
     """A shard already has a consumer: somebody else's term is running."""
 
@@ -53,7 +71,7 @@ class Full(Struct, frozen=True):
 
 
 class NoStream(Struct, frozen=True):
-    """Nobody is there to store it: the type's stream doesn't exist."""
+    """Nobody is there to store it: the type's stream doesn't exist, or is halted."""
 
 
 class Refused(Struct, frozen=True):
@@ -213,7 +231,8 @@ class Commands(Protocol):
 
         `on_lost` is called once, with the reason, when the consumer is deleted, when the
         connection was made anew or the stream restarted: then no ack of it may be sent any more.
-        Raises Taken, Unreachable.
+        Raises Taken, Unreachable (while the type is halted, too), and Outdated for a term's name
+        of another generation than the type's.
         """
         ...
 
@@ -230,6 +249,10 @@ class Commands(Protocol):
 
         Of any token, also of one that is never delivered. Raises Unreachable.
         """
+        ...
+
+    async def count(self, entity: str) -> int:
+        """How many tells are stored, whoever holds them. Raises Unreachable."""
         ...
 
     async def remove(self, entity: str, sequence: int) -> None:
@@ -448,13 +471,34 @@ class Session(Protocol):
         ...
 
     async def sharding(self, entity: str) -> Sharding | None:
-        """How the type is cut, None if it has no streams yet. Raises Unreachable, Incompatible."""
+        """How the type is cut, None if it has no streams yet.
+
+        Raises Unreachable, Incompatible, Halted.
+        """
         ...
 
     async def provision(self, entity: str) -> Sharding:
         """Create what is missing of the type's streams, check what is there.
 
-        Raises Incompatible, Unreachable.
+        Raises Incompatible, Halted, Unreachable.
+        """
+        ...
+
+    async def halt(self, entity: str, token: str) -> Sharding:
+        """Let the type's command stream take no tells until it is cut; how it is cut now.
+
+        On return every tell that it took is stored: what was on its way is, or was refused.
+        `token` says who halts, and takes over from who did before.
+        Raises Unreachable, and Incompatible if the type has no streams.
+        """
+        ...
+
+    async def recut(self, entity: str, sharding: Sharding, token: str) -> None:
+        """Cut a halted type in one step, and take tells again. Its sequences go on.
+
+        Whoever halted it must have seen that it holds no tells: no consumer of a new generation is
+        given those of an earlier one. Raises Unreachable (then it may be done), and Incompatible
+        if it isn't halted with this `token`.
         """
         ...
 

@@ -116,6 +116,17 @@ class Subjects:
         """A runner's own subject: a ping there tells whether its process lives."""
         return f"{self.namespace}.member.{runner}"
 
+    def resize(self, entity: str) -> str:
+        """Asks who hosts a type, or begins to: while anybody does, it isn't cut anew."""
+        return f"{self.namespace}.resize.{entity}"
+
+    def halted(self, entity: str, token: str) -> str:
+        """What a type's command stream takes instead of tells while it is cut anew.
+
+        `token` says by whom; nobody else publishes there.
+        """
+        return f"{self.namespace}.resize.{entity}.{token}"
+
     @property
     def members(self) -> str:
         """What all runners are told of each other."""

@@ -237,6 +237,15 @@ def sharding_of(subjects: Subjects, entity: str, config: Config) -> Sharding | N
     return sharding if plain == {"src": source, "dest": target} else None
 
 
+def halted_by(subjects: Subjects, entity: str, config: Config) -> str | None:
+    """The token of whoever halted a command stream; None if it takes tells."""
+    listed: list[str] = config.get("subjects") or []
+    head = subjects.halted(entity, "")
+    if len(listed) == 1 and listed[0].startswith(head):
+        return listed[0].removeprefix(head)
+    return None
+
+
 # -- comparing --------------------------------------------------------------------------------
 def differences(wanted: Stream, found: Config) -> list[Difference]:
     """What of a stream's configuration isn't as it should be; empty if all is well."""

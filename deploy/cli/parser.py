@@ -20,6 +20,7 @@ from .entities import entities
 from .history import history
 from .look import state, status
 from .output import Output
+from .resizing import resize_type
 from .run import run as run_command
 from .runners import runners
 from .settings import settings
@@ -66,6 +67,7 @@ app.command(entities, group=OPERATE)
 app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
 app.command(runners, group=OPERATE)
 shards.group = OPERATE
+shards.command(resize_type, name="resize", usage="Usage: perdure shards resize TYPE N [OPTIONS]")
 app.command(shards)
 app.command(drain, group=OPERATE)
 app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")

@@ -29,8 +29,9 @@ def run(
     """Host the entities of APP until SIGTERM, Ctrl-C or `perdure drain`, then drain.
 
     Any number of runners may host the same types: they share the shards, and those that stay take
-    over when one is gone. `--workers 4` starts four processes that do so, and starts one again that
-    ends. SIGTERM or Ctrl-C drains all of them; given twice, they are killed.
+    over when one is gone. `--workers 4` starts four processes that do so, and starts one again
+    that ends, unless `perdure drain` ended it. SIGTERM or Ctrl-C drains all of them; given twice,
+    they are killed.
 
     For instance:
 

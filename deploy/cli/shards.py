@@ -31,13 +31,14 @@ For instance:
 * `perdure shards`
 * `perdure shards account --watch`
 * `perdure shards --json | jq -c '[.entity, .owners]'`
+* `perdure shards resize account 32` (while nobody hosts the type)
 """
 
 shards: App = App(
     name="shards",
     help=HELP,
     help_format="markdown",
-    usage="Usage: perdure shards [TYPE] [OPTIONS]",
+    usage="Usage: perdure shards [TYPE] [OPTIONS] | perdure shards resize TYPE N",
 )
 
 

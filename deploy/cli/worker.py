@@ -15,7 +15,7 @@ import msgspec
 from ...entities.errors import ClusterError
 from ..logs import Level, configure
 from ..process import run_until_signalled
-from ..supervisor import Ready, Why
+from ..supervisor import Drained, Ready, Why
 from .app import load_app
 from .ending import ending
 from .hosting import hosting
@@ -85,6 +85,7 @@ async def _host(given: Given, channel: socket.socket) -> int:
     async with hosting(load_app(given.app), settings, ends=True) as cluster:
         _say(channel, Ready())
         await cluster.drained.wait()
+    _say(channel, Drained())
     return 0
 
 

@@ -10,22 +10,26 @@ from ...entities.address import Address
 from ...entities.duration import seconds
 from ...entities.entropy import Entropy
 from ...entities.settings import Settings
+from ..commands import parse_term
 from ..port import (
     ConsumerInfo,
     Delivery,
     Incompatible,
     NoAck,
     NoStream,
+    Outdated,
     PublishAnswer,
     Refused,
     Unreachable,
 )
-from ..subjects import Subjects, escape
+from ..subjects import Sharding, Subjects, escape
+from ..topology import halted_by
 from .api import (
     ConsumerList,
     ConsumerResponse,
     RawMessage,
     Response,
+    StreamInfo,
     call,
     delete_message,
     lookup,
@@ -40,6 +44,7 @@ from .errors import (
 )
 from .errors import publish_answer as answer_of
 from .messages import no_responders, strings
+from .scan import bounds
 from .storing import answered
 from .topology import sharding
 
@@ -67,7 +72,7 @@ class JetStreamCommands:
             return result
         stream = self._subjects.command_stream(address.entity)
         if no_responders(result):
-            return await self._nobody(stream)
+            return await self._nobody(address.entity)
         return answer_of(result.data, stream=stream)
 
     async def consumers(self, entity: str) -> list[ConsumerInfo]:
@@ -94,12 +99,16 @@ class JetStreamCommands:
     ) -> JetStreamConsumer:
         """A new consumer of one shard, with no credit yet. Never takes over an existing one.
 
-        Raises Taken, Unreachable, and ValueError for a name that isn't letters, digits, _ and -.
+        Raises Taken, Outdated, Unreachable, and ValueError for a name that isn't letters, digits,
+        _ and -.
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a consumer's name: {name[:80]!r}")
         stream = self._subjects.command_stream(entity)
         cut = await self._sharding(entity)
+        term = parse_term(name)
+        if term is not None and term.generation != cut.generation:
+            raise Outdated(f"{name}: {entity} is of generation {cut.generation} now")
         if not 0 <= shard < cut.shards:
             raise ValueError(f"no shard {shard}: {entity} has {cut.shards}")
         subject = self._subjects.command(entity, cut.generation, shard, "*")
@@ -146,18 +155,27 @@ class JetStreamCommands:
         found = await lookup(self._connection, self._subjects.command_stream(entity), query)
         return None if found is None else _undelivered(found)
 
+    async def count(self, entity: str) -> int:
+        """How many tells are stored, whoever holds them. Raises Unreachable."""
+        try:
+            found = await bounds(self._connection, self._subjects.command_stream(entity))
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+        return 0 if found is None else found.messages
+
     async def remove(self, entity: str, sequence: int) -> None:
         """Delete a stored tell; it may be gone already. Raises Unreachable, Incompatible."""
         await delete_message(self._connection, self._subjects.command_stream(entity), sequence)
 
-    async def _nobody(self, stream: str) -> PublishAnswer:
-        """Nobody took a tell: there is no stream, or it has no leader for some seconds."""
+    async def _nobody(self, entity: str) -> PublishAnswer:
+        """Nobody took a tell: there is no stream, it is halted, or has no leader for seconds."""
+        stream = self._subjects.command_stream(entity)
         try:
             found = await call(
                 self._connection,
                 f"STREAM.INFO.{stream}",
                 None,
-                Response,
+                StreamInfo,
                 accept=(NO_STREAM,),
                 timeout_s=ACK_TIMEOUT_S,
             )
@@ -165,9 +183,11 @@ class JetStreamCommands:
             return NoStream()  # a caller's account may have no JetStream of its own
         except Unreachable as error:
             return NoAck(str(error))  # nobody leads the cluster either
-        return NoStream() if found.error is not None else NoAck(f"{stream} has no leader")
+        if found.error is not None or halted_by(self._subjects, entity, found.config) is not None:
+            return NoStream()
+        return NoAck(f"{stream} has no leader")
 
-    async def _sharding(self, entity: str) -> Any:
+    async def _sharding(self, entity: str) -> Sharding:
         try:
             cut = await sharding(self._connection, self._subjects, entity)
         except Incompatible as error:

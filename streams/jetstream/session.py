@@ -8,7 +8,7 @@ from ...entities.settings import Settings
 from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
 from ..subjects import Sharding, Subjects
 from ..topology import Difference
-from . import topology
+from . import resizing, topology
 from .asks import JetStreamAsks
 from .commands import JetStreamCommands
 from .connection import Connection, Statistics
@@ -71,15 +71,32 @@ class JetStreamSession:
         return self._connection.statistics()
 
     async def sharding(self, entity: str) -> Sharding | None:
-        """How the type is cut, None if it has no streams yet. Raises Unreachable, Incompatible."""
+        """How the type is cut, None if it has no streams yet.
+
+        Raises Unreachable, Incompatible, Halted.
+        """
         return await topology.sharding(self._connection, self.subjects, entity)
 
     async def provision(self, entity: str) -> Sharding:
         """Create what is missing of the type's streams, check what is there.
 
-        Raises Incompatible, Unreachable.
+        Raises Incompatible, Halted, Unreachable.
         """
         return await topology.provision(self._connection, self._settings, self.subjects, entity)
+
+    async def halt(self, entity: str, token: str) -> Sharding:
+        """Let the type's command stream take no tells until it is cut; how it is cut now.
+
+        Raises Unreachable, Incompatible.
+        """
+        return await resizing.halt(self._connection, self.subjects, entity, token)
+
+    async def recut(self, entity: str, sharding: Sharding, token: str) -> None:
+        """Cut a type that was halted with this token, and take tells again.
+
+        Raises Unreachable, Incompatible.
+        """
+        await resizing.recut(self._connection, self.subjects, entity, sharding, token)
 
     async def check(self, entity: str) -> list[Difference]:
         """What of the type's streams isn't as it should be; nothing is changed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...entities.settings import Settings
-from ..port import Incompatible, Unreachable
+from ..port import Halted, Incompatible, Unreachable
 from ..subjects import Sharding, Subjects
 from ..topology import (
     Difference,
@@ -17,6 +17,7 @@ from ..topology import (
     advice,
     command_stream,
     differences,
+    halted_by,
     sharding_of,
     shared_streams,
     type_streams,
@@ -30,7 +31,10 @@ FIRST_GENERATION = 1
 
 
 async def sharding(connection: Connection, subjects: Subjects, entity: str) -> Sharding | None:
-    """How a type is cut, None if it has no command stream. Raises Unreachable, Incompatible."""
+    """How a type is cut, None if it has no command stream.
+
+    Raises Unreachable, Incompatible, Halted.
+    """
     name = subjects.command_stream(entity)
     config = await _config(connection, name)
     if config is None:
@@ -41,6 +45,8 @@ async def sharding(connection: Connection, subjects: Subjects, entity: str) -> S
             f"{name}: subject_transform is {config.get('subject_transform')}, which isn't "
             "perdure's. If the stream isn't perdure's, choose another namespace for perdure"
         )
+    if halted_by(subjects, entity, config) is not None:
+        raise Halted(entity, found)
     return found
 
 

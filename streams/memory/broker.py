@@ -19,7 +19,7 @@ from ...entities.clock import Clock
 from ...entities.entropy import Entropy
 from ...entities.settings import Settings
 from ..commit import MARK
-from ..port import Appended, NoStream, PublishAnswer, Refused
+from ..port import Appended, Halted, Incompatible, NoStream, PublishAnswer, Refused
 from ..subjects import Sharding, Subjects, escape
 from .connection import Connection
 from .core import Core, check_subject
@@ -106,7 +106,7 @@ class MemoryBroker:
         return streams
 
     def provision(self, settings: Settings, entity: str) -> Sharding:
-        """Create a type's streams unless they are there; how the type is cut."""
+        """Create a type's streams unless they are there; how the type is cut. Raises Halted."""
         streams = self.streams(settings.namespace)
         if entity not in streams.queues:
             limits = Limits(settings.mailbox_capacity, settings.command_stream_bytes)
@@ -114,14 +114,36 @@ class MemoryBroker:
             streams.queues[entity] = Queue(sharding, limits, self.clock.now_ns)
             streams.logs[entity] = LogStore()
             streams.ids[entity] = IdStore()
-        return streams.queues[entity].sharding
+        return self.sharding(streams, entity)
+
+    def sharding(self, streams: Streams, entity: str) -> Sharding:
+        """How a type with streams is cut. Raises Halted."""
+        queue = streams.queues[entity]
+        if queue.halted_by is not None:
+            raise Halted(entity, queue.sharding)
+        return queue.sharding
+
+    def halt(self, streams: Streams, entity: str, token: str) -> Sharding:
+        """Let a type take no tells; how it is cut. Raises Incompatible."""
+        queue = streams.queues.get(entity)
+        if queue is None:
+            raise Incompatible(f"nothing of {entity} was ever hosted here")
+        queue.halt(token)
+        return queue.sharding
+
+    def recut(self, streams: Streams, entity: str, sharding: Sharding, token: str) -> None:
+        """Cut a halted type. Raises Incompatible."""
+        queue = streams.queues.get(entity)
+        if queue is None or queue.halted_by != token:
+            raise Incompatible(f"{entity} was halted by somebody else, or set going again")
+        queue.recut(sharding)
 
     def tell(
         self, streams: Streams, entity: str, token: str, data: bytes, headers: Headers
     ) -> PublishAnswer:
         """Store a tell."""
         queue = streams.queues.get(entity)
-        if queue is None:
+        if queue is None or queue.halted_by is not None:
             return NoStream()
         if len(data) + headers_size(headers) > self.max_payload:
             return TOO_LARGE

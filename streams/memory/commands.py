@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...entities.address import Address
 from ...entities.duration import seconds
 from ...entities.settings import Settings
-from ..port import ConsumerInfo, Delivery, NoAck, PublishAnswer, Unreachable
+from ..port import ConsumerInfo, Delivery, Halted, NoAck, PublishAnswer, Unreachable
 from ..subjects import escape
 from .connection import Connection
 from .queue import Queue
@@ -133,6 +133,8 @@ class MemoryCommands:
         queue = self._streams.queues.get(entity)
         if queue is None:
             raise Unreachable(f"there is no command stream of {entity} yet")
+        if queue.halted_by is not None:
+            raise Unreachable(str(Halted(entity, queue.sharding)))
         consumer = MemoryConsumer(self, queue, name, self._connection, on_delivery, on_lost)
         queue.create(shard, name, owner=owner, ack_wait_s=self._ack_wait_s, attached=consumer)
         self._consumers[consumer] = None
@@ -158,6 +160,12 @@ class MemoryCommands:
         self._connection.demand()
         queue = self._streams.queues.get(entity)
         return await self._connection.answer(None if queue is None else queue.oldest(after))
+
+    async def count(self, entity: str) -> int:
+        """How many tells are stored."""
+        self._connection.demand()
+        queue = self._streams.queues.get(entity)
+        return await self._connection.answer(0 if queue is None else len(queue))
 
     async def remove(self, entity: str, sequence: int) -> None:
         """Delete a stored tell; it may be gone already."""

@@ -16,10 +16,13 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..port import Delivery
 from .connection import Connection
+
+Place: TypeAlias = tuple[int, int]
+"""A generation of a type's sharding, and the shard in it: what a consumer's filter names."""
 
 
 class Attached(Protocol):
@@ -59,7 +62,7 @@ class QueueConsumer:
     def __init__(
         self,
         name: str,
-        shard: int,
+        place: Place,
         owner: str,
         *,
         ack_wait_s: float,
@@ -69,7 +72,7 @@ class QueueConsumer:
         last: Callable[[], int],
     ) -> None:
         self.name = name
-        self.shard = shard
+        self.place = place
         self.owner = owner
         self.attached: Attached | None = attached
         self.consumer_sequence: int = 0

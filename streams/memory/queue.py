@@ -13,17 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..commands import parse_term
 from ..port import (
     Appended,
     ConsumerInfo,
     Delivery,
     Full,
+    Outdated,
     PublishAnswer,
     Refused,
     Taken,
 )
 from ..subjects import Sharding
-from .consumer import Attached, QueueConsumer
+from .consumer import Attached, Place, QueueConsumer
 
 FULL_CODE = 10077
 """The server's code when any limit of a stream is reached; only the text tells which."""
@@ -55,7 +57,7 @@ class _Tell:
     sequence: int
     time_ns: int
     token: str
-    shard: int
+    place: Place
     data: bytes
     headers: Mapping[str, str] | None
     size: int
@@ -67,6 +69,7 @@ class Queue:
     def __init__(self, sharding: Sharding, limits: Limits, now_ns: Callable[[], int]) -> None:
         self.sharding = sharding
         self.limits = limits
+        self.halted_by: str | None = None  # who cuts it anew: it takes no tells meanwhile
         self.last_sequence: int = 0
         self._now_ns = now_ns
         self._bytes = 0
@@ -96,7 +99,7 @@ class Queue:
             self.last_sequence,
             self._now_ns(),
             token,
-            self.sharding.shard(token),
+            self._place(self.sharding.shard(token)),
             data,
             dict(headers) if headers else None,
             size,
@@ -106,7 +109,7 @@ class Queue:
         if not indexed:
             return Appended(tell.sequence)
         self._waiting[token] = self._waiting.get(token, 0) + 1
-        consumer = self._consumer_of(tell.shard)
+        consumer = self._consumer_of(tell.place)
         if consumer is not None:
             consumer.stored(tell.sequence)
         return Appended(tell.sequence)
@@ -128,22 +131,37 @@ class Queue:
                 consumer.forget(sequence)
             self._remove(sequence)
 
+    # -- resizing ---------------------------------------------------------------------------------
+    def halt(self, token: str) -> None:
+        """Take no tells until it is cut; `token` says by whom."""
+        self.halted_by = token
+
+    def recut(self, sharding: Sharding) -> None:
+        """Cut it anew and take tells again; what it holds stays where it is."""
+        self.sharding, self.halted_by = sharding, None
+
     # -- consumers --------------------------------------------------------------------------------
     def create(
         self, shard: int, name: str, *, owner: str, ack_wait_s: float, attached: Attached
     ) -> None:
-        """A new consumer. Raises Taken if its name is in use or its shard has one."""
-        other = self._consumers.get(name) or self._consumer_of(shard)
+        """A new consumer. Raises Taken if its name is in use or its shard has one.
+
+        Raises Outdated for a term's name of another generation.
+        """
+        term, place = parse_term(name), self._place(shard)
+        if term is not None and term.generation != self.sharding.generation:
+            raise Outdated(f"{name}: it is of generation {self.sharding.generation} now")
+        other = self._consumers.get(name) or self._consumer_of(place)
         if other is not None:
             raise Taken(
                 f"shard {shard} has the consumer {other.name} of {other.owner or 'nobody'}"
             )
         self._consumers[name] = QueueConsumer(
             name,
-            shard,
+            place,
             owner,
             ack_wait_s=ack_wait_s,
-            waiting=self._of_shard(shard),
+            waiting=self._at(place),
             attached=attached,
             emit=self._emit,
             last=lambda: self.last_sequence,
@@ -217,24 +235,27 @@ class Queue:
         self.last_sequence = keep
         parted: list[Attached] = []
         for consumer in self._consumers.values():
-            consumer.rewind(keep, lost, self._of_shard(consumer.shard))
+            consumer.rewind(keep, lost, self._at(consumer.place))
             if consumer.attached is not None:
                 parted.append(consumer.attached)
                 consumer.detach()
         return parted
 
     # -- inside -----------------------------------------------------------------------------------
-    def _consumer_of(self, shard: int) -> QueueConsumer | None:
+    def _place(self, shard: int) -> Place:
+        return self.sharding.generation, shard
+
+    def _consumer_of(self, place: Place) -> QueueConsumer | None:
         for consumer in self._consumers.values():
-            if consumer.shard == shard:
+            if consumer.place == place:
                 return consumer
         return None
 
-    def _of_shard(self, shard: int) -> list[int]:
+    def _at(self, place: Place) -> list[int]:
         return [
             s
             for s, tell in self._tells.items()
-            if tell.shard == shard and UNINDEXED not in tell.token
+            if tell.place == place and UNINDEXED not in tell.token
         ]
 
     def _emit(self, consumer: QueueConsumer, sequence: int) -> None:

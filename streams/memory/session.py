@@ -72,15 +72,27 @@ class MemorySession:
         return self._broker.max_payload
 
     async def sharding(self, entity: str) -> Sharding | None:
-        """How the type is cut, None if it has no streams yet. Raises Unreachable."""
+        """How the type is cut, None if it has no streams yet. Raises Unreachable, Halted."""
         self._connection.demand()
-        queue = self._streams.queues.get(entity)
-        return await self._connection.answer(None if queue is None else queue.sharding)
+        known = entity in self._streams.queues
+        found = self._broker.sharding(self._streams, entity) if known else None
+        return await self._connection.answer(found)
 
     async def provision(self, entity: str) -> Sharding:
-        """Create the type's streams unless they are there. Raises Unreachable."""
+        """Create the type's streams unless they are there. Raises Unreachable, Halted."""
         self._connection.demand()
         return await self._connection.answer(self._broker.provision(self.settings, entity))
+
+    async def halt(self, entity: str, token: str) -> Sharding:
+        """Let the type take no tells until it is cut. Raises Unreachable, Incompatible."""
+        self._connection.demand()
+        return await self._connection.answer(self._broker.halt(self._streams, entity, token))
+
+    async def recut(self, entity: str, sharding: Sharding, token: str) -> None:
+        """Cut a halted type, and take tells again. Raises Unreachable, Incompatible."""
+        self._connection.demand()
+        self._broker.recut(self._streams, entity, sharding, token)
+        await self._connection.answer(None)
 
     async def clock_ahead_s(self) -> float:
         """By how many seconds `clock` is ahead of the broker's. Raises Unreachable."""

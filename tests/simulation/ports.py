@@ -338,6 +338,9 @@ class SimulatedCommands:
             "oldest tell", lambda: self._inner.oldest(entity, after=after)
         )
 
+    async def count(self, entity: str) -> int:
+        return await self._wire.call("count tells", lambda: self._inner.count(entity))
+
     async def remove(self, entity: str, sequence: int) -> None:
         await self._wire.call("remove tell", lambda: self._inner.remove(entity, sequence))
 
@@ -596,6 +599,12 @@ class SimulatedSession:
 
     async def provision(self, entity: str) -> Sharding:
         return await self.wire.call("provision", lambda: self.inner.provision(entity))
+
+    async def halt(self, entity: str, token: str) -> Sharding:
+        return await self.wire.call("halt", lambda: self.inner.halt(entity, token))
+
+    async def recut(self, entity: str, sharding: Sharding, token: str) -> None:
+        await self.wire.call("recut", lambda: self.inner.recut(entity, sharding, token))
 
     async def clock_ahead_s(self) -> float:
         before = self.clock.now_ns()

@@ -89,6 +89,8 @@ def test_subjects() -> None:
         SUBJECTS.info("account"),
         SUBJECTS.members,
         SUBJECTS.member(runner),
+        SUBJECTS.resize("account"),
+        SUBJECTS.halted("account", "0a1b2c3d"),
         SUBJECTS.stats,
         SUBJECTS.log("account", "a-1"),
         SUBJECTS.snapshot("account", "a-1"),

@@ -12,7 +12,7 @@ from perdure.streams.memory import consumer as consumers
 from perdure.streams.memory import queue as queues
 from perdure.streams.memory.broker import MemoryBroker, Streams
 from perdure.streams.memory.commands import MemoryCommands, MemoryConsumer
-from perdure.streams.memory.consumer import Attached, QueueConsumer
+from perdure.streams.memory.consumer import Attached, Place, QueueConsumer
 from perdure.streams.memory.queue import FULL_CODE, Limits, Queue
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import ConsumerInfo, Delivery, Full, NoAck, PublishAnswer, Refused, Taken
@@ -198,19 +198,19 @@ def a_grant_replaces_the_credit(patch: Patch) -> None:
 
 @noticed_by("a_new_term_begins_with_the_first_unacked", "a_term_ends_with_its_connection")
 def a_new_term_goes_on_where_the_old_one_was(patch: Patch) -> None:
-    delivered: dict[int, int] = {}
+    delivered: dict[Place, int] = {}
 
     def delete(self: Any, name: str) -> None:
         gone = self._consumers.get(name)
         if gone is not None:
-            delivered[gone.shard] = gone.delivered
+            delivered[gone.place] = gone.delivered
         _delete(self, name)
 
     def init(
-        self: QueueConsumer, name: str, shard: int, *args: Any, waiting: list[int], **kwargs: Any
+        self: QueueConsumer, name: str, place: Place, *args: Any, waiting: list[int], **kwargs: Any
     ) -> None:
-        left = [s for s in waiting if s > delivered.get(shard, 0)]
-        _init_consumer(self, name, shard, *args, waiting=left, **kwargs)
+        left = [s for s in waiting if s > delivered.get(place, 0)]
+        _init_consumer(self, name, place, *args, waiting=left, **kwargs)
 
     patch.setattr(Queue, "delete", delete)
     patch.setattr(QueueConsumer, "__init__", init)

@@ -15,7 +15,9 @@ from perdure.deploy.permissions import Need, Role, Verb, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
+from perdure.durable.runner import Runner
 from perdure.entities.settings import Settings
+from perdure.streams.connect import open_session
 from perdure.streams.subjects import Sharding, Subjects
 from perdure.streams.topology import shared_streams, type_streams
 
@@ -79,6 +81,24 @@ async def operate(server: EmbeddedServer, folder: Path, runner: str | None) -> N
         assert ran.code == code, (line, ran)
 
 
+async def resize(server: EmbeddedServer, folder: Path, login: Callable[[str], Settings]) -> None:
+    """What an operator types where no runner is: left-over terms and messages are removed, too."""
+    who = {"PERDURE_URL": server.url, "PERDURE_USER": "operator", "PERDURE_PASSWORD": "p"}
+    shell, runner = Shell(folder, **who), login("runner")
+    session = await open_session(runner, name="killed")
+    killed = Runner(session, [counter], runner)
+    await killed.start()
+    await session.close()
+    await killed.abandon()
+    ran = await asyncio.to_thread(shell.type, "shards", "resize", "counter", "8")
+    assert ran.code == 0, ran
+    async with (
+        connect(serving=[counter], settings=runner),
+        connect(settings=login("caller")) as caller,
+    ):
+        assert await caller.at(Counter, "a").query(GetTotal()) == 17
+
+
 async def test_each_role_can_do_its_work_with_these_alone(
     own_server: OwnServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -131,6 +151,7 @@ async def test_each_role_can_do_its_work_with_these_alone(
                 break
         await plain.close()
         await operate(server, tmp_path, runner)
+    await resize(server, tmp_path, login)
     log = server.log_file.read_text()
     assert "Violation" not in log
     errors = [vars(record) for record in caplog.records if record.levelname == "ERROR"]

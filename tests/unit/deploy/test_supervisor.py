@@ -13,7 +13,7 @@ import pytest
 from perdure.deploy import child as child_module
 from perdure.deploy.child import Child
 from perdure.deploy.process import HARD_EXIT
-from perdure.deploy.supervisor import NotUnderstood, Ready, Supervisor, Why
+from perdure.deploy.supervisor import Drained, NotUnderstood, Ready, Supervisor, Why
 
 from ...support.server import PATIENCE_S, until, until_count
 from .processes import lives
@@ -33,7 +33,7 @@ NOT_UNDERSTOOD = PROGRAM + (
 )
 NOT_UNDERSTOOD_SILENTLY = "import sys; sys.exit(2)"
 HOSTED_ONCE = PROGRAM + 'say({"type": "ready"}); sys.exit(2)'
-DRAINED = PROGRAM + 'say({"type": "ready"}); sys.exit(0)'
+DRAINED = PROGRAM + 'say({"type": "ready"}); say({"type": "drained"}); sys.exit(0)'
 FORKED = PROGRAM + "\nif os.fork():\n    sys.exit(7)\nsignal.alarm(20)\nsignal.pause()"
 """Its own child keeps the socket, and outlives it."""
 
@@ -80,9 +80,9 @@ def codes(caplog: pytest.LogCaptureFixture) -> list[object]:
 
 
 def test_words_are_read_as_they_are_said() -> None:
-    for word in (Ready(), Why("what", "next", "trace")):
+    for word in (Ready(), Why("what", "next", "trace"), Drained()):
         line = msgspec.json.encode(word)
-        assert msgspec.json.decode(line, type=Ready | Why) == word
+        assert msgspec.json.decode(line, type=Ready | Why | Drained) == word
 
 
 async def test_it_is_ready_when_all_are_and_ends_all_of_them() -> None:

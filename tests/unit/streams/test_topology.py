@@ -15,6 +15,7 @@ from perdure.streams.topology import (
     command_stream,
     dead_stream,
     differences,
+    halted_by,
     log_stream,
     members_stream,
     sharding_of,
@@ -155,3 +156,24 @@ def test_a_transform_that_is_not_ours(source: str, target: str) -> None:
 def test_no_transform() -> None:
     assert sharding_of(SUBJECTS, "account", {}) is None
     assert sharding_of(SUBJECTS, "account", {"subject_transform": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "token"),
+    [
+        (["bank.to.account.*"], None),
+        (["bank.resize.account.x1"], "x1"),
+        (["bank.resize.order.x1"], None),
+        (["bank.resize.account.x1", "bank.to.account.*"], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_who_halted_a_command_stream(listed: list[str] | None, token: str | None) -> None:
+    """A halted one is still cut as its transform says, and it isn't as it should be."""
+    config = {**command_stream(SETTINGS, SUBJECTS, "account", CUT).config, "subjects": listed}
+    assert halted_by(SUBJECTS, "account", config) == token
+    assert sharding_of(SUBJECTS, "account", config) == CUT
+    wanted = command_stream(SETTINGS, SUBJECTS, "account", CUT)
+    refused = [d.entry for d in differences(wanted, config) if d.treatment == "refuse"]
+    assert refused == ([] if listed == ["bank.to.account.*"] else ["subjects"])
