@@ -175,7 +175,7 @@ class Cluster:
         await until(self._drained, SETTLE_S, "an empty command stream")
         ids = sorted({call.entity for call in calls})
         calls += await self._last_look(ids)
-        messages = await read(self.servers.url.split(",")[0], NAMESPACE, TYPE)
+        messages = await read(self.servers.alive[0], NAMESPACE, TYPE)
         return History(calls, messages, self.shard)
 
     async def _stop(self) -> list[list[Call]]:
@@ -205,7 +205,7 @@ class History:
     def violations(self, *, without: int | None = None) -> list[str]:
         """Everything that is wrong, by the log alone and by what the clients saw.
 
-        `without` one commit, only what the clients miss: the log of whoever lost it would be sound.
+        `without` one commit, only what the clients miss: a log that never had it would be sound.
         """
         verdict = judge([m for n, m in enumerate(self.messages) if n != without])
         logs = {id: entry.recorded for id, entry in verdict.entities.items()}

@@ -30,6 +30,7 @@ class RawPublishers:
         self.acks: list[int] = []  # when each came, CLOCK_MONOTONIC, ns
         self._urls, self._replicas = urls, replicas
         self._client = Client()
+        self._stopping = False
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -48,13 +49,12 @@ class RawPublishers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._stopping = True  # a cancellation can be lost in nats-py, beside an answer
+        await asyncio.gather(*self._loops)
         await self._client.close()
 
     async def _publish(self, js: Any, number: int) -> None:
-        while True:
+        while not self._stopping:
             with contextlib.suppress(Error, JetStreamError, TimeoutError, OSError):
                 await js.publish(f"raw.{number}", b"x" * 200, timeout=ACK_S)
                 self.acks.append(time.monotonic_ns())

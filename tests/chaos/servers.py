@@ -56,16 +56,20 @@ class Servers:
         """The same, as a setting."""
         return ",".join(self.urls)
 
+    @property
+    def alive(self) -> list[str]:
+        """Where clients can connect now."""
+        return [server.url for server in self._servers.values() if server.running]
+
     def server(self, name: str) -> EmbeddedServer:
         """One of them."""
         return self._servers[name]
 
     async def api(self, path: str, request: object = None) -> dict[str, Any]:
         """Ask JetStream. Raises ApiError."""
-        alive = [server.url for server in self._servers.values() if server.running]
         client = Client()
         try:
-            await client.connect(alive, allow_reconnect=False, connect_timeout=2)
+            await client.connect(self.alive, allow_reconnect=False, connect_timeout=2)
             data = b"" if request is None else json.dumps(request).encode()
             message = await client.request(f"$JS.API.{path}", data, timeout=API_S)
         except (Error, OSError, TimeoutError) as error:
