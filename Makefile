@@ -23,7 +23,9 @@ SEEDS ?= 1000
 FIRST ?= 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 KILLS ?= 20
-OPERATIONS ?= 50000
+OPERATIONS ?= 100000
+# Of `make chaos`: 1 asserts how long callers may wait, which is only reported otherwise.
+LATENCY ?=
 APP ?= examples/bank.py
 DATA ?=
 # Of `make bench`: a slice's length, and what to measure (all of it if empty).
@@ -83,8 +85,9 @@ unit: $(DEV) ## the fast tests alone
 simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=1
 	$(SIMULATE) --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
-chaos: $(DEV) ## kill -9 of real runners and servers under load, 20 times each
-	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) $(PYTEST) -q -s tests/chaos
+chaos: $(DEV) ## kill, freeze, drain real runners and servers under load: make chaos LATENCY=1
+	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) PERDURE_LATENCY=$(LATENCY) \
+	  $(PYTEST) -q -s tests/chaos
 
 integration: $(DEV) ## against NATS in a container; needs Docker
 	$(PYTEST) -q -rs tests/integration

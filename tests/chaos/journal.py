@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure import Command, Decision, Entity, Event, Failure, State, Value
+from perdure import Command, Decision, Entity, Event, Failure, Query, State, Value
 
 MODULUS = 1_000_003
 
@@ -26,6 +26,10 @@ class Write(Command[Journal, Receipt, Declined]):
     op: int
 
 
+class Look(Query[Journal, Receipt]):
+    pass
+
+
 class Written(Event):
     op: int
 
@@ -34,7 +38,9 @@ def mix(digest: int, op: int) -> int:
     return (digest * 31 + op) % MODULUS
 
 
-def decide(state: Journal, command: Write) -> Decision[Written]:
+def decide(state: Journal, command: Write | Look) -> Decision[Written]:
+    if isinstance(command, Look):
+        return command.answer(Receipt(state.n, state.digest))
     if (command.op + state.n) % 7 == 0:
         return command.reject(Declined(state.n, state.digest))
     receipt = Receipt(state.n + 1, mix(state.digest, command.op))

@@ -9,13 +9,31 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from .linear import Recorded, Seen
+
 MODULUS = 1_000_003
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of the log."""
+
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+    stored: datetime
+
+    @property
+    def id(self) -> str:
+        """Whose it is."""
+        return self.subject.rpartition(".")[2]
 
 
 @dataclass
@@ -28,6 +46,7 @@ class Entry:
     version: int = 0
     last_tell: int = 0
     names: list[str] = field(default_factory=list[str])
+    recorded: list[Recorded] = field(default_factory=list[Recorded])
 
 
 @dataclass
@@ -40,8 +59,8 @@ class Verdict:
     wrong: list[str]
 
 
-async def read(url: str, namespace: str, entity: str) -> list[tuple[str, dict[str, str], bytes]]:
-    """Every message of the log stream: subject, headers, bytes."""
+async def read(url: str, namespace: str, entity: str) -> list[Message]:
+    """Every message of the log stream."""
     module: Any = nats  # its annotations are partly missing
     client = await module.connect(url, connect_timeout=5)
     try:
@@ -51,11 +70,12 @@ async def read(url: str, namespace: str, entity: str) -> list[tuple[str, dict[st
         config = ConsumerConfig(
             ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=30
         )
-        got: list[tuple[str, dict[str, str], bytes]] = []
+        got: list[Message] = []
         done = asyncio.Event()
 
         async def on_message(message: Any) -> None:
-            got.append((message.subject, message.headers or {}, message.data))
+            stored = message.metadata.timestamp
+            got.append(Message(message.subject, message.headers or {}, message.data, stored))
             if len(got) >= total:
                 done.set()
 
@@ -75,16 +95,16 @@ async def read(url: str, namespace: str, entity: str) -> list[tuple[str, dict[st
         await client.close()
 
 
-def judge(messages: list[tuple[str, dict[str, str], bytes]]) -> Verdict:
+def judge(messages: list[Message]) -> Verdict:
     """Compute everything anew."""
     verdict = Verdict({}, {}, 0, [])
-    for subject, headers, data in messages:
-        id = subject.rpartition(".")[2]
+    for message in messages:
+        id = message.id
         entry = verdict.entities.setdefault(id, Entry())
-        mark = blake2b(data, digest_size=16).hexdigest()
-        if headers.get("Perdure-Commit") != mark:
+        mark = blake2b(message.data, digest_size=16).hexdigest()
+        if message.headers.get("Perdure-Commit") != mark:
             verdict.wrong.append(f"{id}: a commit whose hash is wrong")
-        commit = json.loads(data)
+        commit = json.loads(message.data)
         if commit["prev"] != entry.prev:
             verdict.wrong.append(f"{id}: the chain is broken at version {commit['version']}")
         entry.prev = mark
@@ -119,6 +139,10 @@ def _judge_outcome(verdict: Verdict, id: str, entry: Entry, outcome: dict[str, A
     entry.version += len(events)
     entry.names.append(name)
     verdict.outcomes[name] = expected
+    place = tuple[int, int, int](outcome["at"]) if "at" in outcome else None
+    shown = next(iter(got.values()))
+    seen = Seen(shown["n"], shown["digest"], declined="failure" in got)
+    entry.recorded.append(Recorded(op, name, seen, place))
     if "at" in outcome:
         sequence = outcome["at"][1]
         if sequence <= entry.last_tell:

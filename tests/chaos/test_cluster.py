@@ -1,0 +1,279 @@
+"""Several runners under load: killed, frozen, drained, added; and a stream's leader killed.
+
+Short forms run with all other tests and hold what must never break: safety. The long forms, whose
+figures are promises, are asked for by the environment:
+
+- `PERDURE_OPERATIONS=100000` calls against a nemesis that freezes for 10 s (`-k at_random`);
+- `PERDURE_KILLS=20` kills of a runner, and unless they are given, too, `PERDURE_FREEZES=5` of 10 s
+  and `PERDURE_DRAINS=20` joins and drains (`-k one_of_three`; 0 leaves a kind out);
+- `PERDURE_LEADERS=5` kills of a stream's leader, a fourth of the kills by default (`-k leader`);
+- `PERDURE_LATENCY=1` asserts the limits in time, which are only reported otherwise;
+- `PERDURE_SEED=7` chooses the same victims again; else each run has its own seed, and prints it.
+
+What callers felt is printed; `pytest -s` shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from .cluster import SUBJECTS, TYPE, Cluster, History, cluster
+from .linear import Call
+from .nemesis import Nemesis
+from .processes import Runner
+from .raw import STREAM, RawPublishers
+from .report import Felt, Incident, commands, felt, lines, longest_gap_ms, within
+from .servers import running, until
+
+OPERATIONS = int(os.environ.get("PERDURE_OPERATIONS", "1000"))
+KILLS = int(os.environ.get("PERDURE_KILLS", "1"))
+FREEZES = int(os.environ.get("PERDURE_FREEZES", max(1, KILLS // 4)))
+DRAINS = int(os.environ.get("PERDURE_DRAINS", max(1, KILLS)))
+LEADERS = int(os.environ.get("PERDURE_LEADERS", max(1, KILLS // 4)))
+LATENCY = os.environ.get("PERDURE_LATENCY", "") not in ("", "0")
+SEED = int(os.environ.get("PERDURE_SEED", "0")) or random.randrange(1, 2**31)
+
+LONG = OPERATIONS >= 50_000
+FREEZE_S = 10.0 if LONG or LATENCY or FREEZES > 1 else 4.0
+EVERY_S = (1.0, 5.0) if LONG else (0.2, 0.8)
+EVENTS = 100 if LONG else 6
+"""So many things the nemesis does at least."""
+SPREAD_S = 30.0 if LATENCY else 2.0
+"""How long the runners may take to share the shards. Where no limit counts, they needn't."""
+CALM_S = 2.0 if LATENCY else 0.3
+"""What the time after an incident is compared with: the calm before it."""
+WATCHED_S = 2.0 if LATENCY else 0.5
+"""For how long callers are watched after an incident, at least."""
+REPLICAS_S = 60.0
+"""How long a server that came back may take to catch up."""
+LIMIT_S = 120.0 + OPERATIONS / 40 + 40 * (KILLS + FREEZES + 2 * DRAINS + LEADERS)
+"""How long a test may take at the very most."""
+
+BYSTANDERS_MS = 250.0
+"""What an ask to a shard of others may take while a runner is killed: no client repeats yet, so
+none noticed."""
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 30)
+
+
+def now() -> int:
+    return time.monotonic_ns()
+
+
+def verdict(history: History) -> None:
+    """Nothing is wrong: else how much of what, and the first of it."""
+    wrong = history.violations()
+    kinds = dict(Counter(text.partition(":")[0] for text in wrong))
+    assert wrong == [], f"seed {SEED}: {len(wrong)} violations: {kinds}: {wrong[:20]}"
+
+
+async def test_runners_that_come_and_go_at_random(tmp_path: Path) -> None:
+    """Kills, freezes, drains and joins under load: linearizable, whatever was recorded."""
+    began = now()
+    async with (
+        asyncio.timeout(LIMIT_S),
+        running(tmp_path, 1, fsync=True) as servers,
+        cluster(tmp_path, servers, seed=SEED, spread_s=SPREAD_S) as runners,
+    ):
+        await runners.load(2 if LONG else 1, rate=200.0, give_up=0.1)
+        nemesis, stop = Nemesis(runners, every_s=EVERY_S, freeze_s=FREEZE_S), asyncio.Event()
+        work = asyncio.create_task(nemesis.run(stop))
+        while (  # noqa: ASYNC110 (counters)
+            runners.done < OPERATIONS or len(nemesis.events) < EVENTS
+        ) and not work.done():
+            await asyncio.sleep(0.1)
+        stop.set()
+        await work
+        history = await runners.finish()
+    results = Counter(f"{call.way} {call.result}" for call in history.calls)
+    report = {
+        "seed": SEED,
+        "seconds": round((now() - began) / 1e9, 1),
+        "shared": runners.shared,
+        "nemesis": nemesis.counts,
+        "calls": dict(results),
+        "commits": len(history.messages),
+        "errors": dict(Counter(call.error for call in history.calls if call.error)),
+    }
+    print(json.dumps(report))
+    verdict(history)
+    for number in random.Random(SEED).sample(range(len(history.messages)), 3):
+        assert history.violations(without=number), f"nobody missed commit {number}; seed {SEED}"
+    assert sum(results.values()) >= OPERATIONS
+    assert results["ask unknown"] > 0
+    if LONG:
+        assert min(nemesis.counts.get(kind, 0) for kind in ("kill", "freeze", "drain", "add")) > 5
+
+
+class Watched:
+    """A cluster under a load that never gives up, and what is done to its runners."""
+
+    def __init__(self, runners: Cluster) -> None:
+        self.runners = runners
+        self.incidents: list[Incident] = []
+        self.naps: list[tuple[Runner, datetime, datetime]] = []
+
+    async def kill(self) -> None:
+        """kill -9 of one; afterwards another one takes its place."""
+        victim, shards, at = await self._victim()
+        await victim.kill()
+        await self._over("kill", victim, at, shards)
+        await self.runners.add()
+
+    async def freeze(self) -> None:
+        """One sleeps for a while, as a virtual machine does that is moved."""
+        victim, shards, at = await self._victim()
+        asleep = datetime.now(UTC)
+        victim.freeze()
+        await asyncio.sleep(FREEZE_S)
+        self.naps.append((victim, asleep, datetime.now(UTC)))
+        victim.thaw()
+        await self._over("freeze", victim, at, shards)
+
+    async def join_and_drain(self) -> None:
+        """A fourth one joins, then one leaves, as in a rolling update."""
+        await self._calm()
+        at = now()
+        joined = await self.runners.add()
+        await self._over("join", joined, at, frozenset(range(self.runners.shards)))
+        victim, shards, at = await self._victim()
+        assert await victim.drain() == 0
+        await self._over("drain", victim, at, shards)
+
+    async def _calm(self) -> None:
+        """All is well, and was for as long as it is compared with."""
+        await self.runners.spread()
+        await self.runners.calm()
+        await asyncio.sleep(CALM_S)
+
+    async def _victim(self) -> tuple[Runner, frozenset[int], int]:
+        await self._calm()
+        victim = await self.runners.victim()
+        return victim, await self.runners.owned(victim), now()
+
+    async def _over(self, kind: str, runner: Runner, at: int, shards: frozenset[int]) -> None:
+        """Watch until all is well again: that was one incident."""
+        await asyncio.sleep(WATCHED_S)
+        await self.runners.calm()
+        self.incidents.append(Incident(kind, runner.name, at, now(), shards))
+
+
+async def test_one_of_three_is_killed_frozen_or_drained(tmp_path: Path) -> None:
+    """What callers felt; nothing is lost, and who wakes up spoils nothing."""
+    async with (
+        asyncio.timeout(LIMIT_S),
+        running(tmp_path, 1, fsync=True) as servers,
+        cluster(tmp_path, servers, seed=SEED, spread_s=SPREAD_S) as runners,
+    ):
+        await runners.load(2 if LATENCY else 1, rate=120.0, keyless=0.0)
+        watched = Watched(runners)
+        for _ in range(KILLS):
+            await watched.kill()
+        for _ in range(FREEZES):
+            await watched.freeze()
+        for _ in range(DRAINS):
+            await watched.join_and_drain()
+        history = await runners.finish()
+    made = commands(history.calls)
+    found = [felt(i, made, history.shard, int(CALM_S * 1e9)) for i in watched.incidents]
+    print(f"seed {SEED}, shared {runners.shared}, {len(history.calls)} calls\n{lines(found)}")
+    late = [text for nap in watched.naps for text in late_commits(history, *nap)]
+    refused = sum(refusals(runner, awake) for runner, _, awake in watched.naps)
+    print(f"of who woke up {refused} appends were refused, {len(late)} came late {late[:9]}")
+    verdict(history)
+    if LATENCY:
+        assert runners.shared
+        _assert_limits(found)
+        assert late == []
+
+
+def _assert_limits(found: list[Felt]) -> None:
+    """The promises in time, in milliseconds."""
+    kills = [f for f in found if f.kind == "kill"]
+    assert within([f.worst_ask_ms for f in kills], 2000) == KILLS
+    assert within([f.worst_ask_ms for f in kills], 1000) >= KILLS * 19 // 20
+    assert within([f.worst_elsewhere_ms for f in kills], BYSTANDERS_MS) >= KILLS * 19 // 20
+    assert [f.errors_elsewhere for f in kills if f.errors_elsewhere] == []
+    assert within([f.worst_ask_ms for f in found if f.kind == "freeze"], 5000) == FREEZES
+    for kind in ("join", "drain"):
+        handed = [f for f in found if f.kind == kind]
+        assert within([f.worst_command_ms for f in handed], 1000) == DRAINS
+        assert within([f.worst_command_ms for f in handed], 500) >= DRAINS * 19 // 20
+        assert [f.errors for f in handed if f.errors] == []
+
+
+def refusals(runner: Runner, awake: datetime) -> int:
+    """How many of its appends the log refused since it woke up."""
+    woke = [r for r in runner.records() if datetime.fromisoformat(r["time"]) >= awake]
+    return sum(record.get("action") == "append.conflict" for record in woke)
+
+
+def late_commits(history: History, runner: Runner, asleep: datetime, awake: datetime) -> list[str]:
+    """What a runner stored after its sleep, for entities that another one went on with meanwhile,
+    before it had a new term of their shard."""
+    again: dict[int, datetime] = {}
+    for when, shard in runner.terms():
+        if when >= awake:
+            again.setdefault(shard, when)
+    others, late = set[str](), list[str]()
+    for message in history.messages:
+        if json.loads(message.data)["runner"] != runner.id:
+            if message.stored >= asleep:
+                others.add(message.id)
+        elif message.stored >= awake and message.id in others:
+            term = again.get(history.shard(message.id))
+            if term is None or message.stored < term:
+                late.append(f"{message.id} {message.stored - awake} after it woke up")
+    return late
+
+
+async def test_kill_9_of_a_streams_leader(tmp_path: Path) -> None:
+    """Three replicas: nothing acknowledged is lost or doubled; the raw client has its gap too."""
+    log, windows = SUBJECTS.log_stream(TYPE), list[tuple[int, int, list[str]]]()
+    async with (
+        asyncio.timeout(LIMIT_S),
+        running(tmp_path, 3, fsync=False) as servers,
+        cluster(tmp_path, servers, seed=SEED, runners=2, replicas=3, shards=4) as runners,
+        RawPublishers(servers.urls, 3) as raw,
+    ):
+        await runners.load(1, rate=120.0, keyless=0.0, clients=32)
+        for _ in range(LEADERS):
+            await runners.calm()
+            leader = await servers.leader(log)
+            assert leader is not None
+            await servers.lead(STREAM, leader)
+            await asyncio.sleep(CALM_S)
+            led = sorted(s for s, leads in (await servers.leaders()).items() if leads == leader)
+            at = now()
+            await servers.server(leader).kill()
+            await runners.progress(50)
+            await runners.calm()
+            windows.append((at, now(), led))
+            if len(windows) < LEADERS:
+                await servers.server(leader).start()
+                await until(servers.current, REPLICAS_S, "all replicas")
+        history = await runners.finish()
+    asked = [call.end for call in history.calls if call.way == "ask" and call.result == "ok"]
+    for begin, end, led in windows:
+        ours, theirs = (longest_gap_ms(moments, begin, end) for moments in (asked, raw.acks))
+        print(
+            f"the leader of {', '.join(led)}: no ask answered for {ours:.0f} ms, the worst took "
+            f"{_worst_between(history.calls, begin, end):.0f} ms; raw client without an "
+            f"acknowledgement for {theirs:.0f} ms"
+        )
+    print(f"seed {SEED}, {len(history.calls)} calls, {len(raw.acks)} raw acknowledgements")
+    verdict(history)
+
+
+def _worst_between(calls: list[Call], begin: int, end: int) -> float:
+    made = [c for c in commands(calls) if c.way == "ask" and c.begin < end and c.end > begin]
+    return max(command.took_ms for command in made)
