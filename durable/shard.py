@@ -19,11 +19,11 @@ from ..entities.duration import seconds
 from ..entities.errors import MailboxFull
 from ..streams.asks import NULL
 from ..streams.commit import At
-from ..streams.members import Kept, Release, Released, Word, encode_word
 from ..streams.port import Delivery, Message, Outdated, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
 from .answers import Answers, forbidden
+from .claim import Claim
 from .deadletter import bury_unaddressed
 from .host import Host
 from .intake import Refusal, bad_id, elsewhere, take_ask, take_tell
@@ -31,7 +31,7 @@ from .item import Asker, Item
 from .notices import Notices
 from .phase import Quarantined
 from .reads import Read
-from .term import Term, give_back, holders, released, take
+from .term import Term, give_back, take
 
 logger: logging.Logger = logging.getLogger("perdure.shard")
 
@@ -50,14 +50,6 @@ CLAIM_TRIES = 2
 STANDBY_TRIES = 3
 """A term taken from us after that many seconds was no quarrel about who begins: the first look
 whether its new owner is gone again comes soon. A shorter one backs off more with each."""
-
-PATIENCE_S = 15.0
-STRANGER_S = 1.0
-"""How long a shard that is ours by the members' view is asked for before it is taken by force, in
-seconds: from a member, which may finish something long, and from a stranger: dead or frozen."""
-
-WAITING = 16
-"""Runners that wait for a shard at most: one has it next, more only while views differ."""
 
 FINISH_S = 0.005
 """How often a shard that is handed over looks whether all is finished, in seconds."""
@@ -95,8 +87,7 @@ class Shard:
         self.away.set()
         self._change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._former = ""  # the runner that had it by the view before
-        self._claim: tuple[str, float] | None = None  # who is asked for it, and since when
-        self._waiting: set[str] = set()  # reply subjects of who asks for it
+        self._claim = Claim(host, sharding, number)
         self._asks: Subscription | None = None
         self._caught_up_at = -1.0  # loop time at which the server had nothing more for the term
         self._aside: asyncio.Task[None] | None = None
@@ -175,38 +166,13 @@ class Shard:
         await asyncio.wait((change,), timeout=pause_s)
 
     async def _free(self) -> bool:
-        """Whether nobody holds the shard whom one should wait for. Raises Unreachable.
+        """Whether the shard can be taken. Raises Unreachable.
 
         Asks need no term: where the owner before is gone, they are heard at once.
         """
-        host = self.host
-        if self._former and self._former not in host.view:
+        if self._former and self._former not in self.host.view:
             await self._own()
-        held = await holders(host.session, host.entity.name, self.sharding, self.number)
-        owners = {info.owner for info in held} - {"", host.runner}
-        return all([await self._released_by(owner) for owner in sorted(owners)])
-
-    async def _released_by(self, owner: str) -> bool:
-        """Ask an owner for the shard; whether it is to be had, by its word or by force."""
-        claim = self._claim
-        if claim is None or claim[0] != owner:
-            claim = self._claim = owner, loop_time()
-        host = self.host
-        word = Release(host.entity.name, self.sharding.generation, self.number, runner=host.runner)
-        if await released(host.session, owner, word):
-            self._claim = None
-            return True
-        patience_s = PATIENCE_S if owner in host.view else STRANGER_S
-        if loop_time() - claim[1] < patience_s:
-            return False
-        logger.warning(
-            "%s is taken from runner %s, which doesn't give it back",
-            self.name,
-            owner,
-            extra={"action": "shard.forced", "owner": owner},
-        )
-        self._claim = None
-        return True
+        return await self._claim.free()
 
     async def _hold_once(self, tries: int) -> int:
         """Hold the shard for one term; how many tries in a row were in vain, with this one."""
@@ -281,22 +247,12 @@ class Shard:
 
     def asked_back(self, asker: str) -> None:
         """Another runner waits for the shard: it is told at `asker` once it is to be had."""
-        word: Word | None = None
-        if self.away.is_set():
-            word = Released()
-        elif self.assigned:
-            word = Kept()
-        elif len(self._waiting) < WAITING:
-            self._waiting.add(asker)
-        if word is not None:
-            self.host.session.asks.send(asker, encode_word(word))
+        self._claim.asked_by(asker, away=self.away.is_set(), ours=self.assigned)
 
     def _is_away(self) -> None:
-        """Nothing of the shard is here any more; tell those who wait for it."""
+        """Nothing of the shard is here any more."""
         self.away.set()
-        waiting, self._waiting = self._waiting, set()
-        for asker in sorted(waiting):
-            self.host.session.asks.send(asker, encode_word(Released()))
+        self._claim.released()
 
     async def _hand_over(self) -> None:
         """Take nothing more, finish what is in hand, and give the shard back.
@@ -306,13 +262,13 @@ class Shard:
         """
         if self.away.is_set():
             return
-        host, self.owned, self._claim = self.host, False, None
-        term = self.term
+        self._claim.withdraw()
+        self.owned, term = False, self.term
         if term is not None and term.consumer is not None:
             await term.consumer.stop()
         for activation in self._all():
             activation.let_go("the shard goes to another runner")
-        until = loop_time() + seconds(host.settings.drain_timeout)
+        until = loop_time() + seconds(self.host.settings.drain_timeout)
         while self._busy and loop_time() < until and not self.assigned:  # noqa: ASYNC110
             await asyncio.sleep(FINISH_S)
         if self._busy and not self.assigned:
