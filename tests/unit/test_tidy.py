@@ -54,6 +54,7 @@ SLEEPS = {
     "durable/append.py": "backs off before it asks the leader again after a lost acknowledgement",
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
     "durable/marks.py": "backs off while the members bucket can't be reached",
+    "durable/membership.py": "heartbeats and pings come at intervals",
     "durable/registrar.py": "backs off while the registry of ids takes nothing",
     "durable/resizing.py": "lets a cluster's servers tell each other who listens",
     "durable/runner.py": "sweeps and progress reports come at intervals",
