@@ -52,6 +52,9 @@ LIST_AGAIN_S = 1.0
 AGAIN_S = 0.05
 """After "nobody listens there": how soon to ask again, in seconds."""
 
+PROBE_S = 0.3
+"""How long who joins waits for the answers of those who are listed, in seconds."""
+
 LAG_S = 0.5
 """By how much this process may be late, in seconds, until it doubts its own watch instead of
 those it watches: it was frozen, or busy."""
@@ -124,6 +127,7 @@ class Membership:
         self._joined = True
         await self._put()
         await self._list()
+        await asyncio.gather(*(self._probe(member) for member in self.view.members()))
         self._tell(self.own)
         create = asyncio.get_running_loop().create_task
         self._ticked = _now()
@@ -384,6 +388,18 @@ class Membership:
             same = self._watches.get(name) is watch and self._session.epoch == epoch
             if member is not None and same and now >= max(watch.heard, self._doubted_until):
                 self._expel(member, found)
+
+    async def _probe(self, member: Member) -> None:
+        """Whether one that is listed still runs: after a crash the dead are listed for a while,
+        and a runner that is started again shall not wait for itself."""
+        if member.runner == self.own.runner:
+            return
+        watch = _Watch(_now())
+        with contextlib.suppress(TimeoutError):  # silence is for the ring to judge
+            async with asyncio.timeout(PROBE_S):
+                await self._ping(member.runner, watch)
+        if watch.nobody >= NOBODY_PINGS:
+            self._expel(member, Health.DEAD)
 
     async def _hears_itself(self) -> bool:
         """Whether the server carries anything to this process."""

@@ -52,8 +52,12 @@ logger: logging.Logger = logging.getLogger("perdure.runner")
 ID_BYTES = 6
 """Random bytes in a runner's id: unique among all that ever run."""
 
+LISTEN_S = 1.0
+"""How long plain asks and info wait for the first terms, in seconds. A bare ask that comes before
+a shard has an owner is lost; where terms can't begin, asks are still to be answered."""
+
 READY_S = 10.0
-"""How long `start` waits for the first terms, in seconds; asks are answered before."""
+"""How long `start` waits for the first terms beyond that, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,13 @@ class Hosted:
         self._schemas = schemas_of(host.entity)
         self._subscriptions: list[Subscription] = []
 
-    async def start(self) -> None:
-        """Look after every shard, answer plain asks and info."""
+    def start(self) -> None:
+        """Look after every shard."""
         for shard in self.shards:
             shard.start()
+
+    async def listen(self) -> None:
+        """Answer plain asks and info. Before, callers hear that nobody is there yet, and wait."""
         asks, subjects = self.host.session.asks, self.host.session.subjects
         name = self.host.entity.name
         self._subscriptions = [
@@ -135,9 +142,12 @@ class Hosted:
             return False
 
     def _plain_ask(self, message: Message) -> None:
-        """A bare ask is heard by all runners and taken by the owner only."""
+        """A bare ask is heard by all runners and taken by the owner only.
+
+        While the shard is handed over nobody can take it, and the caller shall not wait for that.
+        """
         shard = self.shards[self.sharding.shard(message.subject.rpartition(".")[2])]
-        if shard.owned:
+        if shard.owned or shard.leaving:
             shard.ask(message)
 
     def _info(self, message: Message) -> None:
@@ -227,7 +237,7 @@ class Runner:
             host = Host(session, entity, self._settings, self.id, self._load, view)
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)
-            await hosted.start()
+            hosted.start()
         membership.own = self._described()
         await membership.join()
         self._arrange()
@@ -238,7 +248,11 @@ class Runner:
         stats = session.subjects.stats
         self._heard.append(await session.asks.subscribe(stats, self._tell_stats))
         waits = [create(_wait(s.ready)) for hosted in self._hosted for s in hosted.shards]
-        _, late = await asyncio.wait(waits, timeout=READY_S)
+        _, late = await asyncio.wait(waits, timeout=LISTEN_S)
+        for hosted in self._hosted:
+            await hosted.listen()
+        if late:
+            _, late = await asyncio.wait(late, timeout=READY_S)
         for task in late:
             task.cancel()
         hosted_types = ", ".join(entity.name for entity in self._entities)

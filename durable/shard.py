@@ -61,7 +61,6 @@ long as the next owner may need to hear them, in seconds."""
 ASIDE_S = 0.05
 """How often asks are looked at that wait for a tell which the term was not given yet, seconds."""
 
-
 OTHER_SHARD = "the subject names another shard than the entity's"
 
 
@@ -123,6 +122,11 @@ class Shard:
             return
         self.assigned = mine
         self._changes()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is another's, and not yet handed over."""
+        return not self.assigned and not self.away.is_set()
 
     def _changes(self) -> None:
         """Wake whoever waits for a change."""
@@ -421,7 +425,7 @@ class Shard:
         try:
             id = unescape(delivery.token)
         except ValueError as why:
-            self._bury(delivery, str(why))
+            self._spawn(self._bury(delivery, str(why)))
             return
         item = take_tell(self.host, delivery, self.sharding.generation, loop_time())
         item.suspect, item.credit = suspect, True
@@ -500,10 +504,7 @@ class Shard:
             return False
         if self.term.delivered < after and self._caught_up_at <= item.since:
             return False
-        phase = activation.phase
-        parked = phase.parked if isinstance(phase, Quarantined) else []
-        waiting = (*activation.mailbox.queue, *parked)
-        return not any(i.at is not None and i.at.sequence <= after for i in waiting)
+        return not any(i.at is not None and i.at.sequence <= after for i in _queued(activation))
 
     def drop(self, reason: str) -> None:
         """End the term and every activation: what was not processed is delivered again.
@@ -547,9 +548,7 @@ class Shard:
         if self.term is None:
             return
         for activation in self._all():
-            phase = activation.phase
-            parked = phase.parked if isinstance(phase, Quarantined) else []
-            for item in (*activation.mailbox.queue, *parked):
+            for item in _queued(activation):
                 if item.consumer == self.term.name:
                     self.term.progress(item.handle)
 
@@ -578,11 +577,8 @@ class Shard:
         )
 
     # -- what no log can take ---------------------------------------------------------------------
-    def _bury(self, delivery: Delivery, why: str) -> None:
+    async def _bury(self, delivery: Delivery, why: str) -> None:
         """A tell whose id can't be: the dead letter is the record, stored before the ack."""
-        self._spawn(self._bury_and_ack(delivery, why))
-
-    async def _bury_and_ack(self, delivery: Delivery, why: str) -> None:
         at = At(self.sharding.generation, delivery.sequence, delivery.time_ns)
         stored = await bury_unaddressed(self.host, delivery, at, why)
         term = self.term
@@ -595,3 +591,10 @@ class Shard:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _queued(activation: Activation) -> tuple[Item, ...]:
+    """What an entity has yet to do, also while its log can't be folded."""
+    phase = activation.phase
+    parked = phase.parked if isinstance(phase, Quarantined) else ()
+    return (*activation.mailbox.queue, *parked)

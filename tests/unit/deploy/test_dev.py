@@ -221,6 +221,7 @@ def test_numbers_keep_their_text(shell: Shell) -> None:
 
 
 CHECKED = {"server", "version", "jetstream", "clock", "streams", "permissions", "runner", "send"}
+CHECKED |= {"members", "shards"}
 """What `perdure check` looks at."""
 
 
