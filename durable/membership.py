@@ -394,12 +394,16 @@ class Membership:
         and a runner that is started again shall not wait for itself."""
         if member.runner == self.own.runner:
             return
-        watch = _Watch(_now())
-        with contextlib.suppress(TimeoutError):  # silence is for the ring to judge
-            async with asyncio.timeout(PROBE_S):
-                await self._ping(member.runner, watch)
-        if watch.nobody >= NOBODY_PINGS:
-            self._expel(member, Health.DEAD)
+        asks, subject = self._session.asks, self._session.subjects.member(member.runner)
+        for _ in range(NOBODY_PINGS):
+            try:
+                answer = await asks.request(subject, b"", timeout_s=PROBE_S)
+            except Unreachable:
+                return  # silence is for the ring to judge
+            if not answer.no_responders:
+                return
+            await asyncio.sleep(AGAIN_S)
+        self._expel(member, Health.DEAD)
 
     async def _hears_itself(self) -> bool:
         """Whether the server carries anything to this process."""
