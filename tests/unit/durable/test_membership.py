@@ -266,7 +266,7 @@ async def test_after_a_new_connection_others_have_time_to_come_back() -> None:
 
 @virtually
 async def test_without_a_connection_nobody_is_taken_for_dead() -> None:
-    async with ring("ab", frozen_after=0.5) as r:
+    async with ring("ab", frozen_after=0.5, ping_every=0.1) as r:
         r.broker.disconnect(r["a"].session, reconnect=False)
         await holds(lambda: r["a"].names == "ab", 5)
         r.broker.reconnect(r["a"].session)
