@@ -399,7 +399,7 @@ async def test_a_version_that_memory_lacks_is_asked_of_the_leader() -> None:
 async def test_two_runners_share_and_who_stays_has_all() -> None:
     """And no tell is lost or doubled, whoever goes meanwhile."""
     async with world(counter, runners=2) as w:
-        (first, _), (second, session) = w.runners
+        (first, _), (second, _) = w.runners
         await w.until(lambda: first.statistics().terms == second.statistics().terms == 1)
         assert first.statistics().shards == second.statistics().shards == 1
         ids = [f"c{n}" for n in range(20)]
