@@ -227,7 +227,8 @@ async def runners(
     names: str = "", *, entity: Entity[Any, Any] = keeper, **settings: Any
 ) -> AsyncGenerator[Runners]:
     """Runners that have what is theirs."""
-    made = Runners(entity, Settings(**{"shards": SHARDS, **settings}))
+    given: dict[str, Any] = {"shards": SHARDS, **settings}
+    made = Runners(entity, Settings(**given))
     await made.start(names)
     if names:
         await made.shared(names)
