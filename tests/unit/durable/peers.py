@@ -84,8 +84,8 @@ class Line:
 
 def stop_the_process(for_s: float) -> None:
     """As if this whole process had been stopped: the time is another one at once."""
-    loop: Any = asyncio.get_running_loop()
-    vars(loop)["_jump"].now += for_s
+    jump: Any = vars(asyncio.get_running_loop())["_jump"]
+    jump.now += for_s
 
 
 class Peer:

@@ -216,20 +216,31 @@ async def test_a_defect_is_logged_once_in_full_and_its_dead_letter_says_why(
 
 
 async def test_shards_are_told_by_type_and_a_loss_once(caplog: pytest.LogCaptureFixture) -> None:
+    def told(*actions: str) -> list[str]:
+        return [r.getMessage() for r in caplog.records if getattr(r, "action", "") in actions]
+
     with caplog.at_level(logging.INFO, "perdure"):
         async with world(counter, runners=2, shards=4) as w:
             first, second = (runner.id for runner, _ in w.runners)
-            await w.until(lambda: "standing by" in caplog.text)
-    told = [
-        r.getMessage()
-        for r in caplog.records
-        if getattr(r, "action", "") in ("runner.start", "shards.taken", "shard.lost")
-    ]
-    assert told.count(f"runner {first} took 4 of 4 shards of counter") == 1
-    assert told.count(f"runner {second} took 4 of 4 shards of counter") == 1
-    lost = [text for text in told if "another runner took the shards of counter" in text]
-    assert len(lost) == 1
-    assert "(" not in "".join(text for text in told if text not in lost)  # no reprs
+            await w.until(lambda: len(told("shards.taken")) == 3)
+            holds = [f"runner {id} holds 2 of 4 shards of counter" for id in (first, second)]
+            assert sorted(told("shards.taken", "shards.assigned")) == sorted(
+                [
+                    f"runner {first} holds 4 of 4 shards of counter",
+                    f"runner {first} is to own 2 of 4 shards of counter now, before 4",
+                    *holds,
+                ]
+            )
+            assert told("shard.lost") == []
+            caplog.clear()
+            for info in await w.caller.commands.consumers(counter.name):
+                if info.owner == first:
+                    await w.caller.commands.delete(counter.name, info.name)
+            await w.until(lambda: bool(told("shards.taken")))
+            assert told("shards.taken") == holds[:1]
+            (lost,) = told("shard.lost")
+            assert lost.startswith("another runner took shard ")
+            assert lost.endswith(f" of counter from runner {first}")
 
 
 async def test_an_ask_that_may_not_be_answered_says_what_would_allow_it(
@@ -385,18 +396,28 @@ async def test_a_version_that_memory_lacks_is_asked_of_the_leader() -> None:
         assert (await w.ask("c", [1, "state", {"version": 2}]))["reply"]["n"] == 2
 
 
-async def test_a_second_runner_takes_over_and_the_first_stands_by() -> None:
+async def test_two_runners_share_and_who_stays_has_all() -> None:
+    """And no tell is lost or doubled, whoever goes meanwhile."""
     async with world(counter, runners=2) as w:
         (first, _), (second, _) = w.runners
-        await w.until(lambda: first.statistics().shards == 0)
-        assert second.statistics().shards == 2
-        for n in range(20):
-            assert (await w.ask(f"c{n}", add(1)))["reply"] == 1
-            await w.tell(f"c{n}", add(1))
-        await w.quiet()
-        await second.drain()
+        await w.until(lambda: first.statistics().terms == second.statistics().terms == 1)
+        assert first.statistics().shards == second.statistics().shards == 1
+        ids = [f"c{n}" for n in range(20)]
+        for id in ids:
+            assert (await w.ask(id, add(1)))["reply"] == 1
+        going, rounds = asyncio.create_task(second.drain()), 0
+        while not going.done():
+            rounds += 1
+            assert {type(await w.tell(id, add(1))) for id in ids} == {Appended}
+            await asyncio.sleep(0.01)
+        await going
         await w.until(lambda: first.statistics().terms == 2)
-        assert (await w.ask("c1", add(1)))["reply"] == 3
+        assert second.statistics().terms == second.statistics().shards == 0
+        await w.quiet()
+        for id in ids:
+            assert (await w.ask(id, {"type": "total"}))["reply"] == 1 + rounds
+            outcomes = [o.name for commit in await w.commits(id) for o in commit.outcomes]
+            assert len(outcomes) == len(set(outcomes)) == 1 + rounds
 
 
 async def test_status_state_and_result_by_control_message() -> None:
