@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from perdure import Command, Decision, Entity, Retry
-from perdure.durable.shard import LINGER_S, PATIENCE_S, STRANGER_S
+from perdure.durable.claim import PATIENCE_S, STRANGER_S
+from perdure.durable.shard import LINGER_S
 from perdure.durable.term import RELEASE_S, take
 from perdure.streams.members import (
     Drain,
