@@ -20,9 +20,10 @@ from .term import holders, released
 logger: logging.Logger = logging.getLogger("perdure.claim")
 
 PATIENCE_S = 15.0
-STRANGER_S = 1.0
+STRANGER_S = 0.9
 """How long a shard that is ours by the members' view is asked for before it is taken by force, in
-seconds: from a member, which may finish something long, and from a stranger: dead or frozen."""
+seconds: from a member, which may finish something long, and from a stranger: dead or frozen, so
+that one request without an answer is enough (RELEASE_S)."""
 
 WAITING = 16
 """Runners that wait for a shard at most: one has it next, more only while views differ."""
@@ -34,7 +35,7 @@ class Claim:
     def __init__(self, host: Host, sharding: Sharding, number: int) -> None:
         self._host, self._sharding, self._number = host, sharding, number
         self._asked: tuple[str, float] | None = None  # who is asked for it, and since when
-        self._waiting: set[str] = set()  # reply subjects of who asks for it
+        self._waiting: dict[str, str] = {}  # each runner that asks for it, where it is told
 
     def __repr__(self) -> str:
         asked = "nobody" if self._asked is None else self._asked[0]
@@ -77,7 +78,7 @@ class Claim:
         return True
 
     # -- for other runners ----------------------------------------------------------------------
-    def asked_by(self, asker: str, *, away: bool, ours: bool) -> None:
+    def asked_by(self, runner: str, asker: str, *, away: bool, ours: bool) -> None:
         """Another runner wants the shard: it is told at `asker` once it is to be had.
 
         `away`: nothing of it is here; `ours`: it is this runner's by its own view.
@@ -86,13 +87,13 @@ class Claim:
             self._say(asker, Released())
         elif ours:
             self._say(asker, Kept())
-        elif len(self._waiting) < WAITING:
-            self._waiting.add(asker)
+        elif runner in self._waiting or len(self._waiting) < WAITING:
+            self._waiting[runner] = asker
 
     def released(self) -> None:
         """Nothing of the shard is here any more: tell those who wait for it."""
-        waiting, self._waiting = self._waiting, set()
-        for asker in sorted(waiting):
+        waiting, self._waiting = self._waiting, {}
+        for asker in waiting.values():
             self._say(asker, Released())
 
     def _say(self, asker: str, word: Word) -> None:

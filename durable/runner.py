@@ -350,7 +350,7 @@ class Runner:
             case Release():
                 shard = self._shard_of(word)
                 if shard is not None:
-                    shard.asked_back(message.reply)
+                    shard.asked_back(word.runner, message.reply)
                 else:
                     self._session.asks.send(message.reply, encode_word(Released()))
             case Drain():

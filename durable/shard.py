@@ -204,6 +204,7 @@ class Shard:
             suspects=self._suspects,
             on_tell=self._tell,
         )
+        await self._own()  # again: it may have been taken for dead meanwhile
         self._suspects = term.suspects
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
@@ -249,9 +250,9 @@ class Shard:
             self._step_down()
         self._changes()
 
-    def asked_back(self, asker: str) -> None:
+    def asked_back(self, runner: str, asker: str) -> None:
         """Another runner waits for the shard: it is told at `asker` once it is to be had."""
-        self._claim.asked_by(asker, away=self.away.is_set(), ours=self.assigned)
+        self._claim.asked_by(runner, asker, away=self.away.is_set(), ours=self.assigned)
 
     def _is_away(self) -> None:
         """Nothing of the shard is here any more."""

@@ -12,6 +12,7 @@ from perdure import Settings
 from perdure.durable.membership import Membership
 from perdure.streams.members import Hosting, Member, Word, encode_word
 from perdure.streams.memory.broker import MemoryBroker
+from perdure.streams.memory.ports import MemoryMembers
 from perdure.streams.memory.session import MemorySession
 from perdure.streams.port import Message, Unreachable
 
@@ -57,21 +58,30 @@ async def holds(condition: Callable[[], bool], for_s: float) -> None:
 class Line:
     """A session's line from the broker, which may fall silent: nothing arrives at its end.
 
-    What should have comes later, in order, as for a process that was stopped and goes on.
+    What should have comes later, in order, as for a process that was stopped and goes on. Nor does
+    it show that it is there meanwhile.
     """
 
     def __init__(self, session: MemorySession) -> None:
         self._connection: Any = vars(session)["_connection"]
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._members: Any = session.members
+        self._thawed = asyncio.Event()
 
     def freeze(self) -> None:
         def hold(callback: Callable[..., None], *args: Any) -> None:
             self._held.append((callback, args))
 
-        self._connection.post = hold
+        async def put(*args: Any, **more: Any) -> Any:
+            await self._thawed.wait()
+            return await MemoryMembers.put(self._members, *args, **more)
+
+        self._connection.post, self._members.put = hold, put
+        self._thawed.clear()
 
     def thaw(self) -> None:
-        del self._connection.post
+        del self._connection.post, self._members.put
+        self._thawed.set()
         held, self._held = self._held, []
         for callback, args in held:
             self._connection.post(callback, *args)

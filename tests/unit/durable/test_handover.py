@@ -462,7 +462,6 @@ async def test_who_was_frozen_comes_back_with_a_higher_edition_and_loses_nothing
         await r.took_effect_once(id, 4)
 
 
-@pytest.mark.xfail(strict=True, reason="expelled in `take`, a shard is held and not owned")
 @virtually
 async def test_who_is_told_so_while_it_takes_a_shard_takes_it_all_the_same() -> None:
     """And answers the asks of what it holds."""
