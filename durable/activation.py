@@ -136,6 +136,12 @@ class Activation:
         return not (self.busy or parked)
 
     @property
+    def queued(self) -> tuple[Item, ...]:
+        """What it has yet to do, also while its log can't be folded."""
+        parked = self.phase.parked if isinstance(self.phase, Quarantined) else ()
+        return (*self.mailbox.queue, *parked)
+
+    @property
     def busy(self) -> bool:
         """Whether somebody waits for it, or it is at work."""
         return bool(len(self.mailbox) or self.reading.busy or self._worker or self.execution.busy)

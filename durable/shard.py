@@ -204,7 +204,8 @@ class Shard:
             suspects=self._suspects,
             on_tell=self._tell,
         )
-        await self._own()  # again: it may have been taken for dead meanwhile
+        while not self.owned:  # taken for dead meanwhile
+            await self._own()
         self._suspects = term.suspects
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
@@ -505,7 +506,7 @@ class Shard:
             return False
         if self.term.delivered < after and self._caught_up_at <= item.since:
             return False
-        return not any(i.at is not None and i.at.sequence <= after for i in _queued(activation))
+        return not any(i.at is not None and i.at.sequence <= after for i in activation.queued)
 
     def drop(self, reason: str) -> None:
         """End the term and every activation: what was not processed is delivered again.
@@ -549,7 +550,7 @@ class Shard:
         if self.term is None:
             return
         for activation in self._all():
-            for item in _queued(activation):
+            for item in activation.queued:
                 if item.consumer == self.term.name:
                     self.term.progress(item.handle)
 
@@ -592,10 +593,3 @@ class Shard:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _queued(activation: Activation) -> tuple[Item, ...]:
-    """What an entity has yet to do, also while its log can't be folded."""
-    phase = activation.phase
-    parked = phase.parked if isinstance(phase, Quarantined) else ()
-    return (*activation.mailbox.queue, *parked)
