@@ -29,7 +29,6 @@ from .host import Host
 from .intake import Refusal, bad_id, elsewhere, take_ask, take_tell
 from .item import Asker, Item
 from .notices import Notices
-from .phase import Quarantined
 from .reads import Read
 from .term import Term, give_back, take
 
