@@ -234,6 +234,8 @@ class Shard:
             suspects=self._suspects,
             on_tell=self._tell,
         )
+        while not self.owned:  # the others took this runner for dead while it took the shard
+            await self._own()
         self._suspects = term.suspects
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
