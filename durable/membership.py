@@ -97,6 +97,7 @@ class Membership:
         self._timers: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._watches: dict[str, _Watch] = {}
+        self._ring: tuple[str, list[str]] = "", []  # of which view, and who stands next in it
         self._different = 0  # pings in a row from views that aren't ours
         self._listed_at = float("-inf")
         self._epoch = session.epoch
@@ -339,8 +340,11 @@ class Membership:
             watch.heard, watch.nobody = now, 0
 
     def _ping_all(self, now: float) -> None:
-        names = successors(self.own.runner, [member.runner for member in self.view.members()])
-        for name in set(self._watches) - set(names):
+        if self._ring[0] != self.view.digest:  # sorting costs where many are
+            members = [member.runner for member in self.view.members()]
+            self._ring = self.view.digest, successors(self.own.runner, members)
+        names = self._ring[1]
+        for name in [name for name in self._watches if name not in names]:
             self._watch_no_more(name)
         for name in names:
             watch = self._watches.setdefault(name, _Watch(now))

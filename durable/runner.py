@@ -14,6 +14,7 @@ import socket
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -419,6 +420,7 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
+@lru_cache(maxsize=64)
 def schemas_of(entity: Entity[Any, Any]) -> Raw:
     """JSON Schemas of what a type takes, answers and records, for `info`."""
     messages = [c.message for c in entity.contracts.values()]

@@ -203,7 +203,7 @@ class Shard:
             suspects=self._suspects,
             on_tell=self._tell,
         )
-        while not self.owned:  # taken for dead meanwhile
+        while not self.owned:  # the others took this runner for dead while it took the shard
             await self._own()
         self._suspects = term.suspects
         self.term, self._caught_up_at, self._owed = term, -1.0, 0

@@ -6,19 +6,20 @@ message takes one look-up for each of its tokens. Nothing here is stored.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from ..port import Message
 from .connection import Connection
 
+_SUBJECT = re.compile(r"(?![*>](?:\.|\Z))[^ \t\r\n\0.]+(?:\.(?![*>](?:\.|\Z))[^ \t\r\n\0.]+)*")
+_FILTER = re.compile(r"(?!>\.)[^ \t\r\n\0.]+(?:\.(?!>\.)[^ \t\r\n\0.]+)*")
+"""Tokens with dots between. `*` and `>` alone are wildcards, and `>` is only the last one."""
+
 
 def check_subject(subject: str, *, wildcards: bool) -> None:
     """Raises ValueError for what a server wouldn't take as a subject."""
-    tokens = subject.split(".")
-    bad = not all(tokens) or any(c in subject for c in " \t\r\n\0")
-    bad = bad or ">" in (tokens[:-1] if wildcards else tokens)
-    bad = bad or ("*" in tokens and not wildcards)
-    if bad:
+    if not (_FILTER if wildcards else _SUBJECT).fullmatch(subject):
         raise ValueError(f"not a subject: {subject[:80]!r}")
 
 

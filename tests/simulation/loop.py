@@ -234,8 +234,7 @@ class SimulatedLoop:
         # A loop has to say that it runs, and asyncio has no public name for that.
         events._set_running_loop(self._asyncios)  # pyright: ignore[reportPrivateUsage]
         try:
-            while not task.done():
-                self._step(task)
+            self._turn_until(task)
         finally:
             events._set_running_loop(None)  # pyright: ignore[reportPrivateUsage]
             sys.set_asyncgen_hooks(*hooks)
@@ -266,31 +265,33 @@ class SimulatedLoop:
                 _abandon(task)
         self._tasks.clear()
 
-    def _step(self, task: asyncio.Task[Any]) -> None:
-        ready, timers = self._ready, self._timers
-        if not ready:
-            if not timers:
-                raise Deadlock(f"nothing to do at {self._now:.3f} s, but {task!r} waits")
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            ready.append(heapq.heappop(timers)[2])
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle.gone:
-                continue
-            context = handle.context
-            process = context.get(PROCESS)
-            if process is not None and not process.admit(handle):
-                continue
-            self.steps += 1
-            try:
-                context.run(handle.callback, *handle.args)
-            except Killed:
-                continue
-            except Exception as error:
-                self.uncaught.append(f"in a callback: {error!r}")
-        if self.steps > self._limit:
-            raise Endless(f"{self.steps} steps, and only {self._now:.3f} s have passed")
+    def _turn_until(self, task: asyncio.Task[Any]) -> None:
+        """One turn of the loop after another; all in one function, since there are so many."""
+        ready, timers, pop = self._ready, self._timers, heapq.heappop
+        while not task.done():
+            if not ready:
+                if not timers:
+                    raise Deadlock(f"nothing to do at {self._now:.3f} s, but {task!r} waits")
+                self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                ready.append(pop(timers)[2])
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle.gone:
+                    continue
+                context = handle.context
+                process = context.get(PROCESS)
+                if process is not None and not process.admit(handle):
+                    continue
+                self.steps += 1
+                try:
+                    context.run(handle.callback, *handle.args)
+                except Killed:
+                    continue
+                except Exception as error:
+                    self.uncaught.append(f"in a callback: {error!r}")
+            if self.steps > self._limit:
+                raise Endless(f"{self.steps} steps, and only {self._now:.3f} s have passed")
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self._closed:

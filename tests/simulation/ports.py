@@ -7,9 +7,9 @@ right is never wrong here, only late or unreachable; what may be stale, lost or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from perdure.entities.address import Address
 from perdure.entities.clock import Clock, ahead_s
@@ -22,34 +22,26 @@ from perdure.streams.port import (
     Appended,
     Asks,
     Commands,
-    Consumer,
-    ConsumerInfo,
     DeadLetters,
-    Delivery,
     Entry,
     Ids,
-    Inbox,
     Log,
     Members,
-    Message,
     NoAck,
     PublishAnswer,
     Refused,
     Snapshots,
-    Subscription,
     Unreachable,
 )
 from perdure.streams.subjects import Sharding
 
-from .loop import Process
-from .staging import Staging
+from .core import SimulatedAsks
+from .far import Broker
+from .tells import SimulatedCommands
 from .wire import Wire
 
 EPOCH_NS = 1_790_000_000 * 10**9
 """When every world begins; any moment in the service life of a 42-bit Snowflake would do."""
-
-NOTICE_S = 4.0
-"""How late a lost consumer may be noticed: a backend needs up to two heartbeats of silence."""
 
 
 class SimulatedClock:
@@ -74,26 +66,6 @@ class SeededEntropy:
 
     def uniform(self, low: float, high: float) -> float:
         return self._random.uniform(low, high)
-
-
-class Broker(Protocol):
-    """The world at the other end: what its nemesis breaks for everybody, and what it watches."""
-
-    log_refuses: bool
-    dead_letters_full: bool
-    tells_refused: bool
-    older_snapshots: dict[tuple[str, str | None], list[bytes]]
-    staging: Staging
-
-    def appended(
-        self, process: Process, answer: AppendAnswer, appends: Sequence[Append]
-    ) -> None: ...
-
-    def met(self, situation: str) -> None: ...
-
-    def delivered(self, delivery: Delivery) -> None: ...
-
-    def sent(self, data: bytes) -> None: ...
 
 
 class SimulatedLog:
@@ -191,272 +163,6 @@ class SimulatedLog:
                 yield found
         finally:
             task.cancel()
-
-
-class SimulatedConsumer:
-    """A consumer whose deliveries are in order, but may miss some, or be late all together."""
-
-    def __init__(
-        self,
-        wire: Wire,
-        world: Broker,
-        on_delivery: Callable[[Delivery], None],
-        on_lost: Callable[[str], None],
-    ) -> None:
-        self._world = world
-        self.inner: Consumer | None = None
-        self.name = ""
-        self._wire = wire
-        self._epoch = wire.epoch
-        self._on_delivery = on_delivery
-        self._on_lost = on_lost
-        self._arrival = 0.0
-        self.forgotten = False  # it was created, but its creator never heard of it
-
-    # -- from the broker --------------------------------------------------------------------------
-    def deliver(self, delivery: Delivery) -> None:
-        weather = self._wire.weather
-        if weather.strikes(weather.climate.gap, "delivery lost"):
-            # Its credit comes back, as a backend asks again when its pull expires or falls silent.
-            assert self.inner is not None
-            self._wire.at_broker(NOTICE_S, self.inner.grant, 1)
-            return
-        self._wire.say(self._wire.process.name, "gets", delivery.handle)
-        self._world.delivered(delivery)
-        now = self._wire.process.loop.time()
-        self._arrival = max(self._arrival, now + weather.delay_s())
-        self._wire.at_process(self._arrival - now, self._on_delivery, delivery)
-
-    def lose(self, reason: str) -> None:
-        wire = self._wire
-        if self.forgotten:
-            return
-        late = reason == "deleted" and wire.weather.strikes(0.3, "late notice")
-        if late:
-            wire.overdue.append(self._on_lost)
-        # Not through the connection: the backend finds out by itself.
-        wire.process.later(NOTICE_S if late else 0.001, self._on_lost, reason)
-
-    # -- to the broker ----------------------------------------------------------------------------
-    def grant(self, credit: int) -> None:
-        inner = self._there()
-        if self._epoch == self._wire.epoch:
-            self._wire.at_broker(self._wire.weather.delay_s(), inner.grant, credit)
-
-    def ack(self, handle: str) -> None:
-        inner, weather = self._there(), self._wire.weather
-        self._wire.say(self._wire.process.name, "acks", handle)
-        if self._epoch != self._wire.epoch:
-            # The port's rule is for the backend too: nothing of an earlier connection is sent.
-            weather.note("ack of an earlier connection")
-        elif not weather.strikes(weather.climate.lost_acks, "lost ack"):
-            self._wire.at_broker(weather.delay_s(), inner.ack, handle)
-
-    def progress(self, handle: str) -> None:
-        inner, weather = self._there(), self._wire.weather
-        if self._epoch == self._wire.epoch and not weather.lost("progress"):
-            self._wire.at_broker(weather.delay_s(), inner.progress, handle)
-
-    async def info(self) -> ConsumerInfo | None:
-        return await self._wire.call("consumer info", self._there().info)
-
-    async def stop(self) -> None:
-        inner = self._there()
-        self._wire.at_broker(self._wire.weather.delay_s(), lambda: _run(self._wire, inner))
-
-    def _there(self) -> Consumer:
-        assert self.inner is not None
-        return self.inner
-
-
-def _run(wire: Wire, inner: Consumer) -> None:
-    wire.process.loop.create_task(inner.stop(), context=wire.world)
-
-
-class SimulatedCommands:
-    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
-        self._inner, self._wire, self._world = inner.commands, wire, world
-
-    async def publish(
-        self, address: Address, data: bytes, headers: Mapping[str, str] | None = None
-    ) -> PublishAnswer:
-        async def at_broker() -> PublishAnswer:
-            if self._world.tells_refused:
-                self._wire.weather.note("tell refused")
-                return Refused(10077, "maximum bytes exceeded")
-            return await self._inner.publish(address, data, headers)
-
-        try:
-            return await self._wire.call("tell", at_broker)
-        except Unreachable as error:
-            return NoAck(str(error))
-
-    async def consumers(self, entity: str) -> list[ConsumerInfo]:
-        return await self._wire.call("consumers", lambda: self._inner.consumers(entity))
-
-    async def create(
-        self,
-        entity: str,
-        shard: int,
-        name: str,
-        *,
-        owner: str,
-        on_delivery: Callable[[Delivery], None],
-        on_lost: Callable[[str], None],
-    ) -> Consumer:
-        consumer = SimulatedConsumer(self._wire, self._world, on_delivery, on_lost)
-
-        async def at_broker() -> SimulatedConsumer:
-            consumer.inner = await self._inner.create(
-                entity,
-                shard,
-                name,
-                owner=owner,
-                on_delivery=consumer.deliver,
-                on_lost=consumer.lose,
-            )
-            consumer.name = name
-            self._wire.say("TERM", name, owner)
-            return consumer
-
-        try:
-            return await self._wire.call("create", at_broker)
-        except Unreachable:
-            consumer.forgotten = True
-            raise
-
-    async def delete(self, entity: str, name: str) -> None:
-        await self._wire.call("delete", lambda: self._inner.delete(entity, name))
-
-    async def by_sequence(self, entity: str, sequence: int) -> Delivery | None:
-        return await self._wire.call(
-            "tell by sequence", lambda: self._inner.by_sequence(entity, sequence)
-        )
-
-    async def oldest(self, entity: str, *, after: int) -> Delivery | None:
-        return await self._wire.call(
-            "oldest tell", lambda: self._inner.oldest(entity, after=after)
-        )
-
-    async def count(self, entity: str) -> int:
-        return await self._wire.call("count tells", lambda: self._inner.count(entity))
-
-    async def remove(self, entity: str, sequence: int) -> None:
-        await self._wire.call("remove tell", lambda: self._inner.remove(entity, sequence))
-
-
-class SimulatedInbox:
-    def __init__(self, inner: Inbox, wire: Wire) -> None:
-        self._inner, self._wire = inner, wire
-
-    def subject(self, suffix: str) -> str:
-        return self._inner.subject(suffix)
-
-    def close(self) -> None:
-        self._wire.world.run(self._inner.close)
-
-
-class SimulatedSubscription:
-    """Deaf at once; the broker hears of it later, and always, since it forgets the deaf."""
-
-    def __init__(self, on_message: Callable[[Message], None], wire: Wire) -> None:
-        self.inner: Subscription | None = None
-        self._on_message, self._wire = on_message, wire
-        self.deaf = False
-
-    def hear(self, message: Message) -> None:
-        if not self.deaf:
-            self._on_message(message)
-
-    async def stop(self) -> None:
-        self.deaf = True
-        inner = self.inner
-        assert inner is not None
-        self._wire.process.loop.create_task(inner.stop(), context=self._wire.world)
-
-
-class SimulatedAsks:
-    def __init__(self, inner: MemorySession, wire: Wire, world: Broker) -> None:
-        self._inner, self._wire, self._world = inner.asks, wire, world
-
-    async def subscribe(self, subject: str, on_message: Callable[[Message], None]) -> Subscription:
-        if subject.endswith(".members"):
-            on_message = self._unless_deaf(on_message)
-        subscription = SimulatedSubscription(on_message, self._wire)
-
-        async def at_broker() -> Subscription:
-            heard = self._hearing(subscription.hear)
-            subscription.inner = await self._inner.subscribe(subject, heard)
-            return subscription
-
-        try:
-            return await self._wire.call("subscribe", at_broker)
-        except Unreachable:
-            subscription.deaf = True  # nobody holds it
-            raise
-
-    def inbox(self, on_message: Callable[[Message], None]) -> Inbox:
-        heard = self._hearing(on_message)
-        return SimulatedInbox(self._wire.world.run(self._inner.inbox, heard), self._wire)
-
-    def send(
-        self,
-        subject: str,
-        data: bytes,
-        *,
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        def at_broker() -> None:
-            self._inner.send(subject, data, reply=reply, headers=headers)
-
-        weather = self._wire.weather
-        if subject.endswith(".members") and self._wire.deaf:
-            return
-        self._wire.say("send", subject, data)
-        self._world.sent(data)
-        if not self._wire.up or weather.lost("core message"):
-            return
-        self._wire.at_broker(weather.delay_s(), at_broker)
-
-    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
-        if not self._wire.up:
-            raise Unreachable("no connection")
-        answered: asyncio.Future[Message] = self._wire.process.loop.create_future()
-
-        def on_message(message: Message) -> None:
-            if not answered.done():
-                answered.set_result(message)
-
-        inbox = self.inbox(on_message)
-        try:
-            self.send(subject, data, reply=inbox.subject("0"))
-            async with asyncio.timeout(timeout_s):
-                return await answered
-        except TimeoutError:
-            raise Unreachable(f"no answer on {subject} in {timeout_s} s") from None
-        finally:
-            inbox.close()
-
-    def _unless_deaf(self, on_message: Callable[[Message], None]) -> Callable[[Message], None]:
-        def heard(message: Message) -> None:
-            if not self._wire.deaf:
-                on_message(message)
-
-        return heard
-
-    def _hearing(self, on_message: Callable[[Message], None]) -> Callable[[Message], None]:
-        def heard(message: Message) -> None:
-            weather = self._wire.weather
-            if weather.lost("core message at its end"):
-                return
-            self._wire.at_process(weather.delay_s(), on_message, message)
-            # Repeated here and not where it is sent: "no responders" is the server's word that
-            # nobody got a message, and nobody may get it then.
-            if weather.strikes(weather.climate.repeat, "core message repeated"):
-                self._wire.at_process(weather.delay_s() * 3, on_message, message)
-
-        return heard
 
 
 class SimulatedSnapshots:

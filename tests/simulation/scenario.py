@@ -75,6 +75,13 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
 ]
 """Bounds that are no settings, and that a small world would never reach as they are."""
 
+PINGS = [(0.25, 1.0), (0.8, 2.5), (0.8, 2.5), (1.2, 4.0)]
+"""`ping_every` and `frozen_after`, in seconds: as close together as settings allow, so that a few
+lost messages are taken for a death. Where they are quick, most of what happens is pings."""
+
+RUNNERS = [1, 1, 1, 2, 2, 2, 3, 4]
+"""How many there are: most of what several can do to each other, two can, at half the cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -111,7 +118,7 @@ class Scenario:
         """The scenario of a seed, with at least so many runners."""
         random = Random(f"scenario {seed}")
         troubles = frozenset(name for name, p in TROUBLES.items() if random.random() < p)
-        ping_every, frozen_after = random.choice([(0.25, 1.0), (0.25, 2.5), (0.8, 2.5)])
+        ping_every, frozen_after = random.choice(PINGS)
         settings = Settings(
             shards=random.choice([1, 2, 3, 5]),
             ask_timeout=random.choice([3.0, 6.0, 10.0]),
@@ -148,7 +155,7 @@ class Scenario:
             Climate.draw(random),
             troubles,
             tuple(_ids(random, count)),
-            runners=max(runners, random.choice([1, 2, 3, 3, 3, 4])),
+            runners=max(runners, random.choice(RUNNERS)),
             clients=3,
             commands=68,
             plain_commands=24,

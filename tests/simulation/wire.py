@@ -74,7 +74,7 @@ class Wire:
         self._waiting[answer] = what
         late = fate.there_s + fate.back_s > timeout_s
         if hangs or late or fate.request_lost or fate.answer_lost:
-            self.process.later(timeout_s, _fail, answer, f"{what}: no answer in {timeout_s} s")
+            self.process.later(timeout_s, fail, answer, f"{what}: no answer in {timeout_s} s")
         if not fate.request_lost:
             self.at_broker(fate.there_s, self._serve, operation, answer, fate)
         try:
@@ -97,7 +97,7 @@ class Wire:
         self.up = False
         self.epoch += 1
         for answer, what in list(self._waiting.items()):
-            _fail(answer, f"{what}: the connection broke")
+            fail(answer, f"{what}: the connection broke")
 
     def reset(self) -> None:
         """The server ends, and begins a new life."""
@@ -159,6 +159,7 @@ def _settle(answer: asyncio.Future[T], error: Exception | None, value: T) -> Non
         answer.set_result(value)
 
 
-def _fail(answer: asyncio.Future[Any], why: str) -> None:
+def fail(answer: asyncio.Future[Any], why: str) -> None:
+    """Whoever waits for it hears that it is unknown, unless it came."""
     if not answer.done():
         answer.set_exception(Unreachable(why))
