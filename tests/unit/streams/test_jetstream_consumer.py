@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,31 @@ async def test_a_lost_request_is_made_again_after_silence(
     await until(lambda: len(term.got) == 2)
     assert term.lost == []
     assert term.sequences == [1, 2]
+
+
+async def test_a_consumer_without_a_leader_is_asked_for_again_at_once(
+    session: JetStreamSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_module, "SILENCE_S", 2.0)
+    asked: list[float] = []
+    info, put = pull_module.info, Outbox.put
+
+    async def leaderless(*arguments: Any) -> ConsumerResponse | None:
+        asked.append(asyncio.get_running_loop().time())
+        if len(asked) < 3:
+            raise Unreachable("no answer")
+        return await info(*arguments)
+
+    def lose(self: Outbox, frame: bytes) -> bool:
+        return (b"MSG.NEXT" in frame and len(asked) < 3) or put(self, frame)
+
+    monkeypatch.setattr(pull_module, "info", leaderless)
+    monkeypatch.setattr(Outbox, "put", lose)
+    await tell(session, 1)
+    term = await Term(session, "g1-s0-t1-aa").begin(2)
+    await until(lambda: len(term.got) == 1)
+    assert asked[2] - asked[0] < 2.0, "it waited for another silence"
+    assert term.lost == []
 
 
 async def test_no_room_to_ask_is_made_up_for(
