@@ -54,8 +54,7 @@ ELECTION_S = 8.0
 """How long a new consumer may take to have a leader, in seconds, beyond the time for a request:
 servers wait for 4 to 9 seconds until they choose one in the place of another that is gone."""
 ASK_S = 2.0
-AGAIN_S = 0.2
-"""How long it may take to say whether it is there, and how soon it is asked again, in seconds."""
+"""How long it may take to say whether it is there, until that is asked again, in seconds."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -161,12 +160,13 @@ class JetStreamCommands:
         loop = asyncio.get_running_loop()
         until = loop.time() + ELECTION_S
         while not consumer.pull.over:
+            began = loop.time()
             try:
                 return await info(self._connection, stream, consumer.name, ASK_S) is not None
             except (Unreachable, Incompatible):
-                if loop.time() > until:
+                silent = loop.time() - began > ASK_S / 2
+                if not silent or loop.time() > until:
                     return False
-                await asyncio.sleep(AGAIN_S)
         return False
 
     async def delete(self, entity: str, name: str) -> None:

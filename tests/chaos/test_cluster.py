@@ -24,6 +24,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ SEED = int(os.environ.get("PERDURE_SEED", "0")) or random.randrange(1, 2**31)
 LONG = OPERATIONS >= 50_000
 REAL = LONG or LATENCY or FREEZES > 1
 FREEZE_S = 10.0 if REAL else 2.0
-SILENT = {} if REAL else {"frozen_after": 1.0}
+SILENT: dict[str, Any] = {} if REAL else {"frozen_after": 1.0}
 """A frozen runner is replaced sooner in the short forms than by default."""
 EVERY_S = (1.0, 5.0) if LONG else (0.2, 0.8)
 EVENTS = 100 if LONG else 6
