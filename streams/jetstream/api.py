@@ -5,6 +5,7 @@ Only the fields that perdure reads are named; the server may add others.
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -28,6 +29,11 @@ from .reader import headers_of
 
 TIMEOUT_S = 5.0
 """For one request to the API, in seconds; on three replicas a creation may take one."""
+
+LOOKUP_TRIES_S = (0.5, 1.0, 1.5, 2.0)
+"""For one look-up, one try after another, in seconds; all together as long as TIMEOUT_S. While a
+stream has no leader, nobody hears what is asked of it, and a new one comes at any moment: who
+waited for the whole time would notice it up to five seconds later than others."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -158,6 +164,20 @@ async def call(
 
 async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> RawMessage | None:
     """One message, from the stream's leader. Raises Unreachable."""
+    loop, (*first, last) = asyncio.get_running_loop(), LOOKUP_TRIES_S
+    for timeout_s in first:
+        began = loop.time()
+        try:
+            return await _lookup(connection, stream, query, timeout_s)
+        except Unreachable:
+            if loop.time() - began < timeout_s / 2:  # that wasn't silence
+                raise
+    return await _lookup(connection, stream, query, last)
+
+
+async def _lookup(
+    connection: Connection, stream: str, query: dict[str, Any], timeout_s: float
+) -> RawMessage | None:
     try:
         found = await call(
             connection,
@@ -165,6 +185,7 @@ async def lookup(connection: Connection, stream: str, query: dict[str, Any]) -> 
             query,
             MessageResponse,
             accept=(NO_MESSAGE, NO_STREAM),
+            timeout_s=timeout_s,
         )
     except Incompatible as error:
         raise Unreachable(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,9 +45,16 @@ from .errors import (
 )
 from .errors import publish_answer as answer_of
 from .messages import no_responders, strings
+from .pull import info
 from .scan import bounds
 from .storing import answered
 from .topology import sharding
+
+ELECTION_S = 8.0
+"""How long a new consumer may take to have a leader, in seconds, beyond the time for a request:
+servers wait for 4 to 9 seconds until they choose one in the place of another that is gone."""
+ASK_S = 2.0
+"""How long it may take to say whether it is there, until that is asked again, in seconds."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -130,12 +138,36 @@ class JetStreamCommands:
             },
         }
         try:
-            path = f"CONSUMER.CREATE.{stream}.{name}.{subject}"
-            await self._call(path, body, ConsumerResponse)
+            try:
+                await self._call(
+                    f"CONSUMER.CREATE.{stream}.{name}.{subject}", body, ConsumerResponse
+                )
+            except Unreachable:
+                if not await self._came_to_be(consumer, stream):
+                    raise
         except BaseException:
             await consumer.stop()
             raise
         return consumer
+
+    async def _came_to_be(self, consumer: JetStreamConsumer, stream: str) -> bool:
+        """Whether a consumer is there, though nobody said that it was made.
+
+        Its first leader says so. Where one of three servers is gone, that one may have been to
+        lead, and the others choose another within seconds; who asks for a new consumer then begins
+        that anew. A consumer without a leader answers nothing; that there is none is told at once.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ELECTION_S
+        while not consumer.pull.over:
+            began = loop.time()
+            try:
+                return await info(self._connection, stream, consumer.name, ASK_S) is not None
+            except (Unreachable, Incompatible):
+                silent = loop.time() - began > ASK_S / 2
+                if not silent or loop.time() > until:
+                    return False
+        return False
 
     async def delete(self, entity: str, name: str) -> None:
         """Delete a consumer; it may be gone already. Raises Unreachable."""

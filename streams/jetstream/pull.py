@@ -18,7 +18,7 @@ from collections.abc import Callable
 from nats.aio.subscription import Subscription
 
 from ..port import Incompatible, Unreachable
-from .api import ConsumerResponse, call
+from .api import TIMEOUT_S, ConsumerResponse, call
 from .connection import Connection
 from .errors import NO_CONSUMER, NO_STREAM
 from .link import Link
@@ -33,7 +33,9 @@ HEARTBEAT_S = 2.0
 """How often the server shows that a request is still open."""
 SILENCE_S = 2 * HEARTBEAT_S + 1.0
 """After this the server is asked whether the consumer is still there."""
-
+CHECK_S = 2.0
+"""How long it may take to answer that. Nobody answers for a consumer without a leader, and it may
+get one at any moment, so it is asked again at once."""
 
 _NS = 1_000_000_000
 
@@ -96,6 +98,7 @@ class Pull:
         self._credit = Credit()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
+        self._unanswered = False  # nobody said whether the consumer is there
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._subscription: Subscription | None = None
         self._check: asyncio.Task[None] | None = None
@@ -186,11 +189,13 @@ class Pull:
     async def _verified(self, heard: float) -> None:
         """Ask for the consumer; pull again if it is there and nothing came meanwhile."""
         try:
-            found = await info(self._connection, self._stream, self._consumer)
+            found = await info(self._connection, self._stream, self._consumer, CHECK_S)
         except (Unreachable, Incompatible) as error:
-            logger.info("pull of %s: %s", self._consumer, error)
-            self._heard = self._loop.time()
+            level = logging.DEBUG if self._unanswered else logging.INFO
+            logger.log(level, "pull of %s: %s", self._consumer, error)
+            self._unanswered = True
             return
+        self._unanswered = False
         if self.over:
             return
         if found is None:
@@ -222,7 +227,9 @@ def _request(batch: int) -> bytes:
     return f'{{"batch":{batch},"expires":{expires},"idle_heartbeat":{heartbeat}}}'.encode()
 
 
-async def info(connection: Connection, stream: str, consumer: str) -> ConsumerResponse | None:
+async def info(
+    connection: Connection, stream: str, consumer: str, timeout_s: float = TIMEOUT_S
+) -> ConsumerResponse | None:
     """What the server says of a consumer; None if it is gone. Raises Unreachable."""
     found = await call(
         connection,
@@ -230,5 +237,6 @@ async def info(connection: Connection, stream: str, consumer: str) -> ConsumerRe
         None,
         ConsumerResponse,
         accept=(NO_CONSUMER, NO_STREAM),
+        timeout_s=timeout_s,
     )
     return None if found.error is not None else found

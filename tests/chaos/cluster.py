@@ -103,6 +103,18 @@ class Cluster:
         owners = await self.owners()
         return frozenset(shard for shard, owner in owners.items() if owner == runner.id)
 
+    async def replaced(self, runner: Runner) -> None:
+        """Wait until others have what it had, and have caught up."""
+
+        async def elsewhere() -> bool:
+            try:
+                return not await self.owned(runner)
+            except ApiError:
+                return False
+
+        await until(elsewhere, SETTLE_S, f"others in the place of {runner}")
+        await self.calm()
+
     async def victim(self) -> Runner:
         """A runner that owns something, by chance."""
         owners = set((await self.owners()).values())

@@ -33,6 +33,7 @@ class Nemesis:
 
     def __init__(self, cluster: Cluster, *, every_s: tuple[float, float], freeze_s: float) -> None:
         self.events: list[Event] = []
+        self.deciding = 0  # runners that were frozen between a decision and its append
         self._cluster, self._every_s, self._freeze_s = cluster, every_s, freeze_s
         self._random = cluster.random
         self._deck: list[str] = []
@@ -86,12 +87,19 @@ class Nemesis:
         if kind == "kill":
             await runner.kill()
         elif kind == "freeze":
-            runner.freeze()
+            await self._freeze(runner)
             later = asyncio.get_running_loop().call_later
             self._thawing.append(later(self._freeze_s, self._thaw, runner))
         else:
             code = await runner.drain()
             assert code == 0, f"{runner} drained with {code}"
+
+    async def _freeze(self, runner: Runner) -> None:
+        """At any moment, or at the most delicate one."""
+        if self._random.random() < 0.5:
+            runner.freeze()
+        else:
+            self.deciding += await runner.freeze_deciding()
 
     async def _add(self) -> None:
         self._note("add", await self._cluster.add())

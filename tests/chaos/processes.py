@@ -6,6 +6,7 @@ Of a runner is known what it logs; nothing reaches into it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -24,12 +25,17 @@ from perdure.deploy.tied import tie
 
 from .client import Progress, Spec
 from .linear import Call
+from .servers import until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 40.0
 """How long a process may take until it is ready, on a busy machine."""
 DRAIN_S = 20.0
 """How long a runner may take to drain: twice `drain_timeout`."""
+TRAP_S = 1.0
+"""How long a runner may take to step into its trap: as long as its shards may see no command."""
+STOPPED_S = 10.0
+"""How long one that is in it may take to stop."""
 STOP_S = 60.0
 """How long clients may take for their last calls."""
 
@@ -42,6 +48,7 @@ class Process:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self.trap = folder / f"{name}.trap"
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -53,6 +60,7 @@ class Process:
         """Start it; it ends at the latest with this process."""
         ours = {name: v for name, v in os.environ.items() if not name.startswith("PERDURE_")}
         given = {f"PERDURE_{name.upper()}": str(value) for name, value in settings.items()}
+        given["CHAOS_TRAP"] = str(self.trap)
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -127,9 +135,27 @@ class Runner(Process):
         self.id = json.loads(await self.line(START_S))["runner"]
 
     def freeze(self) -> None:
-        """SIGSTOP."""
-        self.signal(signal.SIGSTOP)
+        """SIGSTOP, at whatever it does."""
         self.frozen = True
+        self.signal(signal.SIGSTOP)
+
+    async def freeze_deciding(self) -> bool:
+        """The same between a decision and its append; False if it had none to make within TRAP_S,
+        and was stopped at something else."""
+        self.frozen = True
+        self.trap.touch()
+        with contextlib.suppress(TimeoutError):
+            await until(self._stopped, TRAP_S, "a decision")
+        try:
+            self.trap.unlink()
+        except FileNotFoundError:  # it has it, so it stops by itself
+            await until(self._stopped, STOPPED_S, f"the end of {self}'s movements")
+            return True
+        self.signal(signal.SIGSTOP)
+        return False
+
+    async def _stopped(self) -> bool:
+        return _state(self.pid) == "T"
 
     def thaw(self) -> None:
         """SIGCONT."""
@@ -196,3 +222,8 @@ class Clients(Process):
         if self._listening is not None:
             await self._listening
         return msgspec.msgpack.decode(self._history.read_bytes(), type=list[Call])
+
+
+def _state(pid: int | None) -> str:
+    """A process's state by the kernel's word, one letter: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from perdure.deploy.server import EmbeddedServer
 from perdure.entities.address import Address
+from perdure.streams.jetstream import api as api_module
+from perdure.streams.jetstream import commands as commands_module
 from perdure.streams.jetstream import pull as pull_module
 from perdure.streams.jetstream.api import Cluster, ConsumerResponse
 from perdure.streams.jetstream.consumer import JetStreamConsumer
@@ -254,6 +257,66 @@ async def test_a_lost_request_is_made_again_after_silence(
     await until(lambda: len(term.got) == 2)
     assert term.lost == []
     assert term.sequences == [1, 2]
+
+
+async def test_a_consumer_without_a_leader_is_asked_for_again_at_once(
+    session: JetStreamSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_module, "SILENCE_S", 2.0)
+    asked: list[float] = []
+    info, put = pull_module.info, Outbox.put
+
+    async def leaderless(*arguments: Any) -> ConsumerResponse | None:
+        asked.append(asyncio.get_running_loop().time())
+        if len(asked) < 3:
+            raise Unreachable("no answer")
+        return await info(*arguments)
+
+    def lose(self: Outbox, frame: bytes) -> bool:
+        return (b"MSG.NEXT" in frame and len(asked) < 3) or put(self, frame)
+
+    monkeypatch.setattr(pull_module, "info", leaderless)
+    monkeypatch.setattr(Outbox, "put", lose)
+    await tell(session, 1)
+    term = await Term(session, "g1-s0-t1-aa").begin(2)
+    await until(lambda: len(term.got) == 1)
+    assert asked[2] - asked[0] < 2.0, "it waited for another silence"
+    assert term.lost == []
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_a_consumer_whose_making_was_not_answered(
+    session: JetStreamSession, monkeypatch: pytest.MonkeyPatch, *, made: bool
+) -> None:
+    """Its first leader answers, and is chosen late where a server is gone: it isn't made anew."""
+    silent = 2
+
+    async def unanswered(connection: Any, path: str, *arguments: Any, **more: Any) -> Any:
+        if not path.startswith("CONSUMER.CREATE."):
+            return await api_module.call(connection, path, *arguments, **more)
+        if made:
+            await api_module.call(connection, path, *arguments, **more)
+        raise Unreachable("no answer")
+
+    async def leaderless(*arguments: Any) -> ConsumerResponse | None:
+        nonlocal silent
+        if silent:
+            silent -= 1
+            await asyncio.sleep(0.2)
+            raise Unreachable("no answer")
+        return await pull_module.info(*arguments)
+
+    monkeypatch.setattr(commands_module, "ASK_S", 0.2)
+    monkeypatch.setattr(commands_module, "call", unanswered)
+    monkeypatch.setattr(commands_module, "info", leaderless)
+    await tell(session, 1)
+    if made:
+        term = await Term(session, "g1-s0-t1-aa").begin(1)
+        await until(lambda: len(term.got) == 1)
+    else:
+        with pytest.raises(Unreachable):
+            await Term(session, "g1-s0-t1-aa").begin(1)
+    assert silent == 0
 
 
 async def test_no_room_to_ask_is_made_up_for(
