@@ -40,6 +40,7 @@ STOP_S = 60.0
 """How long clients may take for their last calls."""
 
 _TERM = re.compile(r"term g\d+-s(\d+)-t\d+-\S+ begins")
+_LOST = re.compile(r"another runner took shard (\d+) of")
 
 
 class Process:
@@ -179,10 +180,17 @@ class Runner(Process):
 
     def terms(self) -> list[tuple[datetime, int]]:
         """When it began a term of which shard."""
+        return self._told("term.begin", _TERM)
+
+    def losses(self) -> list[tuple[datetime, int]]:
+        """When it let go which shard, since another runner had taken it."""
+        return self._told("shard.lost", _LOST)
+
+    def _told(self, action: str, text: re.Pattern[str]) -> list[tuple[datetime, int]]:
         found: list[tuple[datetime, int]] = []
         for record in self.records():
-            if record.get("action") == "term.begin":
-                match = _TERM.match(record["message"])
+            if record.get("action") == action:
+                match = text.match(record["message"])
                 assert match is not None, record
                 found.append((datetime.fromisoformat(record["time"]), int(match[1])))
         return found

@@ -233,13 +233,15 @@ def _assert_limits(found: list[Felt]) -> None:
 
 
 def woke_up(history: History, nap: Nap) -> tuple[int, list[str]]:
-    """What a runner sent to the log after its sleep before it had a new term of the entity's
-    shard: how many commits the log refused, and those that it took although another runner had
-    gone on with the entity meanwhile."""
-    again: dict[int, datetime] = {}
-    for when, shard in nap.runner.terms():
-        if when >= nap.awake:
-            again.setdefault(shard, when)
+    """What a runner sent to the log after its sleep: how many commits the log refused before it
+    had a new term of their shard; and those that the log took before it let the shard go, although
+    another runner had gone on with the entity meanwhile.
+
+    Between both it may have the shard again: asks are heard before there is a term. It then begins
+    with what the log says, and that each commit follows the one before is the oracle's to say.
+    """
+    again = _first(nap.runner.terms(), nap.awake)
+    let_go = _first(nap.runner.losses(), nap.awake)
     stored = {json.loads(message.data)["id"]: message for message in history.messages}
     others = {
         message.id
@@ -251,14 +253,21 @@ def woke_up(history: History, nap: Nap) -> tuple[int, list[str]]:
     for attempt in nap.attempts:
         if attempt.runner != nap.runner.id or attempt.heard < nap.awake:
             continue
-        term = again.get(history.shard(attempt.entity))
-        if term is not None and attempt.heard >= term:
-            continue
+        shard = history.shard(attempt.entity)
         if attempt.commit not in stored:
-            refused += 1
-        elif attempt.entity in others:
+            refused += shard not in again or attempt.heard < again[shard]
+        elif attempt.entity in others and (shard not in let_go or attempt.heard < let_go[shard]):
             late.append(f"{attempt.entity} {attempt.heard - nap.awake} after it woke up")
     return refused, late
+
+
+def _first(moments: list[tuple[datetime, int]], since: datetime) -> dict[int, datetime]:
+    """The first moment of each shard since then."""
+    found: dict[int, datetime] = {}
+    for when, shard in moments:
+        if when >= since:
+            found.setdefault(shard, when)
+    return found
 
 
 async def test_kill_9_of_a_streams_leader(tmp_path: Path) -> None:
