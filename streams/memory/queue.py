@@ -67,7 +67,7 @@ class Queue:
     """All tells of a type that nobody acknowledged yet."""
 
     def __init__(self, sharding: Sharding, limits: Limits, now_ns: Callable[[], int]) -> None:
-        self.sharding = sharding
+        self.sharding: Sharding = sharding
         self.limits = limits
         self.halted_by: str | None = None  # who cuts it anew: it takes no tells meanwhile
         self.last_sequence: int = 0
