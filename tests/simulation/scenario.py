@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from perdure.durable import chooser, execution, group, host, pages, reading, shard, snapshot
+from perdure.durable import chooser, claim, execution, group, host, pages, reading, shard, snapshot
 from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
@@ -57,8 +57,8 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (snapshot, "PART_BYTES", [150, 262_144]),
     (snapshot, "LEAVING_COMMITS", [1, 2, 1_000]),
     (shard, "HELD", [2, 10_000]),
-    (shard, "PATIENCE_S", [1.0, 15.0]),
-    (shard, "STRANGER_S", [0.1, 1.0]),
+    (claim, "PATIENCE_S", [1.0, 15.0]),
+    (claim, "STRANGER_S", [0.1, 1.0]),
     (reading, "READS", [6, 256]),
     (pages, "PAGE_NAMES", [2, 5, 1_000]),
     (pages, "FILTER_PAGES", [2, 16]),
