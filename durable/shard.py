@@ -51,7 +51,9 @@ STANDBY_TRIES = 3
 whether its new owner is gone again comes soon. A shorter one backs off more with each."""
 
 FINISH_S = 0.005
-"""How often a shard that is handed over looks whether all is finished, in seconds."""
+FINISH_MAX_S = 0.05
+"""How soon a shard that is handed over looks again whether all is finished, in seconds: most is at
+once; each look goes through all its entities."""
 
 LINGER_S = 0.3
 """How long asks are still heard after a shard was handed over, to be sent elsewhere at once: as
@@ -273,9 +275,10 @@ class Shard:
             await term.consumer.stop()
         for activation in self._all():
             activation.let_go("the shard goes to another runner")
-        until = loop_time() + seconds(self.host.settings.drain_timeout)
-        while self._busy and loop_time() < until and not self.assigned:  # noqa: ASYNC110
-            await asyncio.sleep(FINISH_S)
+        until, pause_s = loop_time() + seconds(self.host.settings.drain_timeout), FINISH_S
+        while self._busy and loop_time() < until and not self.assigned:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, FINISH_MAX_S)
         if self._busy and not self.assigned:
             logger.warning(
                 "%s wasn't finished in time: what is left goes to the next owner",
