@@ -1,18 +1,15 @@
 """Bugs on purpose: patches of the real modules, each of which the simulation must catch.
 
 Each is one that somebody could write in good faith, most of them because it is the simpler way.
-A patch names what it replaces, so one that fits no longer fails with an AttributeError instead of
-planting nothing.
+Here those of one runner with its entities; those of several runners are in `usurping.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
-from unittest.mock import patch
 
 from perdure.durable import (
     append,
@@ -39,33 +36,10 @@ from perdure.streams.memory.ports import MemoryLog
 from perdure.streams.port import Append, Appended, NoAck, Refused, WrongLast
 from perdure.streams.subjects import escape
 
-from .checker import kinds
+from . import usurping as usurping  # its bugs are registered, too
+from .planting import PLANTED, Patches, bug, caught, planted
 
-Patches = list[tuple[Any, str, Any]]
-"""What, which attribute of it, and what stands there instead."""
-
-PLANTED: dict[str, Callable[[], Patches]] = {}
-"""By name: the function that makes its patches."""
-
-
-@contextmanager
-def planted(name: str | None) -> Generator[None]:
-    """The real modules with one bug, or as they are."""
-    with ExitStack() as stack:
-        for target, attribute, replacement in PLANTED[name]() if name else ():
-            stack.enter_context(patch.object(target, attribute, replacement))
-        yield
-
-
-def caught(violations: list[str]) -> bool:
-    """Whether a promise was broken, and not only the patch itself: one that doesn't fit fails."""
-    return bool(violations) and "uncaught" not in kinds(violations)
-
-
-def bug(make: Callable[[], Patches]) -> Callable[[], Patches]:
-    """Register a bug under its function's name."""
-    PLANTED[make.__name__] = make
-    return make
+__all__ = ["PLANTED", "caught", "planted"]
 
 
 def _always(*_: Any) -> bool:
