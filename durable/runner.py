@@ -178,8 +178,12 @@ class Runner:
         *,
         id: str | None = None,
         drained: asyncio.Event | None = None,
+        place: tuple[str, int] | None = None,
     ) -> None:
-        """`drained` is set when an operator tells it to leave; then whoever made it drains it."""
+        """`drained` is set when an operator tells it to leave; then whoever made it drains it.
+
+        `place`: the machine's name and the process id, for people; else those of this process.
+        """
         names = [entity.name for entity in entities]
         if len(set(names)) != len(names):
             raise ValueError(f"two entities have the same name among {', '.join(names)}")
@@ -195,6 +199,7 @@ class Runner:
         self._hosted: list[Hosted] = []
         self._leaving: asyncio.Task[None] | None = None
         self._drained = drained or asyncio.Event()
+        self._place = place or (socket.gethostname(), os.getpid())
         self.membership: Membership = Membership(
             session,
             settings,
@@ -328,8 +333,8 @@ class Runner:
             self.membership.own,
             types=types,
             machine=self._settings.machine_id,
-            host=socket.gethostname(),
-            process=os.getpid(),
+            host=self._place[0],
+            process=self._place[1],
             since=self._session.clock.now_ns() // 1_000_000,
         )
 

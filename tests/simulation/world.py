@@ -214,7 +214,7 @@ class World:
         form = self.random.choice(["json", "json", "msgpack"])  # one log may have both
         settings = structs.replace(self.scenario.settings, commit_format=form)
         owner.runner = owner.process.context.run(
-            lambda: Runner(owner.session, [till], settings, id=name)
+            lambda: Runner(owner.session, [till], settings, id=name, place=("simulated", 1))
         )
         owner.process.spawn(self._start(owner))
         return owner
