@@ -57,11 +57,9 @@ test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
 	$(PYTEST) -q $(COVER) $(SPREAD) tests $(LATER:%=--ignore=tests/%)
 	$(PYTEST) -q $(COVER) --cov-append tests/hostile
-	@# In virtual time, so they may share the cores. `wait` has the tests' verdict.
-	$(PYTEST) -q tests/simulation & tests=$$!; \
-	  $(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS) \
-	  || { kill $$tests; wait; exit 1; }; \
-	  wait $$tests
+	@# In virtual time, so they may share the cores.
+	$(PYTEST) -q -n $(JOBS) tests/simulation
+	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
 	$(COVERED) --seeds 15
 	$(PYTEST) -q tests/chaos
 	@for layer in $(GATED); do \

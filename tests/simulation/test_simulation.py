@@ -1,6 +1,6 @@
 """Seeds that once failed, fresh seeds, planted bugs, and that a seed is one history.
 
-`make test` runs 1,000 fresh seeds more by the command line (run.py), in all cores; here a few, so
+`make test` runs 600 fresh seeds more by the command line (run.py), in all cores; here a few, so
 that a plain `pytest` says something too. `PERDURE_SEEDS=N` runs that many.
 """
 
