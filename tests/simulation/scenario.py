@@ -157,7 +157,7 @@ class Scenario:
             tuple(_ids(random, count)),
             runners=max(runners, random.choice(RUNNERS)),
             clients=3,
-            commands=60,
+            commands=64,
             plain_commands=24,
             pause_s=random.choice([0.05, 0.25, 0.6]),
             open_batches=random.choice([1, 2, 50]),
