@@ -38,6 +38,7 @@ from ..streams.members import (
 from ..streams.port import Entry, Message, Session, Subscription, Unreachable
 from .machine import MachineLease
 from .ring import NOBODY_PINGS, Health, health, successors
+from .term import is_gone
 
 logger: logging.Logger = logging.getLogger("perdure.members")
 
@@ -51,9 +52,6 @@ LIST_AGAIN_S = 1.0
 
 AGAIN_S = 0.05
 """After "nobody listens there": how soon to ask again, in seconds."""
-
-PROBE_S = 0.3
-"""How long who joins waits for the answers of those who are listed, in seconds."""
 
 LAG_S = 0.5
 """By how much this process may be late, in seconds, until it doubts its own watch instead of
@@ -97,7 +95,6 @@ class Membership:
         self._timers: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._watches: dict[str, _Watch] = {}
-        self._ring: tuple[str, list[str]] = "", []  # of which view, and who stands next in it
         self._different = 0  # pings in a row from views that aren't ours
         self._listed_at = float("-inf")
         self._epoch = session.epoch
@@ -340,10 +337,7 @@ class Membership:
             watch.heard, watch.nobody = now, 0
 
     def _ping_all(self, now: float) -> None:
-        if self._ring[0] != self.view.digest:  # sorting costs where many are
-            members = [member.runner for member in self.view.members()]
-            self._ring = self.view.digest, successors(self.own.runner, members)
-        names = self._ring[1]
+        names = successors(self.own.runner, [member.runner for member in self.view.members()])
         for name in [name for name in self._watches if name not in names]:
             self._watch_no_more(name)
         for name in names:
@@ -398,15 +392,11 @@ class Membership:
         and a runner that is started again shall not wait for itself."""
         if member.runner == self.own.runner:
             return
-        asks, subject = self._session.asks, self._session.subjects.member(member.runner)
-        for _ in range(NOBODY_PINGS):
-            try:
-                answer = await asks.request(subject, b"", timeout_s=PROBE_S)
-            except Unreachable:
+        for again in range(NOBODY_PINGS):
+            if again:
+                await asyncio.sleep(AGAIN_S)
+            if not await is_gone(self._session, member.runner):
                 return  # silence is for the ring to judge
-            if not answer.no_responders:
-                return
-            await asyncio.sleep(AGAIN_S)
         self._expel(member, Health.DEAD)
 
     async def _hears_itself(self) -> bool:
