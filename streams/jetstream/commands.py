@@ -138,17 +138,19 @@ class JetStreamCommands:
             },
         }
         try:
-            try:
-                await self._call(
-                    f"CONSUMER.CREATE.{stream}.{name}.{subject}", body, ConsumerResponse
-                )
-            except Unreachable:
-                if not await self._came_to_be(consumer, stream):
-                    raise
+            await self._make(consumer, f"CONSUMER.CREATE.{stream}.{name}.{subject}", body)
         except BaseException:
             await consumer.stop()
             raise
         return consumer
+
+    async def _make(self, consumer: JetStreamConsumer, path: str, body: dict[str, Any]) -> None:
+        """Have it made. Raises Taken, Unreachable."""
+        try:
+            await self._call(path, body, ConsumerResponse)
+        except Unreachable:
+            if not await self._came_to_be(consumer, body["stream_name"]):
+                raise
 
     async def _came_to_be(self, consumer: JetStreamConsumer, stream: str) -> bool:
         """Whether a consumer is there, though nobody said that it was made.
