@@ -131,6 +131,25 @@ async def test_killed_it_leaves_workers_that_drain(
         assert sorted(record["worker"] for record in run.records("runner.stop")) == [0, 1]
 
 
+async def test_one_that_an_operator_drains_is_not_started_again_and_the_last_ends_it(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with running(nats_server, namespace, tmp_path) as run:
+        assert await run.add(1) == "1\n"
+        rows = (await asyncio.to_thread(run.shell.type, "runners", "--json")).lines
+        runner_of = {row["process"]: row["runner"] for row in rows}
+        first, second = (runner_of[pid] for _, pid in sorted(run.workers().items()))
+        drained = await asyncio.to_thread(run.shell.type, "drain", first)
+        assert drained.code == 0
+        await run.logged("worker.drained", worker=0)
+        assert list(run.workers()) == [1]
+        assert await run.add(2) == "3\n"
+        drained = await asyncio.to_thread(run.shell.type, "drain", second)
+        assert drained.code == 0
+        assert await run.end() == 0
+        assert run.records("worker.restart") == []
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
 async def test_a_second_signal_kills_them(
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path, how: str

@@ -190,11 +190,18 @@ class Runners:
 
     async def hearers(self, id: str, n: int = 1) -> list[dict[str, Any]]:
         """All answers to one plain ask on the subject of the entity's shard."""
-        heard: list[dict[str, Any]] = []
-        box = self.stranger.asks.inbox(lambda m: heard.append(msgspec.json.decode(m.data)))
         subject = self.stranger.subjects.ask_shard(
             self.entity.name, self.sharding.generation, self.shard(id), escape(id)
         )
+        return await self._answers(subject, n)
+
+    async def bare(self, id: str, n: int = 1) -> list[dict[str, Any]]:
+        """All answers to one plain ask on the entity's own subject."""
+        return await self._answers(self.stranger.subjects.ask(self.entity.name, escape(id)), n)
+
+    async def _answers(self, subject: str, n: int) -> list[dict[str, Any]]:
+        heard: list[dict[str, Any]] = []
+        box = self.stranger.asks.inbox(lambda m: heard.append(msgspec.json.decode(m.data)))
         self.stranger.asks.send(subject, msgspec.json.encode(add(n)), reply=box.subject("1"))
         await asyncio.sleep(0.05)
         box.close()

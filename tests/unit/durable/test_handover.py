@@ -9,6 +9,7 @@ import pytest
 
 from perdure import Command, Decision, Entity, Retry
 from perdure.durable.claim import PATIENCE_S, STRANGER_S
+from perdure.durable.runner import LISTEN_S
 from perdure.durable.shard import LINGER_S
 from perdure.durable.term import RELEASE_S, take
 from perdure.streams.members import (
@@ -79,6 +80,61 @@ async def test_the_former_owner_sends_asks_elsewhere_for_a_moment() -> None:
         assert error["may_have_taken_effect"]  # the next owner may have heard it, too
         await asyncio.sleep(LINGER_S)
         assert [a["reply"] for a in await r.hearers(id)] == [2]
+
+
+@virtually
+async def test_a_bare_ask_while_a_shard_is_handed_over_is_refused_at_once() -> None:
+    """Nobody can take it, and its caller shall not wait for that. It may repeat it, with a key."""
+    async with runners("a") as r:
+        id = r.id_of("b", among="ab")
+        r["a"].gate.shut("store")
+        in_hand = begin(r.ask(id))
+        await until(lambda: r["a"].gate.holding > 0)
+        joining = begin(r.start("b"))
+        await until(lambda: r["a"].view == "ab")
+        (answer,) = await r.bare(id)
+        assert answer["error"]["type"] == "EntityNotAssignedToRunner"
+        assert answer["error"]["runner"] == "a"
+        assert answer["error"]["may_have_taken_effect"]
+        r["a"].gate.open()
+        assert await in_hand == 1
+        await joining
+        assert [a["reply"] for a in await r.bare(id)] == [2]
+
+
+@virtually
+async def test_who_comes_after_a_crash_answers_bare_asks_from_its_start_on() -> None:
+    """The dead one is still listed, and owns half of all by that list."""
+    async with runners("a") as r:
+        ids = [r.id_of(owner, among="ab") for owner in "ab"]
+        await r["a"].dies()
+        await r.start("b")
+        for id in ids:
+            assert [a["reply"] for a in await r.bare(id)] == [1]
+
+
+@virtually
+async def test_who_has_no_term_yet_is_not_found_and_is_where_none_can_begin() -> None:
+    async with runners() as r:
+        a = r.make("a")
+        creating, go_on, create = asyncio.Event(), asyncio.Event(), a.session.commands.create
+
+        async def slow(*args: Any, **more: Any) -> Any:
+            creating.set()
+            await go_on.wait()
+            return await create(*args, **more)
+
+        commands: Any = a.session.commands
+        commands.create = slow
+        starting, began = begin(a.runner.start()), now()
+        await creating.wait()
+        info = r.stranger.subjects.info(r.entity.name)
+        while (await r.stranger.asks.request(info, b"", timeout_s=1.0)).no_responders:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+        assert LISTEN_S <= now() - began <= LISTEN_S + 0.1
+        assert [a["reply"] for a in await r.bare("e-1")] == [1]  # asks need no term
+        go_on.set()
+        await starting
 
 
 @virtually
