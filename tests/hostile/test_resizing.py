@@ -14,6 +14,7 @@ from pathlib import Path
 
 from perdure import Cluster, Ref, Settings, connect
 
+from ..support.server import PATIENCE_S
 from ..unit.deploy.commands import Ran, Shell
 from .client import Plain
 from .harness import NAMESPACE, World, world
@@ -119,7 +120,9 @@ async def resized(
     ran = await resize()
     assert (ran.code, ran.lines[0]["after"]["shards"]) == (0, shards)
     repeats = asyncio.create_task(load.repeat())  # to nobody, at first
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(PATIENCE_S):
+        while not await w.client.count("CMD"):  # noqa: ASYNC110 (the server tells when it is asked)
+            await asyncio.sleep(0.01)
     await w.host.start()
     await repeats
 
