@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import free_ports
 from nats.aio.client import Client
 from nats.errors import Error
 
@@ -155,3 +155,15 @@ def _clustered(name: str, port: int, ports: list[int]) -> str:
         f'server_name: "{name}"\n'
         f"cluster {{\n  name: chaos\n  listen: 127.0.0.1:{port}\n  routes: [{routes}]\n}}"
     )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, for routes, which have to be known before a start."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
