@@ -73,6 +73,7 @@ def violations(evidence: Evidence, limits: Limits) -> list[str]:
     for _, history in sorted(histories.items()):
         found += history.problems
         found += _executed_twice(history)
+        found += _executed_too_late(history, limits)
         found += _dead_letters(history, evidence, limits)
         found += _tell_order(history, evidence)
         found += _client_order(history, evidence)
@@ -100,6 +101,29 @@ def _executed_twice(history: History) -> Iterator[str]:
         if len(executed) > 1:
             places = [(r.sequence, r.name) for r in executed]
             yield f"executed twice: {history.entity} uid {uid} {executed[0].kind} at {places}"
+
+
+def _executed_too_late(history: History, limits: Limits) -> Iterator[str]:
+    """A made key was out of its window by the very log on which its command was decided.
+
+    It may be one that was forgotten. On what it was decided isn't known of a log that lost its
+    tail.
+    """
+    if history.lost.sequences:
+        return
+    sequence, before_ms = 0, 0  # the commit that is looked at, and the time of the one before it
+    for recorded in history.outcomes:
+        if recorded.sequence != sequence:
+            before_ms = history.own_ms.get(sequence, 0)
+            sequence = recorded.sequence
+        if recorded.birth is None or recorded.dead is not None:
+            continue
+        late_ms = before_ms - recorded.birth - int(limits.made_window_s * 1000)
+        if late_ms > 0:
+            yield (
+                f"executed too late: {history.entity} at {sequence} uid {recorded.uid}: its key "
+                f"was out of its window for {late_ms} ms"
+            )
 
 
 def _dead_letters(history: History, evidence: Evidence, limits: Limits) -> Iterator[str]:

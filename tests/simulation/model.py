@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -19,6 +19,9 @@ from .notation import read
 Json: TypeAlias = dict[str, Any]
 Answer: TypeAlias = tuple[list[Json], Json | None, Json | None]
 """Events, reply, failure."""
+
+EPOCH = "1970-01-01T00:00:00Z"
+"""Before any commit."""
 
 PLACE, INBOX = "@", "_INBOX."
 """How a name begins that isn't a key: a tell's place, a bare ask's reply subject."""
@@ -120,6 +123,7 @@ class History:
         default_factory=dict[int, tuple[int, int, int]]
     )  # by version, between the events of one command too
     times: dict[int, int] = field(default_factory=dict[int, int])  # by sequence, of the server
+    own_ms: dict[int, int] = field(default_factory=dict[int, int])  # of its commits themselves
     account: Account = field(default_factory=Account)
     commits: int = 0
     foreign: int = 0
@@ -157,13 +161,15 @@ def read_log(entity: str, messages: list[Logged]) -> History:
     history = History(entity)
     history.states[0] = {history.account.numbers()}
     history.levels[0] = history.account.numbers()
-    previous, time = "", "1970-01-01T00:00:00Z"
+    previous, time = "", EPOCH
     for message in messages:
         commit = _commit(message, history)
         if commit is None:
             continue
         history.commits += 1
         history.times[message.sequence] = message.time_ns
+        own = _instant(commit["time"]) - _instant(EPOCH)
+        history.own_ms[message.sequence] = own // timedelta(milliseconds=1)
         if commit["prev"] != previous:
             history.problems.append(f"chain broken: {entity} at {message.sequence}")
         if _instant(commit["time"]) < _instant(time):

@@ -6,6 +6,7 @@ import ast
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,19 @@ def test_a_made_key_is_too_old_once_newer_ones_took_its_room() -> None:
 
     assert not unjust(1000)
     assert unjust(1001)
+
+
+def test_a_made_key_that_may_be_forgotten_must_not_be_executed() -> None:
+    """By the log on which it was decided: its only commit is of 14:13:01, the window is 30 s."""
+    born_ms = int(datetime(2026, 9, 21, 14, 12, 31, tzinfo=UTC).timestamp()) * 1000
+
+    def too_late(birth: int) -> bool:
+        late = outcome("m-late", 99, 2, 10, 398, birth=birth)
+        evidence = Evidence(logs={"a": log_of([FIRST], [late])})
+        return "executed too late" in kinds(violations(evidence, LIMITS))
+
+    assert too_late(born_ms - 1)
+    assert not too_late(born_ms)  # however late it was stored
 
 
 def test_what_fails_inside_and_what_grows_is_told() -> None:
