@@ -29,6 +29,7 @@ from ..streams.members import (
     Gone,
     Member,
     Ping,
+    Release,
     View,
     Word,
     decode_word,
@@ -48,7 +49,7 @@ PINGS = 4
 DIFFERENT = 2
 """Pings in a row by which a view differs until the bucket is listed: news are on their way."""
 LIST_AGAIN_S = 1.0
-"""Between two listings for that reason, in seconds."""
+"""Between two listings because views differ, in seconds."""
 
 AGAIN_S = 0.05
 """After "nobody listens there": how soon to ask again, in seconds."""
@@ -224,8 +225,11 @@ class Membership:
         and not have heard of that."""
         gone = self.view.gone(member.runner)
         if member.edition <= gone and member.runner != self.own.runner:
-            subject = self._session.subjects.member(member.runner)
-            self._session.asks.send(subject, encode_word(Gone(member.runner, gone)))
+            self._say_gone(member.runner, gone)
+
+    def _say_gone(self, runner: str, edition: int) -> None:
+        subject = self._session.subjects.member(runner)
+        self._session.asks.send(subject, encode_word(Gone(runner, edition)))
 
     def _news(self, message: Message) -> None:
         """Something that all runners are told."""
@@ -258,6 +262,8 @@ class Membership:
                 self._pong(message)
                 self._compare(view)
             case _:
+                if isinstance(word, Release) and word.runner not in self.view:
+                    self._is_alive(word.runner)
                 self._on_word(word, message)
 
     def _pong(self, message: Message) -> None:
@@ -267,10 +273,25 @@ class Membership:
     def _compare(self, view: str) -> None:
         """Somebody else's view: news may have been lost, here or there."""
         self._different = 0 if view == self.view.digest else self._different + 1
+        if self._different >= DIFFERENT and self._list_soon():
+            self._different = 0
+
+    def _is_alive(self, runner: str) -> None:
+        """A runner that isn't in the view wants a shard. Two that took each other for dead, and
+        heard of nothing, ping each other no more: by this they meet again."""
+        gone = self.view.gone(runner)
+        if gone:
+            self._say_gone(runner, gone)
+        self._list_soon()
+
+    def _list_soon(self) -> bool:
+        """List the bucket, unless that was done a moment ago."""
         now = _now()
-        if self._different >= DIFFERENT and now - self._listed_at >= LIST_AGAIN_S:
-            self._different, self._listed_at = 0, now
-            self._spawn(self._list)
+        if now - self._listed_at < LIST_AGAIN_S:
+            return False
+        self._listed_at = now
+        self._spawn(self._list)
+        return True
 
     def _is_there(self, member: Member) -> None:
         new = member.runner not in self.view

@@ -95,12 +95,12 @@ class Tally:
 
 
 def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iterator[str]:
-    """The summary, a line at a time."""
-    yield (
-        f"{tally.seeds} seeds, {tally.commands} commands, {tally.faults} faults in "
-        f"{seconds:.1f} s ({tally.seeds / max(seconds, 1e-9):.1f} seeds a second); "
-        f"{len(tally.failing)} seeds broke a promise"
-    )
+    """The summary, a line at a time; what failed comes last, where it is seen."""
+    for situation in ALL:
+        times, seeds_with = tally.situations[situation], tally.met_in[situation]
+        yield f"  met: {situation}: {times} in {seeds_with} seeds"
+    if tally.poor:
+        yield f"  too small (200 commands, 20 faults): seeds {tally.poor[:5]}"
     by_kind: dict[str, list[int]] = {}
     for seed, found in tally.failing.items():
         for kind in kinds(found):
@@ -108,11 +108,11 @@ def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iter
     for kind, seeds in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         again = replay_line(seeds[0], name, runners)
         yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {again}"
-    for situation in ALL:
-        times, seeds_with = tally.situations[situation], tally.met_in[situation]
-        yield f"  met: {situation}: {times} in {seeds_with} seeds"
-    if tally.poor:
-        yield f"  too small (200 commands, 20 faults): seeds {tally.poor[:5]}"
+    yield (
+        f"{tally.seeds} seeds, {tally.commands} commands, {tally.faults} faults in "
+        f"{seconds:.1f} s ({tally.seeds / max(seconds, 1e-9):.1f} seeds a second); "
+        f"{len(tally.failing)} seeds broke a promise"
+    )
 
 
 def show(seed: int, name: str | None, runners: int, *, trace: bool) -> int:

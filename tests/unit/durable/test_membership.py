@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -36,6 +38,21 @@ async def records(r: Ring) -> str:
     """Whose records are in the bucket."""
     keys = await r.stranger.members.entries(HEAD)
     return "".join(sorted(key.rpartition(".")[2] for key in keys))
+
+
+@contextmanager
+def counted_listings() -> Generator[list[str]]:
+    """Each listing of the bucket, while this lasts."""
+    listings: list[str] = []
+    real = MemoryMembers.entries
+
+    async def counted(self: Any, head: str) -> dict[str, Any]:
+        listings.append(head)
+        return await real(self, head)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryMembers, "entries", counted)
+        yield listings
 
 
 # -- coming and going -------------------------------------------------------------------------
@@ -77,22 +94,14 @@ async def test_whose_news_were_lost_is_known_soon_as_views_differ() -> None:
 @virtually
 async def test_views_that_differ_for_ever_make_a_listing_now_and_then_only() -> None:
     """Somebody else's pings, of another release or a liar, don't make a flood of requests."""
-    listings = 0
-    real = MemoryMembers.entries
-
-    async def counted(self: Any, head: str) -> dict[str, Any]:
-        nonlocal listings
-        listings += 1
-        return await real(self, head)
-
-    async with ring("a") as r:
-        await asyncio.sleep(10)  # the first heartbeats list, too
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MemoryMembers, "entries", counted)
+    with counted_listings() as listings:
+        async with ring("a") as r:
+            await asyncio.sleep(10)  # the first heartbeats list, too
+            listings.clear()
             for _ in range(1_000):
                 r.tell("a", Ping("another"))
                 await asyncio.sleep(0.01)
-        assert 3 <= listings <= 10 / LIST_AGAIN_S + 10 / (LISTINGS * 3) + 2
+            assert 3 <= len(listings) <= 10 / LIST_AGAIN_S + 10 / (LISTINGS * 3) + 2
 
 
 @virtually
@@ -104,6 +113,40 @@ async def test_who_is_listed_but_known_to_be_gone_is_told_and_joins_anew() -> No
         assert await r.all_see("abc") <= (DIFFERENT + 1) * PING_S + 0.1
         assert r["a"].edition_of("b") > edition
         assert (r["b"].expelled, r["c"].expelled) == (1, 0)
+
+
+@virtually
+@pytest.mark.parametrize("joined_anew", [False, True], ids=["unaware", "joined_anew"])
+async def test_two_that_took_each_other_for_dead_meet_by_the_shards_they_want(
+    joined_anew: bool,
+) -> None:
+    """Neither pings the other any more, and a listing is far off."""
+    async with ring("ab") as r:
+        await asyncio.sleep(60)
+        for one, other in ("ab", "ba"):
+            r[one].membership.view.remove(Gone(other, r[one].edition_of(other)))
+        if joined_anew:
+            r["a"].line.freeze()
+            await r["b"].membership.change(labels=("new",))
+            r["a"].line.lose()
+        await asyncio.sleep(1)
+        assert (r["a"].names, r["b"].names) == ("a", "b")
+        r.tell("a", Release(entity="till", generation=1, shard=0, runner="b"))
+        assert await r.all_see("ab") <= (DIFFERENT + 1) * PING_S + 0.1
+        assert r["b"].expelled == (not joined_anew)
+
+
+@virtually
+async def test_strangers_that_want_shards_make_a_listing_now_and_then_only() -> None:
+    with counted_listings() as listings:
+        async with ring("a") as r:
+            await asyncio.sleep(10)  # the first heartbeats list, too
+            listings.clear()
+            for number in range(1_000):
+                name = f"stranger{number}"
+                r.tell("a", Release(entity="till", generation=1, shard=0, runner=name))
+                await asyncio.sleep(0.01)
+            assert 3 <= len(listings) <= 10 / LIST_AGAIN_S + 10 / (LISTINGS * 3) + 2
 
 
 @virtually
