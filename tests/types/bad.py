@@ -209,3 +209,4 @@ async def more(cluster: p.Cluster) -> None:
     p.IdempotencyKey(5)  # E50 a key is text
     cluster.at(Account, 5)  # E51 an id is text or a snowflake
     p.given(account).query(Deposit(5))  # E52 a command isn't queried
+    p.Entity(Account(), decide, evolve, label=["gpu"])  # E53 a label is one text

@@ -202,6 +202,8 @@ def never(state: Account, query: GetBalance) -> Decision:
 
 with_context = Entity(Account(), dated, evolve)
 only_queries = Entity(Account(), never, evolve, revision=2)
+placed = Entity(Account(), dated, evolve, label="gpu")
+assert_type(placed.label, str | None)
 
 
 # -- settings and the test kit -------------------------------------------------------------------
