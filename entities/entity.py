@@ -53,8 +53,9 @@ class Entity(Generic[S, Ev]):
     Gotchas: `decide` and `evolve` must be pure: they run again after a conflict, a restart or a
     refused append, possibly on another machine. `evolve` must take every event that was ever
     stored. Count `revision` up when `evolve` gives another state for the same events: snapshots
-    made by the old one are then ignored. With `label="gpu"` its entities live only in runners whose
-    setting `labels` has it: while there is none, tells wait and asks end with RunnerUnavailable.
+    made by the old one are then ignored. With `label="gpu"` its entities live only in runners
+    whose setting `labels` has it: while there is none, tells wait, and asks end with
+    RunnerUnavailable.
     """
 
     name: str
