@@ -179,6 +179,11 @@ class Caller:
         except ClusterError as error:
             raise Target(address, "", request, key).told(error) from None
 
+    @property
+    def closed(self) -> bool:
+        """Whether no call can begin any more."""
+        return self._closed
+
     def checking(self, target: Target) -> Checking:
         """What is refused inside is told with the call's details."""
         return Checking(target)

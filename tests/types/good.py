@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 import perdure
 from perdure import (
     Address,
+    BroadcastProgress,
     Cluster,
     ClusterError,
     Command,
@@ -129,6 +130,18 @@ async def total(cluster: Cluster) -> int:
         assert_type(commit.at, datetime)
         return cents
     return cents
+
+
+# -- broadcasts ----------------------------------------------------------------------------------
+async def pay_all(cluster: Cluster, places: list[str]) -> int:
+    def seen(progress: BroadcastProgress) -> None:
+        assert_type(progress.told, int)
+        places.append(progress.place)
+
+    assert_type(await cluster.broadcast(Account, Deposit(5)), int)
+    return await cluster.broadcast(
+        Account, Deposit(5), key="gift-1", prefix="a-", rate=50, after="", on_progress=seen
+    )
 
 
 # -- contexts wider than the reply, narrow flows, helpers -----------------------------------------
