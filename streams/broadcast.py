@@ -19,10 +19,13 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from ..entities.address import Address
+from ..entities.entropy import Entropy
 from ..entities.errors import (
     ClusterError,
     MailboxFull,
     MalformedMessage,
+    RpcClientError,
+    RunnerNotRegistered,
     SendTimeout,
     with_details,
 )
@@ -43,9 +46,13 @@ OPEN = 64
 """Tells on their way at once, with those that are stored and wait for an earlier one: enough for
 RATE at 300 ms an acknowledgement, and 32 MiB of the largest commands."""
 
+PASSING = (MailboxFull, SendTimeout, RunnerNotRegistered)
+"""Errors of a tell that are waited out: a mailbox empties, a server comes back, and the type of an
+id that is listed has a stream. Each for `ask_timeout`, as long as any call may take."""
+
 AGAIN = Retry(base=0.1, factor=2.0, longest=2.0)
-"""How an entity's full mailbox is waited out, once a tell's own tries are used up: it empties within
-milliseconds, or its shard is just being taken over. `attempts` doesn't count here."""
+"""How they are, once a tell's own tries are used up, and an unreachable registry, too. `attempts`
+doesn't count here."""
 
 REPORT_S = 1.0
 """Between two reports of progress, in seconds."""
@@ -75,11 +82,29 @@ class _Tell:
         self.stored = False
 
 
+class _Waits:
+    """Waits between tries, longer each time, within a time in all."""
+
+    def __init__(self, entropy: Entropy, within_s: float) -> None:
+        self._entropy = entropy
+        self._until = _now() + within_s
+        self._tries = 0
+
+    async def again(self) -> bool:
+        """Wait; False, at once, if that would be too long."""
+        self._tries += 1
+        wait_s = delay_s(AGAIN, self._tries, self._entropy.uniform(0.0, 1.0))
+        if _now() + wait_s >= self._until:
+            return False
+        await asyncio.sleep(wait_s)
+        return True
+
+
 class Broadcast:
     """One broadcast on its way. Used once.
 
-    Its reports come at its beginning, every `REPORT_S` while it gets ahead, and at its end, however
-    it ends.
+    Its reports come at its beginning, every `REPORT_S` while it gets ahead, and at its end,
+    however it ends.
     """
 
     def __init__(
@@ -131,12 +156,26 @@ class Broadcast:
         return self._told
 
     async def _begin_all(self, tells: asyncio.TaskGroup) -> None:
-        async for id in self._listing:
+        while (id := await self._next()) is not None:
             tell = _Tell(self._listing.place)
             await self._room.acquire()
             await self._turn()
             self._open.append(tell)
             tells.create_task(self._tell(id, tell))
+
+    async def _next(self) -> str | None:
+        """The next id; None at the end. Raises ClusterError."""
+        waits = self._waits()
+        while True:
+            try:
+                return await anext(self._listing, None)
+            except RpcClientError:
+                if self._caller.closed or not await waits.again():
+                    raise
+                self._listing = self._listing.resumed()
+
+    def _waits(self) -> _Waits:
+        return _Waits(self._caller.session.entropy, self._caller.timeout_s(None))
 
     async def _turn(self) -> None:
         """Wait until the rate allows another one."""
@@ -149,20 +188,15 @@ class Broadcast:
     async def _tell(self, id: str, tell: _Tell) -> None:
         """Store one tell. What passes by itself is waited out for as long as a call may take."""
         target = self._caller.target(Address(self._entity, id), self._key)
-        until = _now() + self._caller.timeout_s(None)
-        tries, unsure = 0, False
+        waits, unsure = self._waits(), False
         while not tell.stored:
             try:
                 await self._caller.tell(target, self._payload)
                 tell.stored = True
-            except (MailboxFull, SendTimeout) as error:
-                tries += 1
+            except PASSING as error:
                 unsure = unsure or error.may_have_taken_effect
-                jitter = self._caller.session.entropy.uniform(0.0, 1.0)
-                wait_s = delay_s(AGAIN, tries, jitter)
-                if _now() + wait_s >= until:
+                if not await waits.again():
                     raise with_details(error, may_have_taken_effect=unsure) from None
-                await asyncio.sleep(wait_s)
         self._advance()
 
     def _advance(self) -> None:
@@ -180,7 +214,7 @@ class Broadcast:
             self._on_progress(self.progress)
 
     def _failed(self, error: BaseException) -> BaseException:
-        """The error with what the caller needs to go on. What `on_progress` raised stays as it is."""
+        """The error with what is needed to go on; what `on_progress` raised stays as it is."""
         if not isinstance(error, ClusterError):
             return error
         self._report()

@@ -117,21 +117,21 @@ class Cluster:
     ) -> int:
         """Tell every existing entity of a type a command; how many it told.
 
-        A `tell` for each id that `ids` lists, with `key` as its idempotency key: the same broadcast
-        repeated has no second effect on anybody within `dedup_window`. Without a key it makes one.
-        `on_progress` is told key, count and place at the beginning, every second, and at the end,
-        an error's or a cancellation's too: with that `key`, and that place as `after`, it is gone
-        on with, in another process too. `rate` is in tells a second. A full mailbox is waited out
-        for `ask_timeout`. Who is registered meanwhile may be told or not.
+        A `tell` for each id that `ids` lists, with `key` as its idempotency key: the same
+        broadcast repeated has no second effect on anybody within `dedup_window`. Without a key it
+        makes one. `on_progress` is told key, count and place at the beginning, every second, and
+        at the end, an error's or a cancellation's too: with that `key`, and that place as `after`,
+        another call goes on, in another process too. `rate` is in tells a second. A full mailbox
+        is waited out for `ask_timeout`. Who is registered meanwhile may be told or not.
 
-        Gotchas: on return all of it is stored, not done. The key must be new to the entities: where
-        another command has used it, this one becomes a dead letter. An id that is listed and has no
-        log yet is told, too. A client that told more than `told_addresses` entities asks them by
-        the stream from then on, which is slower: broadcast from a client of its own.
+        Gotchas: on return all of it is stored, not done. The key must be new to the entities:
+        where another command has used it, this one becomes a dead letter. An id that is listed and
+        has no log yet is told, too. A client that told more than `told_addresses` entities asks
+        them by the stream from then on, which is slower: broadcast from a client of its own.
 
         Raises MalformedMessage, before anybody is told, for a query, another entity's command, or
-        what isn't a key, rate or place; else a ClusterError as `tell` and `ids` do, whose `key` and
-        `cause` say how to go on.
+        what isn't a key, rate or place; else a ClusterError as `tell` and `ids` do, whose `key`
+        and `cause` say how to go on.
         """
         _check_state(of, "broadcast")
         limit = self._caller.settings.max_payload_bytes
