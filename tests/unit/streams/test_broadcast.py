@@ -96,7 +96,7 @@ class Place:
         self.told: list[BroadcastProgress] = []
 
     async def tell(self, **more: Any) -> int:
-        given = {"rate": RATE_MAX, "on_progress": self.told.append, **more}
+        given: dict[str, Any] = {"rate": RATE_MAX, "on_progress": self.told.append, **more}
         return await self.world.cluster.broadcast(Account, Deposit(5), **given)
 
     async def keys(self) -> dict[str | None, int]:
@@ -269,7 +269,11 @@ async def test_a_place_is_told_only_when_all_before_it_are_stored() -> None:
 async def test_progress_comes_every_second() -> None:
     p = await place(100)
     times: list[float] = []
-    await p.tell(rate=10, on_progress=lambda progress: times.append(now()))
+
+    def seen(progress: BroadcastProgress) -> None:
+        times.append(now())
+
+    await p.tell(rate=10, on_progress=seen)
     gaps = [b - a for a, b in pairwise(times)]
     assert len(gaps) >= 8
     assert all(1.0 <= gap <= 1.2 for gap in gaps[:-1])
