@@ -284,9 +284,11 @@ async def test_cancelled_in_the_middle_and_gone_on_with() -> None:
     p = await place(300, within_s=1.0)
     telling = asyncio.create_task(p.tell(key="gift-1"))
     await asyncio.sleep(2.5)
+    reports = len(p.told)
     telling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await telling
+    assert len(p.told) == reports + 1
     last, begun = p.told[-1], len(p.line.begun)
     assert 0 < last.told < 300
     await asyncio.sleep(10)
@@ -431,3 +433,19 @@ async def test_a_client_that_is_closed_tells_nobody_any_more() -> None:
     assert now() - closed < 1
     assert caught.value.key == "k"
     assert p.told[-1].told > 0
+
+
+@virtually
+async def test_a_client_that_is_closed_waits_for_no_registry() -> None:
+    p = await place(100)
+    with pytest.MonkeyPatch.context() as patch:
+        registry = Registry(p.world, patch)
+        telling = asyncio.create_task(p.tell(rate=20))
+        await asyncio.sleep(1)
+        registry.away_until = now() + 1000
+        await asyncio.sleep(5)
+        closed = now()
+        await p.world.cluster.close()
+        with pytest.raises(RpcClientError):
+            await telling
+        assert now() - closed < 3
