@@ -422,6 +422,11 @@ def shards_found(first: Layout, second: Layout) -> Finding:
     """Whether each shard has one owner."""
     entity = second.entity
     wrong = second.faulty(first)
+    if wrong and first.lacked and second.lacked:
+        label = second.lacked
+        what = f"{entity}: no runner that hosts it has the label {label}, so nobody may own"
+        step = f"start one that has it: PERDURE_LABELS={label} perdure run APP"
+        return bad("shards", f"{what} its {second.shards} shards: its tells wait", step)
     if not wrong:
         held = ", ".join(f"{owner} {number}" for owner, number in second.owners.items())
         return good("shards", f"{entity}: each of {second.shards} shards has one owner: {held}")

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ..durable.assignment import hosting_of, may_own, owners
+from ..durable.assignment import hosting_of, label_lacked, may_own, owners
 from ..durable.stats import RunnerStats, TypeStats
 from ..streams.members import Hosting, Member
 from ..streams.subjects import Sharding
@@ -49,6 +49,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """By how many shards the one that is farthest from its share is away from it."""
     older: tuple[str, ...] = ()
     """Runners that found an older sharding of it: they can own none of these shards."""
+    lacked: str = ""
+    """The label for want of which nobody may own them."""
     places: tuple[Place, ...]
 
     def faulty(self, other: Layout) -> list[Place]:
@@ -142,11 +144,16 @@ class Fleet:
             if type.entity == entity
         }
 
+    def able(self, entity: str) -> list[str]:
+        """Who answers and may own shards of a type; a runner must host it."""
+        sharding = self._sharding(entity)
+        return [m.runner for m in self._answering if may_own(m, entity, sharding)]
+
     def layout(self, entity: str) -> Layout:
         """Where the shards of a type are; a runner must host it."""
         hosts = self.hosts(entity)
-        generation, shards = max((type.generation, type.shards) for type in hosts.values())
-        sharding = Sharding(generation, shards)
+        sharding = self._sharding(entity)
+        generation, shards = sharding.generation, sharding.shards
         newest = {name: t for name, t in hosts.items() if t.generation == generation}
         members = [m for m in self.members if hosting_of(m, entity) is not None]
         assigned = owners(entity, sharding, members)
@@ -164,8 +171,18 @@ class Fleet:
                 held, shards, {m.runner: m.weight for m in members if may_own(m, entity, sharding)}
             ),
             older=tuple(sorted(name for name in hosts if name not in newest)),
+            lacked=label_lacked(entity, sharding, members),
             places=places,
         )
+
+    def _sharding(self, entity: str) -> Sharding:
+        """The newest that a runner found."""
+        hosts = self.hosts(entity).values()
+        return Sharding(*max((type.generation, type.shards) for type in hosts))
+
+    @property
+    def _answering(self) -> list[Member]:
+        return [member for member in self.members if member.runner in self.told]
 
 
 def _place(number: int, held_by: Sequence[str], assigned: str) -> Place:
@@ -188,7 +205,8 @@ def _member(one: RunnerStats) -> Member:
         runner=one.runner,
         edition=1,
         types=tuple(
-            Hosting(entity=t.entity, generation=t.generation, version=t.version) for t in one.types
+            Hosting(entity=t.entity, generation=t.generation, version=t.version, label=t.label)
+            for t in one.types
         ),
         weight=one.weight,
         labels=one.labels,

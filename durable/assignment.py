@@ -41,6 +41,22 @@ def may_own(member: Member, entity: str, sharding: Sharding) -> bool:
     return not hosting.label or hosting.label in member.labels
 
 
+def label_lacked(entity: str, sharding: Sharding, members: Iterable[Member]) -> str:
+    """The label for want of which nobody can own a type's shards.
+
+    Empty if somebody can, and if nobody that stays hosts the type as it is cut.
+    """
+    label = ""
+    for member in members:
+        hosting = hosting_of(member, entity)
+        if hosting is None or member.leaving or hosting.generation != sharding.generation:
+            continue
+        if may_own(member, entity, sharding):
+            return ""
+        label = label or hosting.label
+    return label
+
+
 def hosting_of(member: Member, entity: str) -> Hosting | None:
     """How a member hosts a type, if it does."""
     return next((hosting for hosting in member.types if hosting.entity == entity), None)

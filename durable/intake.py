@@ -213,7 +213,10 @@ def _payload(host: Host, envelope: Envelope) -> str | None:
     """The hash of the command whose result is asked for, where the caller says it."""
     if envelope.kind != "result" or bytes(envelope.payload) == b"null":
         return None
-    return payload_hash(_command(host, envelope))
+    command = _command(host, envelope)
+    if not host.entity.contracts[command.__struct_config__.tag].writes:
+        raise Undecodable("result: a query has none")
+    return payload_hash(command)
 
 
 def _check_key(key: str | None) -> None:

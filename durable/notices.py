@@ -22,6 +22,7 @@ class Notices:
         self._told = True  # that all which are assigned are held
         self._quarrel = False  # somebody took one of them
         self._outdated = False
+        self._lacked = ""  # the label that no runner has
 
     def __repr__(self) -> str:
         return f"Notices({self._entity}: holds {len(self._holding)} of {self._shards} shards)"
@@ -44,6 +45,18 @@ class Notices:
                 extra={"action": "shards.assigned", "entity": self._entity},
             )
         self._tell()
+
+    def lacked(self, label: str) -> None:
+        """Nobody may own the type's shards for want of this label; empty: somebody may. Told when
+        it begins."""
+        if label and label != self._lacked:
+            logger.warning(
+                "no runner that hosts %s has the label %r: nobody owns its shards, its tells wait",
+                self._entity,
+                label,
+                extra={"action": "shards.no_label", "entity": self._entity},
+            )
+        self._lacked = label
 
     def taken(self, shard: int) -> None:
         """A term of a shard began. Told when none is missing any more."""

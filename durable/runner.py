@@ -38,7 +38,7 @@ from ..streams.port import Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
 from .activation import loop_time
 from .answers import Answers
-from .assignment import owners
+from .assignment import label_lacked, owners
 from .clocks import check_clock
 from .host import Host, Load
 from .membership import Membership
@@ -108,11 +108,13 @@ class Hosted:
     def arrange(self) -> None:
         """Take the shards that are this runner's by the members' view, give the others away."""
         host, before = self.host, self._owners
-        self._owners = owners(host.entity.name, self.sharding, host.view.members())
+        name, members = host.entity.name, host.view.members()
+        self._owners = owners(name, self.sharding, members)
         mine = [owner == host.runner for owner in self._owners]
         for shard, own, former in zip(self.shards, mine, before, strict=True):
             shard.assign(own, former=former)
         self.notices.assigned(number for number, own in enumerate(mine) if own)
+        self.notices.lacked(label_lacked(name, self.sharding, members))
 
     async def away(self) -> None:
         """Return when no shard is here any more."""
@@ -326,6 +328,7 @@ class Runner:
                 entity=hosted.host.entity.name,
                 generation=hosted.sharding.generation,
                 version=hosted.host.entity.fingerprint,
+                label=hosted.host.entity.label or "",
             )
             for hosted in self._hosted
         )

@@ -39,6 +39,8 @@ class TypeStats(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of those that it has."""
     version: str = ""
     """The fingerprint of the type's code."""
+    label: str = ""
+    """What the type asks of its owners; empty: nothing."""
     generation: int = 0
     """Of the type's sharding."""
     terms: int
@@ -178,6 +180,7 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
         assigned=sum(shard.assigned for shard in shards),
         own=tuple(shard.number for shard in shards if shard.owned),
         version=shards[0].host.entity.fingerprint,
+        label=shards[0].host.entity.label or "",
         generation=shards[0].sharding.generation,
         terms=sum(shard.term is not None for shard in shards),
         entities=len(held),

@@ -32,6 +32,7 @@ from .contract import (
 from .decision import Decision
 from .event import Event
 from .flow import Flow
+from .label import LABELS, is_label
 from .message import Command, Query
 from .state import State
 from .tagged import Failure
@@ -52,7 +53,9 @@ class Entity(Generic[S, Ev]):
     Gotchas: `decide` and `evolve` must be pure: they run again after a conflict, a restart or a
     refused append, possibly on another machine. `evolve` must take every event that was ever
     stored. Count `revision` up when `evolve` gives another state for the same events: snapshots
-    made by the old one are then ignored.
+    made by the old one are then ignored. With `label="gpu"` its entities live only in runners
+    whose setting `labels` has it: while there is none, tells wait, and asks end with
+    RunnerUnavailable.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Entity(Generic[S, Ev]):
     """Decodes one JSON event."""
     state_decoder: msgspec.json.Decoder[S]
     """Decodes a JSON state."""
+    label: str | None
+    """Only runners with this label own its entities; None: any that hosts the type."""
     fingerprint: str
     """16 hexadecimal digits over name, revision and the schemas of state and events: a snapshot
     with another one is ignored. The same in every process of the same code."""
@@ -91,14 +96,18 @@ class Entity(Generic[S, Ev]):
         *,
         flows: Sequence[Callable[[Flow[S, Ev], Any], Awaitable[Decision[Ev]]]] = (),
         revision: int = 1,
+        label: str | None = None,
     ) -> None:
         """Read and check all of it; TypeError, in one line, for a mistake."""
         self.initial, self.flows, self.revision = initial, tuple(flows), revision
+        self.label = label
         self._decide: Any = decide
         self.evolve = evolve
         self._state: Any = _class_of(initial)
         self.name = _name_of_state(self._state)
-        self._label = f"Entity {self.name!r}"
+        self._what = f"Entity {self.name!r}"
+        if label is not None and not is_label(label):
+            raise TypeError(f"{self._what}: label {repr(label)[:80]} isn't {LABELS}")
         self.with_context = len(inspect.signature(decide).parameters) == 3
         self._check_first_parameter()
         self.events = self._check_evolve()
@@ -108,9 +117,9 @@ class Entity(Generic[S, Ev]):
         self.contracts = {c.tag: c for c in [*handled, *flowing]}
         self.flow_of = {c.tag: f for c, f in zip(flowing, self.flows, strict=True)}
         every = [c.message for c in self.contracts.values()]
-        self.messages = decoder_of(every, f"{self._label}: commands")
-        self.log = decoder_of(self.events, f"{self._label}: events")
-        self.state_decoder = decoder_of([self._state], f"{self._label}: state")
+        self.messages = decoder_of(every, f"{self._what}: commands")
+        self.log = decoder_of(self.events, f"{self._what}: events")
+        self.state_decoder = decoder_of([self._state], f"{self._what}: state")
         self.fingerprint = _fingerprint(self.name, revision, [self._state, *self.events])
         self._first = self._encode_first()
 
@@ -142,7 +151,7 @@ class Entity(Generic[S, Ev]):
             raise TypeError(_undeclared(failure, contract)) from failure
 
     def _encode_first(self) -> bytes:
-        label = f"{self._label}: the first state"
+        label = f"{self._what}: the first state"
         try:
             data = msgspec.json.encode(self.initial)
             self.state_decoder.decode(data)
@@ -156,13 +165,13 @@ class Entity(Generic[S, Ev]):
     def _check_first_parameter(self) -> None:
         """First of all, as the type checkers accept any pair of classes here."""
         count = 3 if self.with_context else 2
-        of = parameters(self._decide, count, f"{self._label}: decide")[0][0]
+        of = parameters(self._decide, count, f"{self._what}: decide")[0][0]
         if of is not self._state:
             first = f"but the first state is {name_of(self._state)}"
-            raise TypeError(f"{self._label}: decide takes {name_of(of)}, {first}")
+            raise TypeError(f"{self._what}: decide takes {name_of(of)}, {first}")
 
     def _check_decide(self) -> list[Contract]:
-        label = f"{self._label}: decide"
+        label = f"{self._what}: decide"
         count = 3 if self.with_context else 2
         (_, message, *rest), returns = parameters(self._decide, count, label)
         if rest and rest[0] is not Context:
@@ -171,7 +180,7 @@ class Entity(Generic[S, Ev]):
         return [contract_of(m, self._state, label) for m in members(message)]
 
     def _check_evolve(self) -> tuple[type[Event], ...]:
-        label = f"{self._label}: evolve"
+        label = f"{self._what}: evolve"
         (of, event), returns = parameters(self.evolve, 2, label)
         if of is not self._state or returns is not self._state:
             raise TypeError(f"{label} must take and return {name_of(self._state)}")
@@ -186,7 +195,7 @@ class Entity(Generic[S, Ev]):
         return events
 
     def _check_flow(self, flow: Any) -> Contract:
-        label = f"{self._label}: flow {getattr(flow, '__name__', flow)}"
+        label = f"{self._what}: flow {getattr(flow, '__name__', flow)}"
         if not inspect.iscoroutinefunction(flow):
             raise TypeError(f"{label} isn't an async def")
         (of, command), returns = parameters(flow, 2, label)
@@ -212,11 +221,11 @@ class Entity(Generic[S, Ev]):
         taken = {f.message for f in flowing}
         both = [c.tag for c in handled if c.message in taken]
         if both:
-            raise TypeError(f"{self._label}: {both[0]} is handled by decide and by a flow")
+            raise TypeError(f"{self._what}: {both[0]} is handled by decide and by a flow")
         if len(taken) != len(flowing):
-            raise TypeError(f"{self._label}: two flows handle the same command")
+            raise TypeError(f"{self._what}: two flows handle the same command")
         require_unique(
-            [(c.tag, c.message) for c in [*handled, *flowing]], f"{self._label}: commands"
+            [(c.tag, c.message) for c in [*handled, *flowing]], f"{self._what}: commands"
         )
 
     def __repr__(self) -> str:

@@ -18,12 +18,12 @@ import msgspec
 from .annotations import hints
 from .configuration import Found, find
 from .duration import Duration, seconds
+from .label import LABELS, is_label
 from .retry import Retry
 from .snowflake import MACHINES
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
-_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SECRET = frozenset({"password", "token"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -166,7 +166,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     """This runner's share of the shards, compared with the others': 2 gets twice as many."""
     labels: tuple[str, ...] = ()
-    """What this runner is, for entity types that ask for it: `gpu`, `eu-west`."""
+    """What this runner is, for entity types that ask for it: `gpu`, `eu-west`. One that has
+    `label="gpu"` lives only where `gpu` is among these."""
     heartbeat: Duration = 3.0
     """How often a runner renews its record in the members bucket; deaths are noticed by pings, so
     this only has to be well within `member_ttl`."""
@@ -316,8 +317,8 @@ def _cluster_problems(settings: Settings) -> Iterator[tuple[str, str]]:
     if not 0.01 <= settings.weight <= 100:
         yield "weight", f"{settings.weight:g} isn't from 0.01 to 100"
     for label in settings.labels:
-        if not _LABEL.fullmatch(label):
-            yield "labels", f"{label!r} isn't 1-64 of A-Z, a-z, 0-9, _, . and -"
+        if not is_label(label):
+            yield "labels", f"{label!r} isn't {LABELS}"
     if seconds(settings.ping_every) * 3 > seconds(settings.frozen_after):
         yield "ping_every", "more than a third of frozen_after: one lost, and a runner is frozen"
     if seconds(settings.heartbeat) * 2 > seconds(settings.member_ttl):

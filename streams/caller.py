@@ -151,10 +151,14 @@ class Caller:
 
         return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
 
-    async def result(self, target: Target, *, timeout_s: float) -> Answer:
-        """The recorded or future outcome of the key."""
+    async def result(self, target: Target, payload: Raw = NULL, *, timeout_s: float) -> Answer:
+        """The recorded or future outcome of the key.
+
+        With the command as `payload`, MalformedMessage if the owner doesn't take that one, or the
+        key is another's.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        envelope = self._result_envelope(target, deadline)
+        envelope = self._result_envelope(target, deadline, payload)
         return await self._call(target, self._policy(Effect.RESULT), timeout_s, envelope)
 
     async def control(
@@ -178,6 +182,11 @@ class Caller:
             return Target(address, token_of(address), request, key)
         except ClusterError as error:
             raise Target(address, "", request, key).told(error) from None
+
+    @property
+    def closed(self) -> bool:
+        """Whether no call can begin any more."""
+        return self._closed
 
     def checking(self, target: Target) -> Checking:
         """What is refused inside is told with the call's details."""

@@ -7,7 +7,7 @@ needs no entity's handlers: the messages' classes say all that a caller has to k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from typing_extensions import TypeVar
@@ -17,12 +17,15 @@ from ..entities.annotations import name_of, tag_of
 from ..entities.entity import Entity
 from ..entities.errors import MalformedMessage
 from ..entities.event import Event
+from ..entities.message import Command
 from ..entities.settings import Settings
 from ..entities.snowflake import Snowflake
 from ..entities.state import State
+from .broadcast import RATE, Broadcast, BroadcastProgress
 from .caller import Caller
 from .history import Commit, history, watch
 from .listing import Listing, place_of
+from .outgoing import check_key, lasting_key, payload_of
 from .port import Session
 from .ref import Ref
 
@@ -100,6 +103,43 @@ class Cluster:
         if not isinstance(prefix, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise MalformedMessage(cause=f"ids: prefix={prefix!r} isn't text"[:100])
         return Listing(self._caller.session, tag_of(of), prefix, place_of(after))
+
+    async def broadcast(
+        self,
+        of: type[S],
+        command: Command[S, Any, Any],
+        *,
+        key: str | None = None,
+        prefix: str = "",
+        rate: float = RATE,
+        after: str = "",
+        on_progress: Callable[[BroadcastProgress], None] | None = None,
+    ) -> int:
+        """Tell every existing entity of a type a command; how many it told.
+
+        A `tell` for each id that `ids` lists, with `key` as its idempotency key: the same
+        broadcast repeated has no second effect on anybody within `dedup_window`. Without a key it
+        makes one. `on_progress` is told key, count and place at the beginning, every second, and
+        at the end, an error's or a cancellation's too: with that `key`, and that place as `after`,
+        another call goes on, in another process too. `rate` is in tells a second. A full mailbox
+        is waited out for `ask_timeout`. Who is registered meanwhile may be told or not.
+
+        Gotchas: on return all of it is stored, not done. The key must be new to the entities:
+        where another command has used it, this one becomes a dead letter. An id that is listed and
+        has no log yet is told, too. A client that told more than `told_addresses` entities asks
+        them by the stream from then on, which is slower: broadcast from a client of its own.
+
+        Raises MalformedMessage, before anybody is told, for a query, another entity's command, or
+        what isn't a key, rate or place; else a ClusterError as `tell` and `ids` do, whose `key`
+        and `cause` say how to go on.
+        """
+        _check_state(of, "broadcast")
+        limit = self._caller.settings.max_payload_bytes
+        _, payload = payload_of(command, of, writes=True, limit=limit)
+        name = lasting_key(self._caller.session.entropy) if key is None else check_key(key)
+        listing = self.ids(of, prefix=prefix, after=after)
+        more: Any = {"rate": rate, "on_progress": on_progress}
+        return await Broadcast(self._caller, tag_of(of), listing, payload, name, **more).run()
 
     async def close(self) -> None:
         """End the connection. Calls that still wait fail with RpcClientError."""

@@ -68,6 +68,11 @@ class Listing(AsyncIterator[str]):
         """Right behind the last id that was given."""
         return f"{self._sequence}.{self._given}"
 
+    def resumed(self) -> Listing:
+        """Another one that goes on here, after an error."""
+        place = self._sequence, self._given
+        return Listing(self._session, self._entity, self._prefix, place)
+
     async def __anext__(self) -> str:
         """The next id.
 

@@ -79,7 +79,7 @@ def drain(
         began = _now()
         await _tell(caller, name)
         for alone in without_host(found, name):
-            output.note(f"nobody else hosts {alone}: its commands wait until somebody does")
+            output.note(f"nobody else may own {alone}: its commands wait until somebody may")
         if not wait:
             told = Drained(runner=name, gone=False, seconds=0.0)
             output.result(told, f"runner {name} leaves")
@@ -112,13 +112,8 @@ def chosen(given: str, names: list[str]) -> str:
 
 
 def without_host(found: Fleet, leaving: str) -> list[str]:
-    """The types that no runner hosts any more when one leaves."""
-    return [
-        entity
-        for entity in found.types
-        if not {n for n in found.hosts(entity) if n == leaving or not found.told[n].leaving}
-        - {leaving}
-    ]
+    """The types whose shards no runner may own any more when one leaves."""
+    return [entity for entity in found.types if not set(found.able(entity)) - {leaving}]
 
 
 async def _tell(caller: Caller, name: str) -> None:

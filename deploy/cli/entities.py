@@ -64,7 +64,7 @@ def entities(
         raise UsageError(f"--limit {limit}", "give a number from 1 on")
     if rebuild and (prefix or limit or after):
         raise UsageError("--rebuild with another option", "give it alone: it looks at all ids")
-    settings, place = common.settings(), _place(after)
+    settings, place = common.settings(), place_given(after)
 
     async def work(caller: Caller) -> int:
         if rebuild:
@@ -75,7 +75,8 @@ def entities(
     return connected(settings, work)
 
 
-def _place(after: str) -> tuple[int, int]:
+def place_given(after: str) -> tuple[int, int]:
+    """A listing's place from the command line. Raises UsageError."""
     try:
         return place_of(after)
     except MalformedMessage as error:
@@ -93,18 +94,18 @@ async def _list(
             output.note(f"{counted(count, 'id')}; to go on: --after {listing.place}")
             return SUCCESS
     if not count:
-        await require_type(caller, entity)
-        await _require_registry(caller, entity)
+        await require_listed(caller, entity)
         output.note(f"no id of {entity} is listed")
     return SUCCESS
 
 
-async def _require_registry(caller: Caller, entity: str) -> None:
-    """That ids are registered, or none has a log. Raises Failed.
+async def require_listed(caller: Caller, entity: str) -> None:
+    """That there is the type, and ids are registered, or none has a log. Raises Failed.
 
     An id is registered before its first commit, so a registry without any was lost, or takes
     nothing.
     """
+    await require_type(caller, entity)
     if await caller.session.ids.last(entity) or not await _has_commits(caller, entity):
         return
     raise Failed(

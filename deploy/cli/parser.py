@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cyclopts import App, Group
 
+from .broadcast import broadcast
 from .call import ask, result, tell
 from .check import check
 from .dead import dead
@@ -60,6 +61,11 @@ app.command(run_command, name="run", group=HOST)
 app.command(ask, group=CALL, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
 app.command(tell, group=CALL, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
 app.command(result, group=CALL)
+app.command(
+    broadcast,
+    group=CALL,
+    usage="Usage: perdure broadcast TYPE COMMAND [FIELDS] [OPTIONS]",
+)
 for _command in (status, history, state):
     app.command(_command, group=LOOK)
 app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")

@@ -23,8 +23,9 @@ Look at the shards of entity types: whose they are, and whether each has one own
 
 STATE is empty where all is well; `unowned`: no runner has it; `twice`: several believe to have it,
 of which one can write; `moves to …`: its owner is about to give it away. The imbalance says by how
-many shards the runner that is farthest from its share, by the weights, is away from it. It exits
-with 1 if a shard is unowned or owned twice at a second look, too, and if nobody answers.
+many shards the runner that is farthest from its share, by the weights, is away from it. Where the
+type asks for a label that no runner has, that is said, too: nobody may own its shards then. It
+exits with 1 if a shard is unowned or owned twice at a second look, too, and if nobody answers.
 
 For instance:
 
@@ -115,7 +116,8 @@ def summary(layout: Layout) -> str:
         ]
     )
     older = f"; with an older generation: {', '.join(layout.older)}" if layout.older else ""
-    return f"{layout.entity}: {told}{older}"
+    nobody = f"; no runner that hosts it has the label {layout.lacked}" if layout.lacked else ""
+    return f"{layout.entity}: {told}{older}{nobody}"
 
 
 def cells(layout: Layout, place: Place) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ from .entities.state import State, Value
 from .entities.status import EntityStatus
 from .entities.tagged import Failure
 from .entities.testing import Given, When, given
+from .streams.broadcast import BroadcastProgress
 from .streams.client import Cluster
 from .streams.history import Commit
 from .streams.listing import Listing
@@ -61,6 +62,7 @@ __all__ = [
     "Address",
     "Advice",
     "AlreadyProcessingMessage",
+    "BroadcastProgress",
     "Clock",
     "ClockWentBack",
     "Cluster",

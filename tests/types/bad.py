@@ -117,6 +117,7 @@ async def calls(cluster: p.Cluster) -> None:
         case _ as other:
             assert_never(other)  # E26 a failure was forgotten
     s: Order = await a1.state()  # E27 wrong state
+    await cluster.broadcast(Account, Place(5))  # E28 another entity's command
 
 
 async def flow_mistakes(
@@ -209,3 +210,6 @@ async def more(cluster: p.Cluster) -> None:
     p.IdempotencyKey(5)  # E50 a key is text
     cluster.at(Account, 5)  # E51 an id is text or a snowflake
     p.given(account).query(Deposit(5))  # E52 a command isn't queried
+    p.Entity(Account(), decide, evolve, label=["gpu"])  # E53 a label is one text
+    await cluster.broadcast(Account, GetBalance())  # E54 a query can't be broadcast
+    await cluster.broadcast(Account, Deposit(5), on_progress=len)  # E55 it takes progress

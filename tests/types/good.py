@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 import perdure
 from perdure import (
     Address,
+    BroadcastProgress,
     Cluster,
     ClusterError,
     Command,
@@ -131,6 +132,18 @@ async def total(cluster: Cluster) -> int:
     return cents
 
 
+# -- broadcasts ----------------------------------------------------------------------------------
+async def pay_all(cluster: Cluster, places: list[str]) -> int:
+    def seen(progress: BroadcastProgress) -> None:
+        assert_type(progress.told, int)
+        places.append(progress.place)
+
+    assert_type(await cluster.broadcast(Account, Deposit(5)), int)
+    return await cluster.broadcast(
+        Account, Deposit(5), key="gift-1", prefix="a-", rate=50, after="", on_progress=seen
+    )
+
+
 # -- contexts wider than the reply, narrow flows, helpers -----------------------------------------
 async def wider(cluster: Cluster, flow: Flow[Account]) -> object:
     a1, a2 = cluster.at(Account, "a-1"), cluster.at(Account, str(Snowflake(7)))
@@ -202,6 +215,8 @@ def never(state: Account, query: GetBalance) -> Decision:
 
 with_context = Entity(Account(), dated, evolve)
 only_queries = Entity(Account(), never, evolve, revision=2)
+placed = Entity(Account(), dated, evolve, label="gpu")
+assert_type(placed.label, str | None)
 
 
 # -- settings and the test kit -------------------------------------------------------------------

@@ -60,6 +60,7 @@ SLEEPS = {
     "durable/runner.py": "sweeps and progress reports come at intervals",
     "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
     "durable/testing.py": "waits until all is quiet, which nothing announces",
+    "streams/broadcast.py": "keeps to a rate, and backs off while a mailbox is full",
     "streams/listing.py": "rests between reads, so that those who publish hardly notice",
 }
 """Modules that may call `asyncio.sleep`, each with its reason. The sleep is the event loop's, so

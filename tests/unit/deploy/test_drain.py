@@ -64,7 +64,7 @@ async def test_a_program_that_does_not_end_is_told(
         ran = await at.run("drain", row["runner"], "--timeout", "2")
         assert (ran.code, ran.out) == (1, "")
         alone, error = ran.err.splitlines()[0], ran.err.splitlines()[-1]
-        assert alone == "nobody else hosts counter: its commands wait until somebody does"
+        assert alone == "nobody else may own counter: its commands wait until somebody may"
         assert "has no shards any more, and is still there after 2 s; next: end process " in error
         ran = await at.run("shards")
         assert (ran.code, "4 unowned" in ran.out) == (1, True)

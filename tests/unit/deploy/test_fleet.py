@@ -139,3 +139,30 @@ def test_who_leaves_may_have_shards_but_gets_none() -> None:
 def test_an_age_is_told_in_its_largest_unit() -> None:
     ages = [age(n) for n in (0, 119, 120, 7_199, 7_200, 172_799, 172_800)]
     assert ages == ["0s", "119s", "2m", "120m", "2h", "48h", "2d"]
+
+
+def test_a_label_that_no_runner_has_is_told_in_words() -> None:
+    lacks = told("a", told_type(label="gpu"), labels=("cpu",))
+    fleet = Fleet([lacks], None)
+    (layout,) = layouts(fleet, None)
+    assert layout.lacked == "gpu"
+    assert {(place.state, place.assigned) for place in layout.places} == {("unowned", "")}
+    assert summary(layout).endswith("4 unowned; no runner that hosts it has the label gpu")
+    (_, shards) = fleet_found(fleet, fleet, ["counter"])
+    assert (shards.ok, shards.what) == (
+        False,
+        "counter: no runner that hosts it has the label gpu, so nobody may own its 4 shards: "
+        "its tells wait",
+    )
+    assert shards.next == "start one that has it: PERDURE_LABELS=gpu perdure run APP"
+
+
+def test_who_has_the_label_is_who_may_own() -> None:
+    lacks = told("a", told_type(label="gpu"), sees=2)
+    has = told("b", told_type(0, 1, 2, 3, label="gpu"), labels=("gpu",), sees=2)
+    fleet = Fleet([lacks, has], None)
+    (layout,) = layouts(fleet, None)
+    assert (layout.lacked, layout.imbalance) == ("", 0.0)
+    assert {place.state for place in layout.places} == {"well"}
+    assert all(finding.ok for finding in fleet_found(fleet, fleet, ["counter"]))
+    assert (without_host(fleet, "b"), without_host(fleet, "a")) == (["counter"], [])

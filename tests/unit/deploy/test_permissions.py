@@ -70,6 +70,7 @@ async def operate(server: EmbeddedServer, folder: Path, runner: str | None) -> N
         ("verify counter --id a", 0),
         ("history counter a", 0),
         ("entities counter", 0),
+        ('broadcast counter add {"n":0}', 0),
         ("entities counter --rebuild", 0),
         ("dead list --settled", 0),
         ("dead show 1", 0),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from perdure import Entity
 from perdure.deploy.cli.runners import COLUMNS
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -19,7 +20,7 @@ from perdure.durable.stats import RunnerStats
 
 from ...support.server import PATIENCE_S, settings_for
 from .commands import Shell
-from .counter import counter
+from .counter import Add, Counter, counter, decide, evolve
 from .hosted import hosted, place
 from .told import answering, told, told_type
 
@@ -57,6 +58,30 @@ async def test_each_runner_is_a_row_and_each_shard_has_one_owner(
         assert layout["owners"] == {name: r["types"][0]["owned"] for name, r in found.items()}
         ran = await at.run("shards", "other")
         assert (ran.code, "no runner hosts 'other', they host counter" in ran.err) == (1, True)
+
+
+async def test_a_label_that_no_runner_has(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    labelled = Entity(Counter(), decide, evolve, label="gpu")
+    async with hosted(nats_server, namespace, tmp_path, labelled) as at:
+        await at.tell("a", b'{"type": "add", "n": 2}')
+        ran = await at.run("shards", "counter")
+        assert ran.code == 1
+        head = "counter: 4 shards, generation 1, 0 owners, imbalance 0, 4 unowned; "
+        assert ran.out.splitlines()[0] == f"{head}no runner that hosts it has the label gpu"
+        ran = await at.run("check", "--type", "counter")
+        assert ran.code == 1
+        assert "no runner that hosts it has the label gpu, so nobody may own its 4" in ran.out
+        assert "start one that has it: PERDURE_LABELS=gpu perdure run APP" in ran.out
+        ran = await at.run("ask", "counter", "a", "add", '{"n": 1}', "--timeout", "1")
+        assert (ran.code, "RunnerUnavailable" in ran.err) == (1, True)
+        settings = settings_for(nats_server, namespace, labels=("gpu",))
+        async with connect(serving=[labelled], settings=settings) as second:
+            assert await second.at(Counter, "a").ask(Add(1)) == 3
+            (layout,) = (await at.run("shards", "--json")).lines
+            assert (layout["owners"], layout["lacked"]) == ({second.runner_id: 4}, "")
+            assert (await at.run("check", "--type", "counter")).code == 0
 
 
 async def test_a_frozen_runner_is_silent(

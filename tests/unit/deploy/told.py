@@ -15,11 +15,17 @@ from .commands import plain_client
 
 
 def told_type(
-    *own: int, shards: int = 4, generation: int = 1, version: str = "", entity: str = "counter"
+    *own: int,
+    shards: int = 4,
+    generation: int = 1,
+    version: str = "",
+    label: str = "",
+    entity: str = "counter",
 ) -> TypeStats:
     """A type of which a runner has these shards."""
     counts: dict[str, Any] = dict.fromkeys(TypeStats.__struct_fields__, 0)
-    given = {"entity": entity, "shards": shards, "generation": generation, "version": version}
+    given = {"entity": entity, "shards": shards, "generation": generation}
+    given |= {"version": version, "label": label}
     more = {"own": own, "owned": len(own), "assigned": len(own), "batching": False}
     return msgspec.convert({**counts, **given, **more}, TypeStats)
 

@@ -110,14 +110,16 @@ class Runners:
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
 
-    def make(self, name: str) -> Process:
-        made = Process(self.broker.session(name=name), self.entity, name)
+    def make(self, name: str, **changes: Any) -> Process:
+        settings = msgspec.structs.replace(self.settings, **changes)
+        made = Process(self.broker.session(name=name, settings=settings), self.entity, name)
         self.processes[name] = made
         return made
 
-    async def start(self, names: str) -> None:
+    async def start(self, names: str, **changes: Any) -> None:
+        """`changes`: of the settings, for these."""
         for name in names:
-            await self.make(name).runner.start()
+            await self.make(name, **changes).runner.start()
 
     # -- who has what ---------------------------------------------------------------------------
     @property

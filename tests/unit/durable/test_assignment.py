@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perdure.durable.assignment import assign, hosting_of, may_own, owners
+from perdure.durable.assignment import assign, hosting_of, label_lacked, may_own, owners
 from perdure.streams.members import Hosting, Member
 from perdure.streams.subjects import Sharding
 
@@ -116,6 +116,25 @@ def test_who_has_the_label_owns_beside_others() -> None:
     labelled = member("b", label="gpu", labels=("cpu", "gpu"))
     assert may_own(labelled, "account", CUT)
     assert set(owners("account", CUT, [member("a"), labelled])) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("members", "lacked"),
+    [
+        ([], ""),
+        ([member("a", hosts="order", label="gpu")], ""),
+        ([member("a", label="gpu", leaving=True)], ""),
+        ([member("a", label="gpu", generation=2)], ""),
+        ([member("a", label="gpu")], "gpu"),
+        ([member("a", label="gpu", labels=("cpu",)), member("b", label="eu")], "gpu"),
+        ([member("a", label="gpu"), member("b")], ""),
+        ([member("a", label="gpu"), member("b", label="gpu", labels=("gpu",))], ""),
+    ],
+)
+def test_a_label_that_nobody_has_is_told(members: list[Member], lacked: str) -> None:
+    assert label_lacked("account", CUT, members) == lacked
+    if lacked:
+        assert set(owners("account", CUT, members)) == {""}
 
 
 def test_a_type_is_found_among_others() -> None:

@@ -239,6 +239,19 @@ def test_the_fingerprint_shows_what_is_stored_and_not_the_prose() -> None:
     assert len(others | same) == 4
 
 
+@pytest.mark.parametrize("label", ["gpu", "eu-west.1", "A_b", "x" * 64])
+def test_a_label_is_kept_and_changes_nothing_else(label: str) -> None:
+    labelled = Entity(Account(), decide, evolve, flows=[withdraw_large], label=label)
+    assert (labelled.label, labelled.fingerprint) == (label, account.fingerprint)
+    assert account.label is None
+
+
+@pytest.mark.parametrize("label", ["", "a b", "x" * 65, "gpu\n", "größe", 5, ["gpu"]])
+def test_what_is_no_label_is_refused(label: Any) -> None:
+    with pytest.raises(TypeError, match=r"^Entity 'account': label .* isn't 1-64 of A-Z"):
+        Entity(Account(), decide, evolve, label=label)
+
+
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
