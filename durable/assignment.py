@@ -41,6 +41,12 @@ def may_own(member: Member, entity: str, sharding: Sharding) -> bool:
     return not hosting.label or hosting.label in member.labels
 
 
+def singleton_owner(name: str, members: Iterable[Member]) -> str:
+    """Who runs a singleton: one of those that declare it and don't leave; empty if none does."""
+    shares = {m.runner: m.weight for m in members if name in m.singletons and not m.leaving}
+    return assign(f"singleton.{name}", 1, shares)[0]
+
+
 def hosting_of(member: Member, entity: str) -> Hosting | None:
     """How a member hosts a type, if it does."""
     return next((hosting for hosting in member.types if hosting.entity == entity), None)

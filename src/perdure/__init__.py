@@ -56,6 +56,7 @@ from .streams.history import Commit
 from .streams.listing import Listing
 from .streams.port import Incompatible
 from .streams.ref import Ref
+from .streams.singleton import Singleton
 
 __all__ = [
     "Address",
@@ -98,6 +99,7 @@ __all__ = [
     "SendTimeout",
     "SerializationError",
     "Settings",
+    "Singleton",
     "Snowflake",
     "SnowflakeGenerator",
     "SnowflakesExhausted",
