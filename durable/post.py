@@ -1,4 +1,4 @@
-"""A post: one singleton in one runner, from being ours by the members' view until it is given back.
+"""A post: one singleton in one runner, from being ours by the members' view until given back.
 
 While it is ours, a loop asks whoever has it, takes the next term (durable/tenure.py) and runs the
 coroutine until the singleton is another's, or the term turns out to be lost. Then it is cancelled
@@ -249,18 +249,19 @@ class Post:
             change = self._change
             late = loop_time() - looked >= seconds(self._settings.heartbeat)
             if self._look or late or session.epoch != epoch:
-                self._look, epoch, looked = False, session.epoch, loop_time()
-                await self._check(running)
+                now, current, self._look = loop_time(), session.epoch, False
+                if await self._check(running):
+                    epoch, looked = current, now
             if not running.over:
                 await asyncio.wait((change,), timeout=every_s)
 
-    async def _check(self, running: Running) -> None:
-        """End it if another runner began a later term."""
+    async def _check(self, running: Running) -> bool:
+        """End it if another runner began a later term; whether that could be seen."""
         term = running.handle.term
         try:
             stands = await self._tenure.check(term)
         except Unreachable:
-            return  # which says nothing of the term
+            return False  # which says nothing of the term
         if stands is Standing.LOST:
             logger.warning(
                 "singleton %s was taken by another runner: its run of term %d is cancelled",
@@ -268,6 +269,7 @@ class Post:
                 extra={"action": "singleton.lost", "singleton": self.name, "term": term},
             )  # fmt: skip
             running.end()
+        return True
 
     async def _stop(self, running: Running) -> None:
         """Cancel it, and wait for its end as long as a drain may take."""

@@ -1,8 +1,8 @@
 """Singletons: the coroutines that this runner can run, each on exactly one of all that declare it.
 
-Which of them it runs follows from the members' view, as for shards; how one is taken, run and given
-back is a `Post`'s (durable/post.py). Terms are the fence where an old runner can't be told that it
-was replaced: frozen, or cut off.
+Which of them it runs follows from the members' view, as for shards; how one is taken, run and
+given back is a `Post`'s (durable/post.py). Terms are the fence where an old runner can't be told
+that it was replaced: frozen, or cut off.
 """
 
 from __future__ import annotations

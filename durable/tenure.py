@@ -75,7 +75,7 @@ class Answer(Enum):
 
 
 def vacated(answer: Answer, *, silent_s: float, member: bool) -> bool:
-    """Whether a singleton is to be had from a runner that answered so, or was silent so long. Pure.
+    """Whether a singleton is to be had from who answered so, or was silent so long. Pure.
 
     A member may be slow; one that isn't was silent before, else it would be a member.
     """

@@ -55,10 +55,12 @@ SLEEPS = {
     "durable/execution.py": "backs off between attempts: a defect's, a refusing log's",
     "durable/marks.py": "backs off while the members bucket can't be reached",
     "durable/membership.py": "heartbeats and pings come at intervals",
+    "durable/post.py": "backs off before a singleton's run that failed is begun again",
     "durable/registrar.py": "backs off while the registry of ids takes nothing",
     "durable/resizing.py": "lets a cluster's servers tell each other who listens",
     "durable/runner.py": "sweeps and progress reports come at intervals",
     "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
+    "durable/tenure.py": "asks again soon, in case that a connection was just made anew",
     "durable/testing.py": "waits until all is quiet, which nothing announces",
     "streams/listing.py": "rests between reads, so that those who publish hardly notice",
 }
