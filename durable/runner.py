@@ -206,7 +206,7 @@ class Runner:
             on_word=self._word,
         )
         self.singletons: Singletons = Singletons(session, settings, self.membership)
-        self._stats = Stats(session, self._load, self.membership)
+        self._stats = Stats(session, self._load, self.membership, self.singletons)
         self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
