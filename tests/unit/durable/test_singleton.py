@@ -463,6 +463,57 @@ async def test_who_drains_does_not_wait_for_ever_for_one_that_does_not_end() -> 
         stubborn.may_end.set()
 
 
+@virtually
+async def test_what_is_left_of_one_that_does_not_end_is_given_back_when_its_runner_leaves() -> (
+    None
+):
+    async with job("a", drain_timeout=2.0) as (r, it):
+        stubborn = Stubborn()
+        await it.declare("a", stubborn)
+        await it.runs_on("a")
+        await r["a"].runner.singletons.release()  # all the time that there was is used up
+        found = await r.stranger.members.get(f"singleton.{JOB}")
+        assert found is not None
+        assert found.value == b'[1,""]'
+        assert len(it.alive) == 1
+        stubborn.may_end.set()
+
+
+@virtually
+async def test_one_that_does_not_end_is_not_begun_again_where_its_runner_was_taken_for_dead() -> (
+    None
+):
+    async with job("a", drain_timeout=2.0) as (r, it):
+        stubborn = Stubborn()
+        await it.declare("a", stubborn)
+        await it.runs_on("a")
+        subject = r.stranger.subjects.member("a")
+        r.stranger.asks.send(subject, encode_word(Gone("a", r["a"].edition)))
+        await holds(lambda: it.terms == [1], 20)
+        assert not it.turns[0].handle.held()
+        stubborn.may_end.set()
+        await until(lambda: it.terms == [1, 2], SOON_S)
+
+
+@virtually
+async def test_one_whose_task_is_cancelled_by_the_end_of_its_loop_is_not_begun_again() -> None:
+    async with job("a") as (_, it):
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def told(handle: Singleton) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            await for_ever(handle)
+
+        await it.declare("a", told)
+        await it.runs_on("a")
+        tasks[0].cancel()
+        await asyncio.wait(tasks, timeout=1)
+        assert tasks[0].cancelled()
+        await holds(lambda: len(it.turns) == 1, 10)
+
+
 # -- words ------------------------------------------------------------------------------------
 @virtually
 async def test_what_is_not_here_is_released_and_what_is_is_kept() -> None:
@@ -475,6 +526,28 @@ async def test_what_is_not_here_is_released_and_what_is_is_kept() -> None:
         assert await r.say(other, HandOver(JOB, "z")) == Released()
         assert await r.say(owner, HandOver("another", "z")) == Released()
         assert it.terms == [it.turns[0].handle.term]
+
+
+@virtually
+async def test_who_is_asked_while_it_takes_a_term_keeps_it() -> None:
+    """The record names it already, and it doesn't know yet."""
+    async with job("a") as (r, it):
+        members: Any = r["a"].session.members
+        put, stored, go_on = members.put, asyncio.Event(), asyncio.Event()
+
+        async def slow(key: str, *args: Any, **more: Any) -> Any:
+            answer = await put(key, *args, **more)
+            if key == f"singleton.{JOB}":
+                stored.set()
+                await go_on.wait()
+            return answer
+
+        members.put = slow
+        await it.declare("a")
+        await stored.wait()
+        assert await r.say("a", HandOver(JOB, "z")) == Kept()
+        go_on.set()
+        await it.runs_on("a", 0.1)
 
 
 @pytest.mark.parametrize("reply", ["elsewhere.x", "perdure.log.keeper.victim", ""])
