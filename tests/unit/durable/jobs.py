@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from string import ascii_letters
+from typing import Any
 
 from perdure import Singleton
 from perdure.durable.assignment import assign
 
 from .peers import now, until
-from .runners import Runners
+from .runners import Runners, runners
 
 JOB = "job"
+
+SOON_S = 1.0
+"""Who takes over does so within this, where nobody is frozen."""
 
 
 async def for_ever(_: Singleton) -> None:
@@ -87,3 +92,10 @@ class Job:
     def name_behind(self, there: str, names: str = ascii_letters) -> str:
         """One who doesn't."""
         return next(n for n in names if n not in there and self.owner(there + n) != n)
+
+
+@asynccontextmanager
+async def job(names: str, **settings: Any) -> AsyncGenerator[tuple[Runners, Job]]:
+    """Runners, none of which declares it yet."""
+    async with runners(names, **settings) as r:
+        yield r, Job(r)
