@@ -57,6 +57,12 @@ def label_lacked(entity: str, sharding: Sharding, members: Iterable[Member]) -> 
     return label
 
 
+def singleton_owner(name: str, members: Iterable[Member]) -> str:
+    """Who runs a singleton: one of those that declare it and don't leave; empty if none does."""
+    shares = {m.runner: m.weight for m in members if name in m.singletons and not m.leaving}
+    return assign(f"singleton.{name}", 1, shares)[0]
+
+
 def hosting_of(member: Member, entity: str) -> Hosting | None:
     """How a member hosts a type, if it does."""
     return next((hosting for hosting in member.types if hosting.entity == entity), None)

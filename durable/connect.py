@@ -55,6 +55,7 @@ async def connect(
             await runner.start()
             if runner.membership.own.machine is not None:
                 use_machine(runner.membership.own.machine)
+            cluster.declare = runner.singletons.declare
             yield cluster
         finally:
             await runner.drain()

@@ -27,6 +27,7 @@ from ..streams.asks import TypeInfo, encode_info, raw, reply_allowed
 from ..streams.members import (
     Drain,
     Draining,
+    HandOver,
     Hosting,
     Member,
     Release,
@@ -45,6 +46,7 @@ from .membership import Membership
 from .notices import Notices
 from .residents import Residents
 from .shard import LINGER_S, Shard
+from .singleton import Singletons
 from .stats import Stats
 from .undelivered import Undelivered, pause_s
 
@@ -210,7 +212,8 @@ class Runner:
             on_expelled=self._expelled,
             on_word=self._word,
         )
-        self._stats = Stats(session, self._load, self.membership)
+        self.singletons: Singletons = Singletons(session, settings, self.membership)
+        self._stats = Stats(session, self._load, self.membership, self.singletons)
         self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
@@ -277,7 +280,9 @@ class Runner:
         try:
             async with asyncio.timeout(limit):
                 await self.membership.change(leaving=True)
-                await asyncio.gather(*(hosted.away() for hosted in self._hosted))
+                await asyncio.gather(
+                    self.singletons.away(), *(hosted.away() for hosted in self._hosted)
+                )
                 if len(self.membership.view.members()) > 1:
                     await asyncio.sleep(LINGER_S)  # asks are sent elsewhere meanwhile
         except TimeoutError:
@@ -290,6 +295,7 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
+        await self.singletons.release()
         await asyncio.gather(*(hosted.release() for hosted in self._hosted))
         await self.membership.leave()
         for subscription in self._heard:
@@ -311,6 +317,7 @@ class Runner:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
         await self.membership.abandon()
+        await self.singletons.abandon()
         for hosted in self._hosted:
             await asyncio.gather(*(shard.abandon() for shard in hosted.shards))
             await hosted.host.group.abandon()
@@ -342,11 +349,13 @@ class Runner:
         )
 
     def _arrange(self) -> None:
-        """Who is there changed: shards may have other owners."""
+        """Who is there changed: shards and singletons may have other owners."""
         for hosted in self._hosted:
             hosted.arrange()
+        self.singletons.arrange()
 
     def _expelled(self) -> None:
+        self.singletons.expelled()
         for hosted in self._hosted:
             for shard in hosted.shards:
                 shard.expelled()
@@ -362,6 +371,8 @@ class Runner:
                     shard.asked_back(word.runner, message.reply)
                 else:
                     self._session.asks.send(message.reply, encode_word(Released()))
+            case HandOver():
+                self.singletons.asked(word, message.reply)
             case Drain():
                 self._session.asks.send(message.reply, encode_word(Draining()))
                 logger.info("runner %s was told to drain", self.id, extra={"action": "drain"})

@@ -20,6 +20,7 @@ from .host import WAITING_BYTES, Load
 from .membership import Membership
 from .phase import Quarantined
 from .shard import Shard
+from .singleton import Singletons
 
 KEPT_S = 0.25
 """How long an answer is kept, in seconds: ten thousand entities take some 20 ms to add up."""
@@ -108,6 +109,8 @@ class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
     evicted: int
     """Entities that left memory so far to stay within the bounds; those idle for long aside."""
     types: tuple[TypeStats, ...]
+    singletons: tuple[str, ...] = ()
+    """The names of those that it has."""
     connection: dict[str, Any] = {}
     """The backend's own record of its connection, where it has one: what is in flight, what was
     dropped."""
@@ -123,8 +126,11 @@ class _Records(Protocol):
 class Stats:
     """Adds up one runner, at most every `KEPT_S`."""
 
-    def __init__(self, session: Session, load: Load, membership: Membership) -> None:
+    def __init__(
+        self, session: Session, load: Load, membership: Membership, singletons: Singletons
+    ) -> None:
         self._session, self._load, self._membership = session, load, membership
+        self._singletons = singletons
         self._kept = b""
         self._until = float("-inf")
 
@@ -162,6 +168,7 @@ class Stats:
             cached_capacity=self._load.residents.most_bytes,
             evicted=self._load.residents.evicted,
             types=tuple(stats_of(name, shards) for name, shards in types),
+            singletons=self._singletons.held,
             connection=backend,
         )
 

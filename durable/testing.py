@@ -19,6 +19,7 @@ from ..entities.settings import Settings
 from ..streams.client import Cluster
 from ..streams.memory.broker import MemoryBroker
 from ..streams.memory.session import MemorySession
+from ..streams.singleton import Declare, Run
 from .runner import Runner
 
 QUIET_S = 0.002
@@ -59,6 +60,7 @@ class TestCluster(Cluster):
         self._runner = Runner(self._hosting, self._entities, self._settings)
         self.runner_id: str | None = self._runner.id
         await self._runner.start()
+        self.declare: Declare | None = self._runner.singletons.declare
 
     async def advance(self, duration: Duration) -> None:
         """Move the clock; return when all is quiet."""
@@ -73,10 +75,14 @@ class TestCluster(Cluster):
 
     async def crash(self) -> None:
         """Kill the runner mid-way and start another: nothing may change."""
+        declared: dict[str, Run] = {}
         if self._runner is not None and self._hosting is not None:
+            declared = self._runner.singletons.declared
             self._broker.disconnect(self._hosting, reconnect=False)
             await self._runner.abandon()
         await self.start()
+        for name, run in declared.items():  # as the code does that starts the process
+            await self.singleton(name, run)
 
     async def close(self) -> None:
         """Stop the runner, then the connection."""

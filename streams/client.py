@@ -28,6 +28,7 @@ from .listing import Listing, place_of
 from .outgoing import check_key, lasting_key, payload_of
 from .port import Session
 from .ref import Ref
+from .singleton import Declare, Run, check_singleton
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
@@ -40,11 +41,14 @@ class Cluster:
     """The runner in this process that serves beside it; None for a mere client."""
     drained: asyncio.Event
     """Set when an operator told that runner to leave: its shards go to the others."""
+    declare: Declare | None
+    """How that runner is told of a singleton; None for a mere client."""
 
     def __init__(self, session: Session, settings: Settings, runner_id: str | None = None) -> None:
         """Over a session that is closed with it. `settings` are those that the session has."""
         self.runner_id = runner_id
         self.drained = asyncio.Event()
+        self.declare = None
         self._caller = Caller(session, settings)
 
     def __repr__(self) -> str:
@@ -140,6 +144,30 @@ class Cluster:
         listing = self.ids(of, prefix=prefix, after=after)
         more: Any = {"rate": rate, "on_progress": on_progress}
         return await Broadcast(self._caller, tag_of(of), listing, payload, name, **more).run()
+
+    async def singleton(self, name: str, run: Run) -> None:
+        """Run a coroutine on exactly one of the runners that declare it under this name.
+
+        Returns once the runner of this process is known to be able to; `run` is called in the
+        background, with a `Singleton`, where and when it is this runner's turn. It is cancelled,
+        and given time to end (`drain_timeout`), before another runner begins; if its runner dies,
+        another one begins it within about a second. If it raises, that is logged, and it is begun
+        again after a pause; if it returns, it is over until another runner gets it. What must be
+        done once in all belongs into an entity.
+
+        Gotcha: a runner that is frozen or cut off may go on for a while though another one has
+        begun. So send `Singleton.term` along with what `run` writes, and let the other side refuse
+        a smaller one than it has seen. Don't swallow `CancelledError`.
+
+        Raises MalformedMessage for a mere client (`connect` without `serving`), for a bad name,
+        one that this runner has already, or too many; RunnerUnavailable once the runner has left.
+        """
+        if self.declare is None:
+            raise MalformedMessage(
+                cause="singleton: a mere client runs none; connect with serving=[...]"
+            )
+        check_singleton(name, run)
+        await self.declare(name, run)
 
     async def close(self) -> None:
         """End the connection. Calls that still wait fail with RpcClientError."""

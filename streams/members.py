@@ -61,6 +61,8 @@ class Member(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="member"
     """Its process id there, for people."""
     since: int = 0
     """When it started, Unix milliseconds."""
+    singletons: tuple[str, ...] = ()
+    """The names of those that it can run."""
 
 
 class Gone(Struct, frozen=True, tag="gone"):
@@ -86,23 +88,30 @@ class Release(Struct, frozen=True, tag="release"):
     runner: Runner
 
 
+class HandOver(Struct, frozen=True, tag="hand_over"):
+    """To whom a singleton's record names: the sender is to run it by its view, and waits."""
+
+    singleton: str
+    runner: Runner
+
+
 class Drain(Struct, frozen=True, tag="drain"):
     """To a runner, by an operator: give your shards to the others, and leave."""
 
 
 class Released(Struct, frozen=True, tag="released"):
-    """The shard isn't held here (any more)."""
+    """The shard, or the singleton, isn't held here (any more)."""
 
 
 class Kept(Struct, frozen=True, tag="kept"):
-    """By this runner's view the shard is its own."""
+    """By this runner's view the shard is its own; or the singleton is, or still ends here."""
 
 
 class Draining(Struct, frozen=True, tag="draining"):
     """The runner leaves."""
 
 
-Word: TypeAlias = Member | Gone | Ping | Release | Drain | Released | Kept | Draining
+Word: TypeAlias = Member | Gone | Ping | Release | HandOver | Drain | Released | Kept | Draining
 
 _words: msgspec.json.Decoder[Word] = msgspec.json.Decoder(Word)
 _encoder = msgspec.json.Encoder()

@@ -47,6 +47,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """When it started, Unix milliseconds."""
     age_s: float
     types: tuple[Share, ...]
+    singletons: tuple[str, ...]
+    """The names of those that it has."""
     weight: float
     labels: tuple[str, ...]
     machine: int | None
@@ -55,9 +57,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def runners(*, watching: Watching = ONCE, common: Common = NO_OPTIONS) -> int:
     """Print the runners there are, what each has of the shards, and whether they agree.
 
-    SHARDS are those that a runner has, of those that it should have. STATE is `well`; `leaving`:
-    it was told to drain; `differs`: it sees other runners than the rest, or hosts other code than
-    the one that started last; `silent`: it has a record in the members bucket and doesn't answer.
+    SHARDS are those that a runner has, of those that it should have; its singletons come after
+    them. STATE is `well`; `leaving`: it was told to drain; `differs`: it sees other runners than
+    the rest, or hosts other code than the one that started last; `silent`: it has a record in the
+    members bucket and doesn't answer.
     It exits with 1 if nobody answers.
 
     For instance:
@@ -104,6 +107,7 @@ def _told(one: RunnerStats, differs: list[str]) -> Row:
         since=one.since,
         age_s=_age_s(one.since, one.time),
         types=tuple(Share(entity=t.entity, owned=t.owned, assigned=t.assigned) for t in one.types),
+        singletons=one.singletons,
         weight=one.weight,
         labels=one.labels,
         machine=one.machine,
@@ -120,6 +124,7 @@ def _silent(member: Member, now_ms: int) -> Row:
         since=member.since,
         age_s=_age_s(member.since, now_ms),
         types=(),
+        singletons=(),
         weight=member.weight,
         labels=member.labels,
         machine=member.machine,
@@ -136,12 +141,17 @@ def cells(row: Row) -> tuple[str, ...]:
         row.runner,
         f"{row.host}:{row.process}" if row.host else NONE,
         age(row.age_s) if row.since else NONE,
-        ", ".join(f"{t.entity} {t.owned}/{t.assigned}" for t in row.types) or NONE,
+        ", ".join(_has(row)) or NONE,
         f"{row.weight:g}",
         ", ".join(row.labels) or NONE,
         NONE if row.machine is None else str(row.machine),
         f"{row.state}: {', '.join(row.differs)}" if row.differs else row.state,
     )
+
+
+def _has(row: Row) -> list[str]:
+    shares = [f"{t.entity} {t.owned}/{t.assigned}" for t in row.types]
+    return [*shares, *(f"{name} (singleton)" for name in row.singletons)]
 
 
 def age(seconds: float) -> str:

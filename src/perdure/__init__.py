@@ -57,6 +57,7 @@ from .streams.history import Commit
 from .streams.listing import Listing
 from .streams.port import Incompatible
 from .streams.ref import Ref
+from .streams.singleton import Singleton
 
 __all__ = [
     "Address",
@@ -100,6 +101,7 @@ __all__ = [
     "SendTimeout",
     "SerializationError",
     "Settings",
+    "Singleton",
     "Snowflake",
     "SnowflakeGenerator",
     "SnowflakesExhausted",

@@ -26,6 +26,7 @@ from perdure import (
     Ref,
     Retry,
     Settings,
+    Singleton,
     Snowflake,
     State,
     given,
@@ -115,6 +116,16 @@ def reasons(error: ClusterError) -> int:
             return int(after_s or 0)
         case _:
             return int(error.may_have_taken_effect)
+
+
+# -- singletons ----------------------------------------------------------------------------------
+async def sweep(singleton: Singleton) -> None:
+    assert_type(singleton.term, int)
+    assert_type(singleton.held(), bool)
+
+
+async def sweeping(cluster: Cluster) -> None:
+    assert_type(await cluster.singleton("sweep", sweep), None)
 
 
 # -- history -------------------------------------------------------------------------------------

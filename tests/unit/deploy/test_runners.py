@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Entity
+from perdure import Entity, Singleton
 from perdure.deploy.cli.runners import COLUMNS
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -21,8 +21,17 @@ from perdure.durable.stats import RunnerStats
 from ...support.server import PATIENCE_S, settings_for
 from .commands import Shell
 from .counter import Add, Counter, counter, decide, evolve
-from .hosted import hosted, place
+from .hosted import Place, hosted, place
 from .told import answering, told, told_type
+
+
+async def for_ever(_: Singleton) -> None:
+    await asyncio.Event().wait()
+
+
+async def singletons(at: Place) -> dict[str, list[str]]:
+    rows = (await at.run("runners", "--json")).lines
+    return {row["runner"]: row["singletons"] for row in rows if row["singletons"]}
 
 
 async def test_each_runner_is_a_row_and_each_shard_has_one_owner(
@@ -56,6 +65,12 @@ async def test_each_runner_is_a_row_and_each_shard_has_one_owner(
         assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"]
         (layout,) = (await at.run("shards", "--json")).lines
         assert layout["owners"] == {name: r["types"][0]["owned"] for name, r in found.items()}
+        await second.singleton("nightly", for_ever)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (held := await singletons(at)):
+                pass
+        assert held == {second.runner_id: ["nightly"]}
+        assert "counter 3/3, nightly (singleton)" in (await at.run("runners")).out
         ran = await at.run("shards", "other")
         assert (ran.code, "no runner hosts 'other', they host counter" in ran.err) == (1, True)
 

@@ -38,6 +38,7 @@ def told(runner: str, *types: TypeStats, **more: Any) -> RunnerStats:
         "host": "h",
         "labels": (),
         "machine": None,
+        "singletons": (),
         "connection": {},
     }
     usual: dict[str, Any] = {"weight": 1.0, "leaving": False, "sees": 1}

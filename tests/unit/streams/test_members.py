@@ -18,6 +18,7 @@ from perdure.streams.members import (
     Drain,
     Draining,
     Gone,
+    HandOver,
     Hosting,
     Kept,
     Member,
@@ -43,6 +44,7 @@ FULL = Member(
     host="box",
     process=4711,
     since=1_700_000_000_000,
+    singletons=("nightly",),
 )
 
 
@@ -240,6 +242,7 @@ def test_who_was_missing_by_mistake_comes_back_with_the_next_listing() -> None:
         there("a"),
         Gone("a", 0),
         Release("account", 1, 15, "a"),
+        HandOver("nightly", "a"),
         Ping("d"),
         Drain(),
         Released(),
@@ -258,11 +261,15 @@ def test_what_words_look_like() -> None:
     assert encode_word(FULL) == (
         b'{"type":"member","runner":"0a1b","edition":3,"types":[{"entity":"account",'
         b'"generation":2,"version":"v","label":"gpu"}],"weight":2.5,"labels":["gpu","eu-west"],'
-        b'"machine":7,"leaving":true,"host":"box","process":4711,"since":1700000000000}'
+        b'"machine":7,"leaving":true,"host":"box","process":4711,"since":1700000000000,'
+        b'"singletons":["nightly"]}'
     )
     assert encode_word(Gone("a", 2)) == b'{"type":"gone","runner":"a","edition":2}'
     assert encode_word(Release("account", 1, 2, "a")) == (
         b'{"type":"release","entity":"account","generation":1,"shard":2,"runner":"a"}'
+    )
+    assert encode_word(HandOver("nightly", "a")) == (
+        b'{"type":"hand_over","singleton":"nightly","runner":"a"}'
     )
     assert encode_word(Ping("d")) == b'{"type":"ping","view":"d"}'
     assert [encode_word(word) for word in (Drain(), Released(), Kept(), Draining())] == [
