@@ -110,6 +110,7 @@ def _calling(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _publish(subjects.ask(entity, "*"), "ask", subjects.ask(entity, PROBE))
     yield _publish(shards, "ask the owner", subjects.ask_shard(entity, 0, 0, PROBE))
     yield _publish(subjects.to(entity, "*"), "tell", subjects.to(entity, PROBE))
+    yield _publish(subjects.signal(entity), "signal")
 
 
 def _reading(subjects: Subjects, entity: str) -> Iterator[Need]:
@@ -167,6 +168,7 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(subjects.ask(entity, "*"), "hear asks")
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
+    yield _subscribe(subjects.signal(entity), "hear signals")
     yield _subscribe(subjects.resize(entity), "be asked before a resize")
     yield _subscribe(subjects.member("*"), "be pinged", subjects.member(PROBE))
     yield _publish(subjects.member("*"), "ping others", subjects.member(PROBE))

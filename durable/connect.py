@@ -56,6 +56,7 @@ async def connect(
             if runner.membership.own.machine is not None:
                 use_machine(runner.membership.own.machine)
             cluster.declare = runner.singletons.declare
+            cluster.hosting = frozenset(entity.name for entity in serving)
             yield cluster
         finally:
             await runner.drain()

@@ -53,6 +53,7 @@ class TestCluster(Cluster):
         self._runner: Runner | None = None
         self._hosting: MemorySession | None = None
         super().__init__(self._broker.session("caller"), settings)
+        self.hosting: frozenset[str] = frozenset(entity.name for entity in entities)
 
     async def start(self) -> None:
         """Start the runner."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from weakref import WeakSet
 
 from typing_extensions import TypeVar
 
 from ..entities.address import Address
 from ..entities.annotations import name_of, tag_of
 from ..entities.entity import Entity
-from ..entities.errors import MalformedMessage
+from ..entities.errors import MalformedMessage, RpcClientError
 from ..entities.event import Event
 from ..entities.message import Command
 from ..entities.settings import Settings
+from ..entities.signal import Signal
 from ..entities.snowflake import Snowflake
 from ..entities.state import State
 from .broadcast import RATE, Broadcast, BroadcastProgress
@@ -28,6 +30,7 @@ from .listing import Listing, place_of
 from .outgoing import check_key, lasting_key, payload_of
 from .port import Session
 from .ref import Ref
+from .signals import Sig, Signals, encode_signal
 from .singleton import Declare, Run, check_singleton
 
 S = TypeVar("S", bound=State)
@@ -43,12 +46,16 @@ class Cluster:
     """Set when an operator told that runner to leave: its shards go to the others."""
     declare: Declare | None
     """How that runner is told of a singleton; None for a mere client."""
+    hosting: frozenset[str]
+    """The entity types that it hosts."""
 
     def __init__(self, session: Session, settings: Settings, runner_id: str | None = None) -> None:
         """Over a session that is closed with it. `settings` are those that the session has."""
         self.runner_id = runner_id
         self.drained = asyncio.Event()
         self.declare = None
+        self.hosting = frozenset()
+        self._signals: WeakSet[Signals[Any]] = WeakSet()
         self._caller = Caller(session, settings)
 
     def __repr__(self) -> str:
@@ -169,8 +176,42 @@ class Cluster:
         check_singleton(name, run)
         await self.declare(name, run)
 
+    async def signal(self, signal: Signal[Any]) -> None:
+        """Tell every runner that hosts the signal's entity type something, at most once.
+
+        It goes out at once and is kept nowhere: who isn't there, or just reconnects, never hears
+        of it. Signals of one client come in their order.
+
+        Raises MalformedMessage for what isn't a signal or is too large, RpcClientError without a
+        connection.
+        """
+        entity, data = encode_signal(signal, self._caller.settings.max_payload_bytes)
+        session = self._caller.session
+        if self._caller.closed or not session.connected:
+            why = "signal: there is no connection just now"
+            raise RpcClientError(cause=why, may_have_taken_effect=False)
+        session.asks.send(session.subjects.signal(entity), data)
+
+    def signals(self, *classes: type[Sig]) -> Signals[Sig]:
+        """What a runner hears of these classes of signals, all for one entity type it hosts.
+
+        `async with cluster.signals(PricesChanged) as signals`, then `async for signal in signals`.
+        Each such loop gets all of them. Up to 1,000 wait; `dropped` counts those lost beyond.
+
+        Raises MalformedMessage for other classes, and where no runner of this process hosts the
+        type; on entering RpcClientError if the server can't be reached.
+        """
+        signals = Signals(self._caller.session, classes, self._caller.settings.max_payload_bytes)
+        if signals.entity not in self.hosting:
+            why = f"signals: no runner hosts {signals.entity} here; connect with serving=[...]"
+            raise MalformedMessage(cause=why)
+        self._signals.add(signals)
+        return signals
+
     async def close(self) -> None:
         """End the connection. Calls that still wait fail with RpcClientError."""
+        for signals in self._signals:
+            signals.end()
         self._caller.close()
         await self._caller.session.close()
 

@@ -112,6 +112,10 @@ class Subjects:
         """Asks the type's runners for shards, generation and schemas."""
         return f"{self.namespace}.info.{entity}"
 
+    def signal(self, entity: str) -> str:
+        """What all runners of a type are told at once."""
+        return f"{self.namespace}.signal.{entity}"
+
     def member(self, runner: str) -> str:
         """A runner's own subject: a ping there tells whether its process lives."""
         return f"{self.namespace}.member.{runner}"

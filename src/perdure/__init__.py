@@ -40,6 +40,7 @@ from .entities.message import Command, Query
 from .entities.naming import snake
 from .entities.retry import Retry
 from .entities.settings import Settings, load_with_sources
+from .entities.signal import Signal
 from .entities.snowflake import (
     ClockWentBack,
     Snowflake,
@@ -57,6 +58,7 @@ from .streams.history import Commit
 from .streams.listing import Listing
 from .streams.port import Incompatible
 from .streams.ref import Ref
+from .streams.signals import Signals
 from .streams.singleton import Singleton
 
 __all__ = [
@@ -101,6 +103,8 @@ __all__ = [
     "SendTimeout",
     "SerializationError",
     "Settings",
+    "Signal",
+    "Signals",
     "Singleton",
     "Snowflake",
     "SnowflakeGenerator",

@@ -213,3 +213,5 @@ async def more(cluster: p.Cluster) -> None:
     p.Entity(Account(), decide, evolve, label=["gpu"])  # E53 a label is one text
     await cluster.broadcast(Account, GetBalance())  # E54 a query can't be broadcast
     await cluster.broadcast(Account, Deposit(5), on_progress=len)  # E55 it takes progress
+    await cluster.signal(Deposit(5))  # E56 a command isn't a signal
+    cluster.signals(Deposit)  # E57 nor is its class

@@ -26,6 +26,8 @@ from perdure import (
     Ref,
     Retry,
     Settings,
+    Signal,
+    Signals,
     Singleton,
     Snowflake,
     State,
@@ -141,6 +143,33 @@ async def total(cluster: Cluster) -> int:
         assert_type(commit.at, datetime)
         return cents
     return cents
+
+
+# -- signals -------------------------------------------------------------------------------------
+class PricesChanged(Signal[Account]):
+    version: int
+
+
+class Flushed(Signal[Account], tag="cache_flushed"):
+    pass
+
+
+async def hearing(cluster: Cluster) -> int:
+    assert_type(await cluster.signal(PricesChanged(7)), None)
+    async with cluster.signals(PricesChanged) as prices:
+        assert_type(prices, Signals[PricesChanged])
+        async for changed in prices:
+            assert_type(changed.version, int)
+            return prices.dropped
+    both: Signals[PricesChanged | Flushed] = cluster.signals(PricesChanged, Flushed)
+    async with both as signals:
+        async for signal in signals:
+            match signal:
+                case PricesChanged(version):
+                    return version
+                case Flushed():
+                    return 0
+    return 0
 
 
 # -- broadcasts ----------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from perdure.durable.stats import decode_stats
 from perdure.entities.errors import REASONS, ClusterError
 from perdure.entities.key import is_key
 from perdure.entities.settings import Settings
+from perdure.entities.signal import Signal
+from perdure.entities.state import State
 from perdure.entities.tagged import values_of
 from perdure.streams import asks, registration, topology
 from perdure.streams.asks import (
@@ -43,6 +45,7 @@ from perdure.streams.commit import (
 )
 from perdure.streams.jetstream.connection import Statistics
 from perdure.streams.members import Hosting, Member, Word, decode_word, encode_word
+from perdure.streams.signals import encode_signal
 from perdure.streams.subjects import Sharding, Subjects, escape, fnv1a32, shard_of, unescape
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
@@ -87,6 +90,7 @@ def test_subjects() -> None:
         SUBJECTS.to("account", "a-1"),
         SUBJECTS.command("account", 1, shard_of("a-1", 16), "a-1"),
         SUBJECTS.info("account"),
+        SUBJECTS.signal("account"),
         SUBJECTS.members,
         SUBJECTS.member(runner),
         SUBJECTS.resize("account"),
@@ -109,6 +113,16 @@ def test_stats() -> None:
     told = json.loads(lines("stats")[0])
     assert json.loads(msgspec.json.encode(decode_stats(lines("stats")[0]))) == told
     assert set(told["connection"]) == {field.name for field in fields(Statistics)}
+
+
+def test_a_signal() -> None:
+    class Account(State):
+        pass
+
+    class PricesChanged(Signal[Account]):
+        version: int
+
+    assert [encode_signal(PricesChanged(7), LIMIT)] == [("account", x) for x in lines("signal")]
 
 
 def test_words_between_runners() -> None:

@@ -208,5 +208,5 @@ def test_no_role_may_write_where_it_must_not() -> None:
 
 
 def test_a_need_says_what_it_is_for() -> None:
-    assert str(of_role("caller")[-1]) == "publish perdure.to.counter.* (tell)"
+    assert str(of_role("caller")[-1]) == "publish perdure.signal.counter (signal)"
     assert msgspec.to_builtins(of_role("caller")[0])["why"] == "get answers"
