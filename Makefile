@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak format demo dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster format demo dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -102,6 +102,9 @@ bench-scale: $(RUN) ## many entities in little memory: make bench-scale ARGS='--
 
 bench-leak: $(RUN) ## whether anything grows that shouldn't: make bench-leak ARGS='--calls 50000'
 	$(BENCH).leak $(ARGS)
+
+bench-cluster: $(RUN) ## idle runners, workers, how soon handlers start: make bench-cluster ARGS='--only idle'
+	$(BENCH).cluster $(ARGS)
 
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")

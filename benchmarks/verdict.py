@@ -35,12 +35,22 @@ class Figure(msgspec.Struct, frozen=True):
     value: float
     unit: str = ""
     most: float | None = None
-    """What it may be at most; None if nothing is asked of it."""
+    """What it may be at most."""
+    least: float | None = None
+    """What it must be at least. Nothing is asked of a figure without both."""
 
     @property
     def missed(self) -> bool:
-        """Whether it is above its target."""
-        return self.most is not None and self.value > self.most
+        """Whether it is beyond its target."""
+        above = self.most is not None and not self.value <= self.most
+        return above or (self.least is not None and not self.value >= self.least)
+
+    @property
+    def target(self) -> str:
+        """What is asked of it, for people."""
+        bounds = (("≤", self.most), ("≥", self.least))
+        told = [f"{sign} {number(bound)}" for sign, bound in bounds if bound is not None]
+        return f"{' '.join(told)} {self.unit}".rstrip() if told else ""
 
 
 def table(title: str, figures: Sequence[Figure]) -> Table:
@@ -50,9 +60,8 @@ def table(title: str, figures: Sequence[Figure]) -> Table:
     for name in ("figure", "target", ""):
         shown.add_column(name, justify="right", no_wrap=True)
     for one in figures:
-        told = "" if one.most is None else "missed" if one.missed else "ok"
-        target = "" if one.most is None else f"≤ {number(one.most)} {one.unit}"
-        shown.add_row(one.name, f"{number(one.value)} {one.unit}", target.rstrip(), told)
+        told = ("missed" if one.missed else "ok") if one.target else ""
+        shown.add_row(one.name, f"{number(one.value)} {one.unit}", one.target, told)
     return shown
 
 

@@ -31,6 +31,25 @@ def test_ids(tmp_path: Path) -> None:
     assert list(left_behind(tmp_path)) == []
 
 
+def test_a_cluster(tmp_path: Path) -> None:
+    """Targets may be missed by so short a run; each part has to come to its end."""
+    told = tmp_path / "told.json"
+    store = tmp_path / "store"
+    short = ("--idle-s", "1", "--rounds", "1", "--slice-s", "0.5", "--commands", "50")
+    done = finished("benchmarks.cluster", *short, "--store", store, "--json", told)
+    assert done.returncode in (0, 1), done.stderr
+    found = {figure["name"]: figure for figure in json.loads(told.read_bytes())}
+    assert found["one worker, 5 ms a command"]["value"] > 10
+    assert found["  times one, median of rounds"]["least"] == 1.6
+    assert found["100 commands a second: to the handler's start, p50"]["value"] > 0
+    for environment in ("r1", "r3"):
+        assert found[f"{environment}: idle runner of 64 shards"]["most"] == 1.0
+        assert found[f"{environment}: idle runner of 64 shards"]["value"] >= 0
+    assert "idle, r3" in done.stderr
+    assert list(store.iterdir()) == []
+    assert list(left_behind(tmp_path)) == []
+
+
 def test_the_ledger() -> None:
     found = figures_of("ledger", "--keys", "10000")  # fewer write no snapshot
     assert found["keys"] == 10_000
