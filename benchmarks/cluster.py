@@ -51,7 +51,7 @@ THREE = Environment("r3", fsync=True, replicas=3, usual={})
 IDLE_MOST = 1.0
 """Percent of a core that an idle runner may take."""
 WORKERS_LEAST = 1.6
-"""Times one worker's throughput that two shall have, on two cores that they share with all else."""
+"""Times one worker's throughput that two shall have, on two cores which all share."""
 PROMPT_MOST_MS = 10.0
 """Milliseconds to a handler's start at p99; what is promised is ten times that."""
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, Self
 import msgspec
 from typing_extensions import TypeVar
 
-from ..entities.annotations import tag_of
+from ..entities.annotations import name_of, tag_of
 from ..entities.contract import decoder_of, require_unique
 from ..entities.errors import MalformedMessage, RpcClientError
 from ..entities.signal import Signal, hearers_of
@@ -51,9 +51,9 @@ def encode_signal(signal: Any, limit: int) -> tuple[str, bytes]:
 
     Encoding checks no types, so the bytes are decoded again. Raises MalformedMessage.
     """
-    if isinstance(signal, type):
-        raise MalformedMessage(cause=f"signal takes a signal, not the class {signal.__name__}")
-    cls = cast("type[Any]", type(signal))
+    cls: type[Any] = type(signal)
+    if issubclass(cls, type):
+        raise MalformedMessage(cause=f"signal takes a signal, not the class {name_of(signal)}")
     entity = entity_of(cls)
     try:
         data = msgspec.json.encode(signal)

@@ -74,8 +74,9 @@ class Shown:
     """What a broadcast told of itself, on its way to people or programs."""
 
     def __init__(self, output: Output, plan: Plan, progress: BroadcastProgress) -> None:
-        self.output, self._plan = output, plan
-        self.last = progress
+        self.output: Output = output
+        self.last: BroadcastProgress = progress
+        self._plan = plan
         self._next = 0.0
 
     def __call__(self, progress: BroadcastProgress) -> None:
