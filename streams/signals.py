@@ -46,12 +46,12 @@ def entity_of(cls: Any) -> str:
         raise MalformedMessage(cause=f"signal: {error}"[:200]) from None
 
 
-def encode_signal(signal: Any, limit: int) -> tuple[str, bytes]:
+def encode_signal(signal: object, limit: int) -> tuple[str, bytes]:
     """The entity type whose runners hear it, and its JSON, at most `limit` bytes.
 
     Encoding checks no types, so the bytes are decoded again. Raises MalformedMessage.
     """
-    cls: type[Any] = type(signal)
+    cls = type(signal)
     if issubclass(cls, type):
         raise MalformedMessage(cause=f"signal takes a signal, not the class {name_of(signal)}")
     entity = entity_of(cls)
