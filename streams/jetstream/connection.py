@@ -36,7 +36,10 @@ logger: logging.Logger = logging.getLogger("perdure.jetstream")
 ACK_TIMEOUT_S = 2.0
 """For acknowledgements of publishes, in seconds: 100 times a slow fsync. Later is unknown."""
 TICK_S = 0.1
-"""How often overdue answers, silent consumers and a lost link are looked for."""
+"""How often overdue answers are looked for while any is waited for, in seconds."""
+LOOK_S = 0.5
+"""How often a lost link is looked for, and those that live on one look for silence, in seconds:
+there may be a thousand, and each allows whole seconds. An idle process does nothing more often."""
 RETRY_BASE_S = 0.05
 RETRY_MAX_S = 2.0
 """Between rounds of reconnecting: soon at first, since servers restart in well under a second."""
@@ -134,6 +137,7 @@ class Connection:
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self._look_at = 0.0  # loop time
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
@@ -449,13 +453,16 @@ class Connection:
 
     def _tick(self) -> None:
         """Overdue answers, silent consumers, and a link that ended without telling."""
-        self._ticker = self._loop.call_later(TICK_S, self._tick)  # first: it must never stop
+        pause_s = TICK_S if len(self.replies) else LOOK_S
+        self._ticker = self._loop.call_later(pause_s, self._tick)  # first: it must never stop
         now = self._loop.time()
         if self.link is not None and not self.link.alive:
             self._lost.set()
         self.replies.sweep(now)
-        for thing in list(self._bound):
-            thing.tick(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for thing in list(self._bound):
+                thing.tick(now)
 
     async def _error(self, error: Exception) -> None:
         """What nats-py reports: most of it is only worth a line in the log."""

@@ -29,10 +29,12 @@ logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 EXPIRES_S = 30.0
 """How long one request stays open."""
-HEARTBEAT_S = 2.0
-"""How often the server shows that a request is still open."""
-SILENCE_S = 2 * HEARTBEAT_S + 1.0
-"""After this the server is asked whether the consumer is still there."""
+HEARTBEAT_S = 3.0
+"""How often the server shows that a request is still open, in seconds: most of what an idle runner
+hears, so seldom; no more than half of EXPIRES_S, as the server demands."""
+SILENCE_S = HEARTBEAT_S + 2.0
+"""After this the server is asked whether the consumer is still there. A server that is merely slow
+answers, and nothing is lost by asking."""
 CHECK_S = 2.0
 """How long it may take to answer that. Nobody answers for a consumer without a leader, and it may
 get one at any moment, so it is asked again at once."""

@@ -50,7 +50,7 @@ _MESSAGE = re.compile(rb"(H)?MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(?(1)(\d+) )
 """`MSG subject sid [reply] size`; `HMSG` with the size of its headers before the whole size."""
 
 
-_NO_STATUS = b"NATS/1.0\r\n"
+_STATUS = re.compile(r"NATS/1\.0 (\d{3})(?: (.*))?\Z")
 _NAME = re.compile(r"[\x21-\x7e]+")
 """A header's name, without its colon."""
 _SPACE = " \t\r\n\x0b\x0c"
@@ -139,53 +139,45 @@ class Reader(Client):
     def take(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> bool:
-        """A whole message came; False if it isn't one for a plain handler: see `take_other`."""
-        handler = self.handlers.get(sid)
-        if handler is None or not (headers is None or headers.startswith(_NO_STATUS)):
-            return False
-        self._hand(handler, subject, reply, data, None if headers is None else headers_of(headers))
-        return True
-
-    async def take_other(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
-    ) -> None:
-        """A message for nats-py's own subscriptions, or one with a status."""
+        """A whole message came; False if it is one of nats-py's own subscriptions."""
         handler = self.handlers.get(sid)
         if handler is None:
-            await self._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-            return
-        parsed: dict[str, str] | None = await self._process_headers(  # pyright: ignore[reportUnknownMemberType]
-            headers
-        )
-        self._hand(handler, subject, reply, data, parsed)
-
-    def _hand(
-        self,
-        handler: Handler,
-        subject: bytes,
-        reply: bytes,
-        data: bytes,
-        headers: dict[str, str] | None,
-    ) -> None:
+            return False
+        found = None if headers is None else headers_of(headers)
         try:
-            handler(Incoming(subject.decode(), reply.decode(), data, headers))
+            handler(Incoming(subject.decode(), reply.decode(), data, found))
         except (Exception, asyncio.CancelledError):
             # Either would end nats-py's reader of this connection.
             logger.exception("a handler of %s failed", subject)
+        return True
 
 
 def headers_of(block: bytes) -> dict[str, str]:
-    """The headers in a block without a status, those whose name is one.
+    """The headers in a block, those whose name is one, and as headers, too, what its first line
+    says: `Status` and `Description`.
 
     nats-py takes several times as long, by looking at each character of a name alone. A cold
-    entity's log comes as messages with eight headers each, and that was most of their cost.
+    entity's log comes as messages with eight headers each, and that was most of their cost; an
+    idle runner hears little but the statuses that show that its pulls are open.
     """
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
     headers: dict[str, str] = {}
-    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
+    for line in lines:
         before, colon, value = line.partition(":")
         if colon and (name := _name(before)):
             headers[name] = value.strip(_SPACE)
+    headers.update(_status(first))
     return headers
+
+
+@lru_cache(maxsize=256)
+def _status(line: str) -> tuple[tuple[str, str], ...]:
+    """What the first line of a block says: `NATS/1.0 100 Idle Heartbeat`."""
+    match = _STATUS.match(line)
+    if match is None:
+        return ()
+    status = ("Status", match[1])
+    return (status, ("Description", match[2])) if match[2] else (status,)
 
 
 @lru_cache(maxsize=256)
@@ -227,7 +219,7 @@ class StrictParser(Parser):
                 begin = end + 2
                 message = int(sid), _text(subject), _text(reply or b""), payload, headers
                 if not client.take(*message):
-                    await client.take_other(*message)
+                    await client._process_msg(*message)
         finally:
             del buffer[:begin]
 

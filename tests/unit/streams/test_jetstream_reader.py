@@ -151,6 +151,34 @@ def test_headers_are_read_as_nats_py_reads_them(lines: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 404 No Messages\r\n\r\n",
+        b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 7\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 0\r\nNats-Last-Stream: 12\r\n\r\n",
+        b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
+        b"NATS/1.0\r\nA: b\r\n\r\n",
+    ],
+)
+def test_a_status_is_read_as_nats_py_reads_it(block: bytes) -> None:
+    client: Any = Reader()
+    assert headers_of(block) == asyncio.run(client._process_headers(block))
+
+
+@pytest.mark.parametrize(
+    "first", [b"NATS/1.0 5", b"NATS/1.0 abc", b"NATS/1.0 1000", b"NATS/2.0 503"]
+)
+def test_what_is_no_status_is_none(first: bytes) -> None:
+    assert headers_of(first + b"\r\nA: b\r\n\r\n") == {"A": "b"}
+
+
+def test_a_header_is_no_status_beside_one() -> None:
+    block = b"NATS/1.0 100 Idle Heartbeat\r\nStatus: 409\r\n\r\n"
+    assert headers_of(block) == {"Status": "100", "Description": "Idle Heartbeat"}
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b"MSG\r\n",
