@@ -222,7 +222,7 @@ async def ended(process: Process) -> None:
         try:
             await asyncio.wait_for(process.wait(), END_S)
         except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
+            process.kill()  # its workers end with it
             await process.wait()
 
 

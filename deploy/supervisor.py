@@ -170,12 +170,20 @@ class Supervisor:
     async def _hear(self, number: int, child: Child) -> Why | Drained | None:
         """Hear what it says until it says no more: why it ends, if it told."""
         why: Why | Drained | None = None
-        while line := await child.hear():
-            word = msgspec.json.decode(line, type=Ready | Why | Drained)
-            if not isinstance(word, Ready):
-                why = word
-            else:
-                self._is_ready(number)
+        try:
+            while line := await child.hear():
+                word = msgspec.json.decode(line, type=Ready | Why | Drained)
+                if not isinstance(word, Ready):
+                    why = word
+                else:
+                    self._is_ready(number)
+        except ValueError as error:  # what it runs may have said something there, and too much
+            _log.warning(
+                "worker %d said something that isn't understood: %s",
+                number,
+                error,
+                extra={"action": "worker.strange", "worker": number},
+            )
         return why
 
     def _is_ready(self, number: int) -> None:

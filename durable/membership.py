@@ -26,6 +26,7 @@ from ..streams.asks import reply_allowed
 from ..streams.codec import Undecodable
 from ..streams.members import (
     HEAD,
+    NEWEST,
     Gone,
     Member,
     Ping,
@@ -101,6 +102,7 @@ class Membership:
         self._epoch = session.epoch
         self._ticked = 0.0
         self._doubted_until = 0.0  # until then nobody is taken for dead
+        self._impersonated_before = False
 
     def __repr__(self) -> str:
         return f"Membership({self.own.runner}, {self.view!r}, watches {sorted(self._watches)})"
@@ -171,7 +173,7 @@ class Membership:
     def _renew(self, **fields: Any) -> None:
         """A new edition of the record, for those who are there."""
         edition = 1 + max(self.own.edition, self.view.gone(self.own.runner))
-        self.own = msgspec.structs.replace(self.own, edition=edition, **fields)
+        self.own = msgspec.structs.replace(self.own, edition=min(edition, NEWEST), **fields)
         self.view.add(self.own)
         self._tell(self.own)
 
@@ -294,8 +296,11 @@ class Membership:
         return True
 
     def _is_there(self, member: Member) -> None:
+        if self._joined and member.runner == self.own.runner:
+            self._spoken_for(member)
+            return
         new = member.runner not in self.view
-        if not self._joined or member.runner == self.own.runner or not self.view.add(member):
+        if not self._joined or not self.view.add(member):
             return
         if new:
             logger.info(
@@ -305,6 +310,20 @@ class Membership:
             subject = self._session.subjects.member(member.runner)
             self._session.asks.send(subject, encode_word(self.own))
         self._on_change()
+
+    def _spoken_for(self, member: Member) -> None:
+        """A record of this runner that may not be its own: the others believe the newest."""
+        if member.edition < self.own.edition or member == self.own:
+            return  # what it said itself
+        logger.log(
+            logging.DEBUG if self._impersonated_before else logging.ERROR,
+            "somebody else speaks as runner %s: look who may publish to the members' subjects",
+            self.own.runner,
+            extra={"action": "member.impersonated", "runner": self.own.runner},
+        )
+        self._impersonated_before = True
+        self.own = msgspec.structs.replace(self.own, edition=min(member.edition, NEWEST - 1))
+        self._renew()  # the next heartbeat stores it
 
     def _went(self, gone: Gone) -> None:
         if not self._joined:

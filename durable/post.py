@@ -47,6 +47,7 @@ class Running:
         self.handle: Singleton = Singleton(name, term, lambda: not self.over)
         self.over: bool = False
         self._run, self._pause_s = run, pause_s
+        self._failures = 0  # in a row
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._lasting())
 
     def end(self) -> None:
@@ -55,9 +56,20 @@ class Running:
             self.over = True
             self.task.cancel()
 
+    def revive(self) -> None:
+        """Begin it again if its task was cancelled though nobody here did so: from inside, or by
+        the end of the loop, which then cancels whoever calls this as well."""
+        if self.task.cancelled() and not self.over:
+            self._failed()
+            self._failures += 1
+            self.task = asyncio.get_running_loop().create_task(self._later())
+
+    async def _later(self) -> None:
+        await asyncio.sleep(self._pause_s(self._failures))
+        await self._lasting()
+
     async def _lasting(self) -> None:
         """Run it to its end, again and again while it fails."""
-        failures = 0
         while True:
             began = loop_time()
             try:
@@ -74,8 +86,8 @@ class Running:
                 return
             if self.over:
                 return
-            failures = 1 if loop_time() - began >= LASTED_S else failures + 1
-            await asyncio.sleep(self._pause_s(failures))
+            self._failures = 1 if loop_time() - began >= LASTED_S else self._failures + 1
+            await asyncio.sleep(self._pause_s(self._failures))
 
     def _failed(self) -> None:
         self._log(logging.ERROR, "failed", "singleton.failed", exc_info=True)
@@ -137,6 +149,7 @@ class Post:
             return
         self.assigned = mine
         if not mine:
+            self._tenure.withdraw()
             self._end()
         self._changes()
 
@@ -234,8 +247,10 @@ class Post:
                 self._broken()
             await self._stop(self.running)
             self.running = None
-        await self._give_back(term)
-        self.away.set()
+        try:
+            await self._give_back(term)
+        finally:
+            self.away.set()
 
     def _again_s(self, failures: int) -> float:
         longest = min(AGAIN_MAX_S, AGAIN_S * 2.0 ** min(failures - 1, 20))
@@ -252,8 +267,10 @@ class Post:
                 now, current, self._look = loop_time(), session.epoch, False
                 if await self._check(running):
                     epoch, looked = current, now
+            running.revive()
             if not running.over:
-                await asyncio.wait((change,), timeout=every_s)
+                waits = [change] if running.task.done() else [change, running.task]
+                await asyncio.wait(waits, timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def _check(self, running: Running) -> bool:
         """End it if another runner began a later term; whether that could be seen."""
@@ -316,9 +333,11 @@ class Post:
         running, self.running = self.running, None
         if running is not None and not running.task.done():
             self._is_stuck(running)
-        if running is not None:
-            await self._give_back(running.handle.term)
-        self.away.set()
+        try:
+            if running is not None:
+                await self._give_back(running.handle.term)
+        finally:
+            self.away.set()
         await asyncio.gather(*self._answers, return_exceptions=True)
 
     async def abandon(self) -> None:

@@ -292,6 +292,11 @@ class Runner:
                 limit,
                 extra={"action": "runner.drain_late"},
             )
+        except Exception:  # a defect of one part; the others are left in order all the same
+            logger.exception(
+                "runner %s couldn't hand over what it has", self.id,
+                extra={"action": "runner.drain_failed"},
+            )  # fmt: skip
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)

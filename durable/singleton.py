@@ -49,11 +49,11 @@ class Singletons:
         """This runner can run a singleton, from now on until it leaves.
 
         Raises MalformedMessage for one that is declared already or too many, RunnerUnavailable if
-        the runner has left.
+        the runner leaves or has left.
         """
-        if self._closed:
+        if self._closed or self._membership.own.leaving:
             raise RunnerUnavailable(
-                cause=f"singleton {name}: the runner has left",
+                cause=f"singleton {name}: the runner leaves, or has left",
                 runner=self._membership.own.runner,
                 may_have_taken_effect=False,
             )
@@ -87,8 +87,8 @@ class Singletons:
 
     async def away(self) -> None:
         """Return when none is here any more."""
-        for post in self._posts.values():
-            await post.away.wait()
+        while here := [post for post in self._posts.values() if not post.away.is_set()]:
+            await here[0].away.wait()
 
     async def release(self) -> None:
         """Give back what is left."""

@@ -104,7 +104,19 @@ class Tenure:
         entry = await self._session.members.get(self._key)
         if entry is None:
             return Found(Record(0, ""), 0)
-        return Found(_record.decode(entry.value), entry.revision)
+        try:
+            return Found(_record.decode(entry.value), entry.revision)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # Not made anew: terms would begin anew, too, and fence nobody.
+            logger.error(
+                "the record %s in the members bucket isn't readable: %s", self._key, error,
+                extra={"action": "singleton.unreadable", "singleton": self._name},
+            )  # fmt: skip
+            raise Unreachable(f"{self._key} isn't readable") from None
+
+    def withdraw(self) -> None:
+        """The singleton isn't wanted any more: what an owner didn't say counts no longer."""
+        self._asked, self._silent_s = "", 0.0
 
     async def vacant(self) -> Found | None:
         """The record, if the singleton is to be had; None: not yet. Raises Unreachable."""
@@ -175,7 +187,9 @@ class Tenure:
                 if answer.no_responders:
                     continue
                 said = decode_word(answer.data)
-            except (Unreachable, Undecodable):
+            except Unreachable:
                 return Answer.SILENT
+            except Undecodable:
+                return Answer.KEPT  # of another release, which lives
             return Answer.RELEASED if isinstance(said, Released) else Answer.KEPT
         return Answer.NOBODY

@@ -29,6 +29,7 @@ _LOGIN = {
     "nkey_seed": "nkey_seed",
 }
 """The settings that log in, and the way that each belongs to."""
+_LISTS = frozenset({"reply_prefixes", "labels"})
 _PATHS = frozenset({"credentials", "nkey_seed", "tls_ca"})
 _CONTEXT_KEYS = {
     "url": "url",
@@ -93,7 +94,7 @@ def _value_of(name: str, text: str, variable: str) -> object:
             return json.loads(text)
         except ValueError:
             raise ValueError(f"{variable}: {name}: not JSON") from None
-    if name == "reply_prefixes":
+    if name in _LISTS:
         return [part.strip() for part in text.split(",")]
     return text
 

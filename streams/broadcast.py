@@ -75,11 +75,11 @@ OnProgress = Callable[[BroadcastProgress], None]
 class _Tell:
     """One entity's tell, and where the listing was behind it."""
 
-    __slots__ = ("place", "stored")
+    __slots__ = ("failed", "place", "stored")
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.stored = False
+        self.stored = self.failed = False
 
 
 class _Waits:
@@ -193,9 +193,10 @@ class Broadcast:
             try:
                 await self._caller.tell(target, self._payload)
                 tell.stored = True
-            except PASSING as error:
+            except ClusterError as error:
                 unsure = unsure or error.may_have_taken_effect
-                if not await waits.again():
+                if not (isinstance(error, PASSING) and await waits.again()):
+                    tell.failed = True
                     raise with_details(error, may_have_taken_effect=unsure) from None
         self._advance()
 
@@ -223,7 +224,8 @@ class Broadcast:
         usual = (type(error).__doc__ or error.tag).partition("\n")[0]
         what = (error.cause or usual).rstrip(".")
         told = f"the broadcast told {self._told} before; go on with after={self._place!r}"
-        unsure = error.may_have_taken_effect or self._told > 0 or len(self._open) > 1
+        others = any(not tell.failed for tell in self._open)  # stored, or perhaps
+        unsure = error.may_have_taken_effect or self._told > 0 or others
         changes: dict[str, Any] = {"key": self._key, "may_have_taken_effect": unsure}
         return with_details(error, cause=f"{what}; {told}", **changes)
 

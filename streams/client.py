@@ -136,17 +136,20 @@ class Cluster:
         is waited out for `ask_timeout`. Who is registered meanwhile may be told or not.
 
         Gotchas: on return all of it is stored, not done. The key must be new to the entities:
-        where another command has used it, this one becomes a dead letter. An id that is listed and
+        where another command has used it, and where the runners don't know the command, this one
+        becomes a dead letter for each. An id that is listed and
         has no log yet is told, too. A client that told more than `told_addresses` entities asks
         them by the stream from then on, which is slower: broadcast from a client of its own.
 
         Raises MalformedMessage, before anybody is told, for a query, another entity's command, or
-        what isn't a key, rate or place; else a ClusterError as `tell` and `ids` do, whose `key`
-        and `cause` say how to go on.
+        what isn't a key, rate or place, and for a place without its key; else a ClusterError as
+        `tell` and `ids` do, whose `key` and `cause` say how to go on.
         """
         _check_state(of, "broadcast")
         limit = self._caller.settings.max_payload_bytes
         _, payload = payload_of(command, of, writes=True, limit=limit)
+        if after and key is None:  # with a new key some would be told again
+            raise MalformedMessage(cause="broadcast: after=… without the key of the earlier one")
         name = lasting_key(self._caller.session.entropy) if key is None else check_key(key)
         listing = self.ids(of, prefix=prefix, after=after)
         more: Any = {"rate": rate, "on_progress": on_progress}
@@ -167,7 +170,7 @@ class Cluster:
         a smaller one than it has seen. Don't swallow `CancelledError`.
 
         Raises MalformedMessage for a mere client (`connect` without `serving`), for a bad name,
-        one that this runner has already, or too many; RunnerUnavailable once the runner has left.
+        one that this runner has already, or too many; RunnerUnavailable once the runner leaves.
         """
         if self.declare is None:
             raise MalformedMessage(

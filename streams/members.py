@@ -25,6 +25,10 @@ HEAD = "member"
 GONE_KEPT = 10_000
 """Runners that went whose last edition is remembered, so that late news don't bring them back."""
 
+NEWEST = 2**54
+"""The highest edition of a record, which its runner reaches only if somebody else speaks as it:
+it has to be started again then."""
+
 Runner: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_=-]+\Z", max_length=255)]
 """A runner's id: a token of a subject and of a key, whoever said it."""
 
@@ -45,7 +49,7 @@ class Member(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="member"
     """A runner, as it describes itself."""
 
     runner: Runner
-    edition: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    edition: Annotated[int, Meta(ge=1, le=NEWEST)]
     """Grows with each change, and each time that it joins anew."""
     types: tuple[Hosting, ...] = ()
     weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
@@ -69,7 +73,8 @@ class Gone(Struct, frozen=True, tag="gone"):
     """A runner left, or somebody found that it is dead or frozen; up to that edition."""
 
     runner: Runner
-    edition: Annotated[int, Meta(ge=0, le=2**53)]  # so that its runner can join with a higher one
+    edition: Annotated[int, Meta(ge=0, le=NEWEST // 2)]
+    """No more than that, so that its runner can join with a higher one."""
 
 
 class Ping(Struct, frozen=True, tag="ping"):

@@ -27,8 +27,9 @@ from .port import Message, Session, Subscription, Unreachable
 logger: logging.Logger = logging.getLogger("perdure.signals")
 
 KEPT = 1_000
-"""Signals that wait for whoever iterates, at most: beyond that the oldest are lost, since newer
-ones of the volatile say more."""
+KEPT_BYTES = 4 * 1024**2
+"""Signals that wait for whoever iterates, and bytes of their JSON, at most (as objects they may be
+ten times as large): beyond, the oldest are lost, since newer ones of the volatile say more."""
 
 Sig = TypeVar("Sig", bound=Signal[Any])
 
@@ -76,7 +77,7 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
     """
 
     dropped: int
-    """Signals that were lost here, since nobody took them: at most 1,000 wait."""
+    """Signals that were lost here, since nobody took them: 1,000 wait at most, or 4 MiB."""
 
     def __init__(self, session: Session, classes: tuple[type[Sig], ...], limit: int) -> None:
         """Of at least one class, all for the same entity type; messages up to `limit` bytes.
@@ -95,7 +96,8 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
         self.dropped = 0
         self._session, self._limit = session, limit
         self._decoder = _decoder(classes)
-        self._waiting: deque[Sig] = deque(maxlen=KEPT)
+        self._waiting: deque[tuple[Sig, int]] = deque()  # with its bytes
+        self._bytes = 0
         self._news = asyncio.Event()
         self._ended = False
         self._subscription: Subscription | None = None
@@ -131,7 +133,7 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._waiting.popleft()
+        return self._pop()
 
     def end(self) -> None:
         """Let the loop end after what waits."""
@@ -146,12 +148,19 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
         except Undecodable as error:  # or one of another class
             logger.debug("not taken: %s", error, extra={"action": "signal.strange"})
             return
-        if len(self._waiting) == KEPT:
-            self._drops()
-        self._waiting.append(signal)
+        self._waiting.append((signal, len(message.data)))
+        self._bytes += len(message.data)
+        while len(self._waiting) > KEPT or self._bytes > KEPT_BYTES:
+            self._drop()
         self._news.set()
 
-    def _drops(self) -> None:
+    def _pop(self) -> Sig:
+        signal, size = self._waiting.popleft()
+        self._bytes -= size
+        return signal
+
+    def _drop(self) -> None:
+        self._pop()
         self.dropped += 1
         if self.dropped == 1:
             logger.warning(

@@ -6,6 +6,7 @@ how it moves, is in durable/singleton.py.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -60,7 +61,19 @@ def check_singleton(name: Any, run: Any) -> None:
         raise MalformedMessage(
             cause=f"singleton: {shown} isn't a name, 1-{NAME_LENGTH} of A-Z a-z 0-9 _ -"
         )
-    if not callable(run):
-        raise MalformedMessage(
-            cause=f"singleton: give an async function, not {repr(run)[:60]}: it may run again"
-        )
+    if not _takes_one(run):
+        given = repr(run)[:60]
+        why = f"singleton: give an async function of one parameter, the Singleton, not {given}"
+        raise MalformedMessage(cause=why)
+
+
+def _takes_one(run: Any) -> bool:
+    """Whether it is an async function, or an object called like one, that takes a Singleton."""
+    called: object = getattr(run, "__call__", None)  # noqa: B004 (a class's own method, async)
+    if not (inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(called)):
+        return False
+    try:
+        inspect.signature(run).bind(None)
+    except TypeError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from .advice import HOST, REUSED, quoted
 from .calling import connected, key_of, payload_of, type_of
 from .entities import place_given, require_listed
 from .hint import takes
+from .hosting import options
 from .options import NO_OPTIONS, Common
 from .output import Output, counted
 from .trouble import FAILED, SUCCESS, Failed, UsageError
@@ -59,6 +60,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fields: str | None
     rate: float
     prefix: str
+    place: str
+    """The options that lead to the same server and namespace."""
 
     def again(self, progress: BroadcastProgress) -> str:
         """The command that goes on."""
@@ -67,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         more += f" --rate {self.rate:g}" if self.rate != RATE else ""
         after = f" --after {progress.place}" if progress.place != START else ""
         typed = f"perdure broadcast {self.entity} {quoted(self.command)}{given}"
-        return f"{typed} --key {progress.key}{more}{after}"
+        return f"{typed} --key {progress.key}{more}{after}{self.place}"
 
 
 class Shown:
@@ -147,13 +150,17 @@ def broadcast(
         Only entities whose id begins with it.
     """
     payload, given = payload_of(command, fields), key_of(key)
-    plan = Plan(entity=type_of(type), command=command, fields=fields, rate=rate, prefix=prefix)
-    place_given(after)
-    if not 0 < rate <= RATE_MAX:
-        raise UsageError(f"--rate {rate:g}", f"give tells a second, up to {RATE_MAX:g}")
-    if after and given is None:
-        raise UsageError("--after without --key", "give the key that the earlier one printed")
+    name = type_of(type)
+    _check(rate, after, given)
     settings, output = common.settings(), common.output()
+    plan = Plan(
+        entity=name,
+        command=command,
+        fields=fields,
+        rate=rate,
+        prefix=prefix,
+        place=options(settings),
+    )
 
     async def work(caller: Caller) -> int:
         progress = BroadcastProgress(
@@ -170,6 +177,15 @@ def broadcast(
     return connected(settings, work)
 
 
+def _check(rate: float, after: str, key: str | None) -> None:
+    """Raises UsageError for what makes no sense."""
+    place_given(after)
+    if not 0 < rate <= RATE_MAX:
+        raise UsageError(f"--rate {rate:g}", f"give tells a second, up to {RATE_MAX:g}")
+    if after and key is None:
+        raise UsageError("--after without --key", "give the key that the earlier one printed")
+
+
 async def _work(caller: Caller, payload: msgspec.Raw, plan: Plan, shown: Shown) -> int:
     output, entity, start = shown.output, plan.entity, shown.last
 
@@ -181,7 +197,11 @@ async def _work(caller: Caller, payload: msgspec.Raw, plan: Plan, shown: Shown) 
     await ids.aclose()
     if first is None:
         await require_listed(caller, entity)
-        output.note(f"no id of {entity} is listed{' there' if plan.prefix else ''}")
+        nobody = f"no id of {entity} is listed{' there' if plan.prefix else ''}"
+        if output.json:
+            output.result(shown.line(done=True))
+        else:
+            output.note(nobody)
         return SUCCESS
     try:
         await _try(caller, Address(entity, first), payload, start.key)
@@ -214,6 +234,8 @@ async def _try(caller: Caller, address: Address, payload: msgspec.Raw, key: str)
 async def _not_taken(caller: Caller, entity: str, error: ClusterError) -> str:
     """The next step where nobody was told."""
     cause = error.cause or ""
+    if "a query" in cause:
+        return f"a query is asked of one entity: perdure ask {entity} ID …"
     if REUSED in cause:
         return "use another --key, or the same fields as before"
     if isinstance(error, MalformedMessage):

@@ -26,6 +26,8 @@ from .trouble import Trouble
 PROGRAM = "from perdure.deploy.cli.worker import main; main()"
 """What Python is told to run."""
 
+WHAT_CHARS = 10_000
+"""What is told of an error's text, from its beginning: the parent reads lines of a mebibyte."""
 TRACE_CHARACTERS = 100_000
 """What is told of a traceback, from its end: all but that of a recursion without end."""
 
@@ -57,11 +59,11 @@ class Telling(Output):
     def trouble(self, trouble: Trouble) -> None:
         """What is wrong, and the next step; the user's own traceback with it."""
         trace = trouble.trace[-TRACE_CHARACTERS:]
-        _say(self._channel, Why(trouble.what, trouble.next_step, trace))
+        _say(self._channel, Why(trouble.what[:WHAT_CHARS], trouble.next_step, trace))
 
     def cluster_error(self, error: ClusterError, next_step: str) -> None:
         """A cluster error, as people are told it."""
-        _say(self._channel, Why(told(error), next_step))
+        _say(self._channel, Why(told(error)[:WHAT_CHARS], next_step))
 
 
 def main() -> None:

@@ -43,6 +43,11 @@ LINE_BYTES = 1024 * 1024
 """The longest line: a greeting lists a cluster's addresses; subjects are below 4 KiB."""
 BURST_BYTES = 8 * 1024
 """Enough to be written at once, some twenty commits: a system call takes as long as making one."""
+HEADERS = 1_000
+"""Lines of a block that are read; perdure's messages have ten at most. The server lets through as
+many as fit into a message, and each takes a microsecond or two."""
+SHORT = 64
+"""Characters of a name or a status that may be remembered."""
 HEADER_BYTES = len(b"NATS/1.0\r\n\r\n")
 """The shortest block of headers."""
 
@@ -160,17 +165,16 @@ def headers_of(block: bytes) -> dict[str, str]:
     entity's log comes as messages with eight headers each, and that was most of their cost; an
     idle runner hears little but the statuses that show that its pulls are open.
     """
-    first, *lines = block.decode("utf-8", "replace").split("\r\n")
+    first, *lines = block.decode("utf-8", "replace").split("\r\n", HEADERS)[:HEADERS]
     headers: dict[str, str] = {}
     for line in lines:
         before, colon, value = line.partition(":")
-        if colon and (name := _name(before)):
+        if colon and (name := (_known_name if len(before) <= SHORT else _name)(before)):
             headers[name] = value.strip(_SPACE)
-    headers.update(_status(first))
+    headers.update((_known_status if len(first) <= SHORT else _status)(first))
     return headers
 
 
-@lru_cache(maxsize=256)
 def _status(line: str) -> tuple[tuple[str, str], ...]:
     """What the first line of a block says: `NATS/1.0 100 Idle Heartbeat`."""
     match = _STATUS.match(line)
@@ -180,11 +184,15 @@ def _status(line: str) -> tuple[tuple[str, str], ...]:
     return (status, ("Description", match[2])) if match[2] else (status,)
 
 
-@lru_cache(maxsize=256)
 def _name(text: str) -> str:
-    """A header's name, empty for what can't be one; the same few come again and again."""
+    """A header's name, empty for what can't be one."""
     name = text.strip(_SPACE)
     return name if _NAME.fullmatch(name) else ""
+
+
+# The same few come again and again. Strangers choose them, too, so long ones aren't kept.
+_known_status = lru_cache(maxsize=256)(_status)
+_known_name = lru_cache(maxsize=256)(_name)
 
 
 class StrictParser(Parser):

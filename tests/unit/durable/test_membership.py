@@ -137,6 +137,25 @@ async def test_two_that_took_each_other_for_dead_meet_by_the_shards_they_want(
 
 
 @virtually
+async def test_who_is_spoken_for_says_who_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody publishes a record of a runner that isn't its own, with an edition far ahead."""
+    async with ring("ab") as r:
+        forged = Member(runner="a", edition=2**50, leaving=True)
+        for _ in range(3):
+            r.tell_all(forged)
+            await asyncio.sleep(0.01)
+        seen = r["b"].membership.view.get("a")
+        assert seen == r["a"].membership.own
+        assert seen is not None
+        assert (seen.leaving, seen.edition) == (False, 2**50 + 1)
+        told = [x.levelname for x in caplog.records if "speaks as runner a" in x.message]
+        assert told == ["ERROR"]
+        r.tell("a", Gone("a", 2**50 + 1))
+        await until(lambda: r["a"].expelled == 1, 0.1)
+        assert await r.all_see("ab") < 1
+
+
+@virtually
 async def test_strangers_that_want_shards_make_a_listing_now_and_then_only() -> None:
     with counted_listings() as listings:
         async with ring("a") as r:
@@ -425,7 +444,8 @@ async def test_what_is_said_of_a_runner_to_itself_does_not_count() -> None:
         forged = Member(runner="b", edition=own.edition + 1, leaving=True)
         r.tell("b", forged)
         await asyncio.sleep(0.1)
-        assert r["b"].membership.own == own
+        renewed = r["b"].membership.own
+        assert (renewed.edition, renewed.leaving) == (own.edition + 2, own.leaving)
 
 
 @virtually

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+from collections.abc import AsyncIterator
 from string import ascii_letters
 from typing import Any
 
@@ -372,6 +374,44 @@ async def test_a_name_that_cant_be_one(name: Any) -> None:
         cluster = serving(r, r["a"].runner)
         assert "isn't a name" in await refused(cluster.singleton(name, for_ever))
         assert "async function" in await refused(cluster.singleton(JOB, name))
+
+
+def plain(_: Any) -> None:
+    raise AssertionError("it must not be called")
+
+
+async def without() -> None:
+    raise AssertionError("it must not be called")
+
+
+async def yields(_: Any) -> AsyncIterator[int]:
+    yield 1
+    raise AssertionError("it must not be called")
+
+
+@pytest.mark.parametrize("run", [plain, without, yields, print, 7])
+@virtually
+async def test_what_cant_be_run(run: Any) -> None:
+    async with runners("a") as r:
+        cluster = serving(r, r["a"].runner)
+        assert "an async function of one parameter" in await refused(cluster.singleton(JOB, run))
+        assert r["a"].runner.singletons.declared == {}
+
+
+@virtually
+async def test_a_partial_and_an_object_that_is_called_like_an_async_function_can_be_run() -> None:
+    class Called:
+        async def __call__(self, handle: Singleton) -> None:
+            await for_ever(handle)
+
+    async def more(_: int, handle: Singleton) -> None:
+        await for_ever(handle)
+
+    async with runners("a") as r:
+        cluster = serving(r, r["a"].runner)
+        await cluster.singleton("called", Called())
+        await cluster.singleton("partial", functools.partial(more, 1))
+        await until(lambda: r["a"].runner.singletons.held == ("called", "partial"), SOON_S)
 
 
 @virtually

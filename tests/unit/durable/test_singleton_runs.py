@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
 import pytest
 
-from perdure import Singleton
+from perdure import RunnerUnavailable, Singleton
 from perdure.durable.post import AGAIN_MAX_S, AGAIN_S
 from perdure.streams.members import Gone, encode_word
 
@@ -71,6 +72,65 @@ async def test_a_cancellation_that_comes_from_what_it_waits_for_is_a_failure() -
         await it.declare("a", waits)
         await until(lambda: len(it.turns) == 3, 2)
         assert set(it.terms) == {1}
+
+
+@virtually
+async def test_one_whose_task_was_cancelled_from_inside_is_begun_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a timeout of old: a cancellation that it swallowed, and then a second one."""
+    async with job("a") as (_, it):
+
+        async def cancels_itself(handle: Singleton) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await for_ever(handle)
+            waited = asyncio.get_running_loop().create_future()
+            waited.cancel()
+            await waited
+
+        await it.declare("a", cancels_itself)
+        await until(lambda: len(it.turns) == 4, 5)
+        assert set(it.terms) == {1}
+        assert actions(caplog).count("singleton.failed") >= 3
+
+
+@virtually
+async def test_one_that_is_declared_while_its_runner_leaves_is_refused() -> None:
+    async with job("a") as (r, it):
+
+        async def slow(handle: Singleton) -> None:
+            try:
+                await for_ever(handle)
+            finally:
+                await asyncio.sleep(2)
+
+        await it.declare("a", slow)
+        await it.runs_on("a")
+        draining = asyncio.create_task(r["a"].runner.drain())
+        await asyncio.sleep(1)
+        with pytest.raises(RunnerUnavailable) as leaving:
+            await r["a"].runner.singletons.declare("second", for_ever)
+        assert not leaving.value.may_have_taken_effect
+        await draining
+        assert it.alive == []
+
+
+@virtually
+async def test_a_record_that_is_not_readable_holds_up_nobody_who_leaves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with job("a") as (r, it):
+        await it.declare("a", for_ever)
+        await it.runs_on("a")
+        await r.stranger.members.put(f"singleton.{JOB}", b"garbage")
+        began = now()
+        await r["a"].runner.drain()
+        assert now() - began < 1
+        assert it.alive == []
+        assert "singleton.unreadable" in actions(caplog)
 
 
 @virtually
@@ -202,7 +262,7 @@ async def test_one_that_does_not_end_is_not_begun_again_where_its_runner_was_tak
 
 @virtually
 async def test_one_whose_task_is_cancelled_by_the_end_of_its_loop_is_not_begun_again() -> None:
-    async with job("a") as (_, it):
+    async with job("a") as (r, it):
         tasks: list[asyncio.Task[Any]] = []
 
         async def told(handle: Singleton) -> None:
@@ -213,6 +273,8 @@ async def test_one_whose_task_is_cancelled_by_the_end_of_its_loop_is_not_begun_a
 
         await it.declare("a", told)
         await it.runs_on("a")
+        post: Any = vars(r["a"].runner.singletons)["_posts"][JOB]
+        post._task.cancel()
         tasks[0].cancel()
         await asyncio.wait(tasks, timeout=1)
         assert tasks[0].cancelled()

@@ -46,6 +46,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"machine_id": 1_024}, "machine_id: 1024 isn't from 0 to 1023"),
     ({"snapshot_min_commits": 501}, "snapshot_min_commits: more than snapshot_max_commits"),
     ({"ack_progress": 31}, "ack_progress: more than half of ack_wait"),
+    ({"labels": ("gpu", "a b")}, "labels: 'a b'"),
     ({"reply_prefixes": ("_INBOX", "a b")}, "reply_prefixes: 'a b'"),
     ({"reply_prefixes": ("$JS",)}, "reply_prefixes: '$JS'"),
     ({"reply_prefixes": ("a.*",)}, "reply_prefixes: 'a.*'"),

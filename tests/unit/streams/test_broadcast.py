@@ -149,7 +149,7 @@ async def test_a_prefix_chooses_and_the_last_place_is_behind_what_it_left_out() 
     p = await place(25)
     assert await p.tell(prefix="a-000") == 10
     assert p.line.stored == p.ids[:10]
-    assert await p.tell(after=p.told[-1].place) == 0
+    assert await p.tell(key=p.told[-1].key, after=p.told[-1].place) == 0
 
 
 @virtually
@@ -168,7 +168,8 @@ class Other(Account, tag="account"):
     [
         ({"key": "not a key"}, "not an idempotency key"),
         ({"key": 5}, "not an idempotency key"),
-        ({"after": "x"}, "isn't the place"),
+        ({"after": "x", "key": "k"}, "isn't the place"),
+        ({"after": "1.0"}, "without the key"),
         ({"prefix": 5}, "isn't text"),
         ({"rate": 0}, "rate=0 isn't"),
         ({"rate": -1.0}, "rate=-1.0 isn't"),

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
+from perdure.streams.jetstream import reader
 from perdure.streams.jetstream.reader import (
     BURST_BYTES,
+    HEADERS,
     LINE_BYTES,
+    SHORT,
     Reader,
     StrictParser,
     headers_of,
@@ -171,6 +174,23 @@ def test_a_status_is_read_as_nats_py_reads_it(block: bytes) -> None:
 )
 def test_what_is_no_status_is_none(first: bytes) -> None:
     assert headers_of(first + b"\r\nA: b\r\n\r\n") == {"A": "b"}
+
+
+def test_what_a_stranger_chose_is_not_remembered() -> None:
+    caches: list[Any] = [vars(reader)["_known_status"], vars(reader)["_known_name"]]
+    before = [cache.cache_info().currsize for cache in caches]
+    long = b"x" * SHORT
+    for number in range(3):
+        block = b"NATS/1.0 200 %d%b\r\n%d%b: y\r\n\r\n" % (number, long, number, long)
+        assert len(headers_of(block)) == 3
+    assert [cache.cache_info().currsize for cache in caches] == before
+    assert headers_of(b"NATS/1.0 299\r\nShort-One: y\r\n\r\n")["Short-One"] == "y"
+    assert [cache.cache_info().currsize for cache in caches] == [b + 1 for b in before]
+
+
+def test_many_headers_are_read_up_to_a_bound() -> None:
+    block = b"NATS/1.0\r\n" + b"".join(b"H%d: y\r\n" % n for n in range(100_000)) + b"\r\n"
+    assert len(headers_of(block)) == HEADERS - 1
 
 
 def test_a_header_is_no_status_beside_one() -> None:

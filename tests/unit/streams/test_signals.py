@@ -23,7 +23,7 @@ from perdure import (
     memory,
 )
 from perdure.deploy.server import EmbeddedServer
-from perdure.streams.signals import KEPT
+from perdure.streams.signals import KEPT, KEPT_BYTES
 
 from ...support.server import PATIENCE_S, settings_for
 from ..deploy.counter import Add, Counter, counter
@@ -128,6 +128,19 @@ async def test_who_is_slow_loses_the_oldest(
                 assert await take(signals, KEPT) == [PricesChanged(v + 10) for v in range(KEPT)]
     told = [getattr(record, "action", "") for record in caplog.records]
     assert told == ["signal.dropped"]
+
+
+async def test_few_large_ones_wait(connects: Connects) -> None:
+    async with connects(serving=[counter]) as host, host.signals(Open) as signals:
+        for _ in range(20):
+            await host.signal(Open("x" * 500_000))
+        await host.signal(Open("last"))
+        kept = KEPT_BYTES // 500_000
+        async with asyncio.timeout(PATIENCE_S):
+            while signals.dropped < 20 - kept:  # noqa: ASYNC110 (no event: it isn't taken)
+                await asyncio.sleep(0.01)
+        assert await take(signals, kept + 1) == [*[Open("x" * 500_000)] * kept, Open("last")]
+        assert signals.dropped == 20 - kept
 
 
 async def test_the_loop_ends_with_its_block_and_with_the_cluster(connects: Connects) -> None:
