@@ -118,13 +118,13 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if item.at is not None:
-        if _below(folded, item):
-            return Standing.PROCESSED, None
-        if item.at.sequence <= folded.watermark.sequence:
-            return Standing.REWOUND, None
+    if _below(folded, item):
+        return Standing.PROCESSED, None
+    # In a rewound stream, too: this copy's outcome may have been forgotten.
     if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
         return Standing.TOO_OLD, None
+    if item.at is not None and item.at.sequence <= folded.watermark.sequence:
+        return Standing.REWOUND, None
     return Standing.NEW, None
 
 

@@ -144,6 +144,17 @@ def test_a_lower_sequence_with_a_newer_time_means_a_rewound_stream_and_is_execut
     assert got.rewound == [late] == got.taken
 
 
+@pytest.mark.parametrize(("birth", "expected"), [(1000, "TOO_OLD"), (99_500, "REWOUND")])
+def test_a_made_key_in_a_rewound_stream_may_be_forgotten_as_well(
+    birth: int, expected: str
+) -> None:
+    on = folded(watermark=At(1, 10, 10_000_000), time=datetime.fromtimestamp(100, UTC))
+    late = tell(Add(1), 9, key="made", birth=birth)
+    late.at = At(1, 9, 99_000_000_000)
+    assert standing(on, late)[0] is Standing[expected]
+    assert bool(plan(late, on=on).outcomes[0].dead) == (expected == "TOO_OLD")
+
+
 def test_a_tell_recorded_by_its_cause_is_found_though_its_key_is_anothers() -> None:
     on = folded()
     one = tell(Add(1), 5, key="k")
