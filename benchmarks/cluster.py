@@ -5,7 +5,7 @@ servers, of one server and of a cluster of three. `workers`: `perdure run --work
 `--workers 1`, in turn, on handlers that compute for 5 ms. `prompt`: at 100 commands a second, the
 time from `ask` to the handler's start in another process.
 
-    make bench-cluster                               eight minutes, most of them idle
+    make bench-cluster                               six minutes, most of them idle
     make bench-cluster ARGS='--only workers prompt'
 
 Exit codes: 0 all targets are met, 1 one is missed or something failed, 2 wrong usage, 130 stopped.
@@ -35,10 +35,11 @@ from perdure.deploy.process import run_until_signalled
 
 from .closed import quantile
 from .cluster_host import Hosted, Prompt, Take
+from .contenders import ANSWER_S
 from .host import settings_of
 from .options import count
 from .orders import Load, Perdure, Sample
-from .process import ROOT, Child, cpu_s
+from .process import ROOT, Child, child, cpu_s
 from .scenarios import Environment
 from .servers import Servers, running
 from .verdict import Figure, add_files, judged, new_folder
@@ -66,7 +67,6 @@ START_S = 30.0
 """How long a runner may take until it answers."""
 END_S = 15.0
 """How long one may take to end: longer than its `drain_timeout`."""
-ANSWER_S = 150.0
 COMMAND_BYTES = 2**25
 """Each command stream's size, which the server reserves."""
 
@@ -258,16 +258,6 @@ async def take(cluster: Cluster, number: int) -> float:
     """One command; how long it took to its handler's start, in milliseconds."""
     command = Take(time.monotonic_ns())
     return await cluster.at(Prompt, f"prompt-{number}").ask(command) / 1e6
-
-
-@asynccontextmanager
-async def child(module: str, spec: object, folder: Path) -> AsyncGenerator[Child]:
-    """A process while it runs."""
-    started = await Child.start(module, spec, folder, None)
-    try:
-        yield started
-    finally:
-        await started.stop()
 
 
 if __name__ == "__main__":

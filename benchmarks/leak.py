@@ -23,7 +23,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,7 +34,7 @@ from .leak_caller import NOT_REFUSED, Mix, Report
 from .options import count
 from .orders import Perdure
 from .probe import LOOK, LOOK_S, Inside, descriptors, rss_bytes
-from .process import Child
+from .process import Child, child
 from .relay import Relay, relayed
 from .verdict import MIB, Figure, add_files, judged, new_folder, progress_bar
 
@@ -158,8 +157,9 @@ async def measure(options: argparse.Namespace, figures: list[Figure], errors: Co
             enter = stack.enter_async_context
             server = await enter(EmbeddedServer(folder, fsync=False))
             relays = [await enter(relayed(server.port)) for _ in range(2)]
-            runner = await enter(child("leak_host", relays[0].url, folder))
-            caller = await enter(child("leak_caller", relays[1].url, folder))
+            specs = [Perdure(relay.url, "leak", SMALL) for relay in relays]
+            runner = await enter(child("leak_host", specs[0], folder))
+            caller = await enter(child("leak_caller", specs[1], folder))
             trends = Trend("runner", runner.pid), Trend("caller", caller.pid)
             unexpected = await called(options, runner, caller, relays, trends, errors)
         figures += [one for trend in trends for one in trend.figures()]
@@ -236,16 +236,6 @@ class Cuts:
             task.cancel()
             await asyncio.wait({task})
             self._left_s = max(0.0, due - loop.time())
-
-
-@asynccontextmanager
-async def child(module: str, url: str, folder: Path) -> AsyncGenerator[Child]:
-    """One of the two processes while it runs."""
-    started = await Child.start(module, Perdure(url, "leak", SMALL), folder, None)
-    try:
-        yield started
-    finally:
-        await started.stop()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import contextlib
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +100,16 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+
+
+@asynccontextmanager
+async def child(module: str, spec: object, folder: Path) -> AsyncGenerator[Child]:
+    """A process while it runs, on this checkout's perdure."""
+    started = await Child.start(module, spec, folder, None)
+    try:
+        yield started
+    finally:
+        await started.stop()
 
 
 def cpu_s(pids: list[int]) -> float | None:
