@@ -137,9 +137,9 @@ class Cluster:
 
         Gotchas: on return all of it is stored, not done. The key must be new to the entities:
         where another command has used it, and where the runners don't know the command, this one
-        becomes a dead letter for each. An id that is listed and
-        has no log yet is told, too. A client that told more than `told_addresses` entities asks
-        them by the stream from then on, which is slower: broadcast from a client of its own.
+        becomes a dead letter for each. An id that is listed and has no log yet is told, too. A
+        client that told more than `told_addresses` entities asks them by the stream from then on,
+        which is slower: broadcast from a client of its own.
 
         Raises MalformedMessage, before anybody is told, for a query, another entity's command, or
         what isn't a key, rate or place, and for a place without its key; else a ClusterError as
@@ -199,7 +199,7 @@ class Cluster:
         """What a runner hears of these classes of signals, all for one entity type it hosts.
 
         `async with cluster.signals(PricesChanged) as signals`, then `async for signal in signals`.
-        Each such loop gets all of them. Up to 1,000 wait; `dropped` counts those lost beyond.
+        Each such loop gets all of them. Up to 1,000 wait, or 4 MiB; `dropped` counts those lost.
 
         Raises MalformedMessage for other classes, and where no runner of this process hosts the
         type; on entering RpcClientError if the server can't be reached.
