@@ -11,6 +11,7 @@ import pytest
 
 from perdure import RunnerUnavailable, Singleton
 from perdure.durable.post import AGAIN_MAX_S, AGAIN_S
+from perdure.durable.singleton import Singletons
 from perdure.streams.members import Gone, encode_word
 
 from .jobs import JOB, SOON_S, for_ever, job
@@ -116,6 +117,27 @@ async def test_one_that_is_declared_while_its_runner_leaves_is_refused() -> None
         assert not leaving.value.may_have_taken_effect
         await draining
         assert it.alive == []
+
+
+@virtually
+async def test_a_defect_of_one_part_keeps_no_runner_from_leaving(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(_: Singletons) -> None:
+        raise ZeroDivisionError("as planned")
+
+    async with job("ab") as (r, it):
+        await it.declare("ab", for_ever)
+        owner = it.owner("ab")
+        await it.runs_on(owner)
+        (other,) = {"a", "b"} - {owner}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Singletons, "away", broken)
+            await r[owner].runner.drain()
+        assert "runner.drain_failed" in actions(caplog)
+        await until(lambda: r[other].view == other, 0.5)
+        await it.runs_on(other)
+        assert it.never_two
 
 
 @virtually

@@ -19,11 +19,13 @@ from perdure import (
     RpcClientError,
     RunnerNotRegistered,
     SendTimeout,
+    SerializationError,
     Settings,
 )
 from perdure.entities.address import Address
 from perdure.streams import broadcast
 from perdure.streams.broadcast import BURST_S, OPEN, RATE, RATE_MAX
+from perdure.streams.listing import Listing
 from perdure.streams.memory.ids import MemoryIds
 from perdure.streams.port import (
     Appended,
@@ -374,6 +376,35 @@ async def test_where_nobody_was_told_the_error_says_no_more_than_a_tells() -> No
     with pytest.raises(MailboxFull) as caught:
         await p.tell(key="k")
     assert caught.value.may_have_taken_effect  # an earlier try may be stored
+
+
+@virtually
+async def test_what_an_earlier_try_may_have_stored_is_told_with_whatever_ends_it() -> None:
+    p = await place(1)
+    p.line.says = lambda id: NoAck("lost") if now() < 5 else Refused(10077, "no space")
+    with pytest.raises(PersistenceError) as caught:
+        await p.tell(key="k")
+    assert caught.value.may_have_taken_effect
+
+
+@virtually
+async def test_a_tell_that_is_out_while_the_registry_fails_may_have_taken_effect() -> None:
+    p = await place(1)
+    p.line.holds = True
+    real = Listing.__anext__
+
+    async def fails(listing: Listing) -> str:
+        await asyncio.sleep(0.1)
+        if p.line.open:
+            raise SerializationError(cause="of a newer release", may_have_taken_effect=False)
+        return await real(listing)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Listing, "__anext__", fails)
+        with pytest.raises(SerializationError) as caught:
+            await p.tell(key="k")
+    assert p.told[-1].told == 0
+    assert caught.value.may_have_taken_effect
 
 
 class Registry:
