@@ -188,9 +188,12 @@ class Membership:
                 return
             found = await members.get(key)
             self._revision = 0 if found is None else found.revision
+            stored = None if found is None else _member(found)
             if found is None and self._joined:
                 # Removed, or it went by itself: others may have taken this runner for dead.
                 self._renew()
+            elif stored is not None and stored.runner == self.own.runner:
+                self._spoken_for(stored)
         raise Unreachable(f"{key} changes all the time")
 
     async def _beat(self) -> None:
@@ -216,7 +219,10 @@ class Membership:
             return
         listed = [member for entry in entries.values() if (member := _member(entry)) is not None]
         for member in listed:
-            self._remind(member)
+            if member.runner == self.own.runner:
+                self._spoken_for(member)
+            else:
+                self._remind(member)
         if self.own.runner not in [member.runner for member in listed]:
             await self._put()  # somebody removed it, or it wasn't stored yet
         if self.view.compare(listed, self.own.runner):
@@ -226,7 +232,7 @@ class Membership:
         """Tell one that is listed, but known to be gone, that it was taken for dead: it may live,
         and not have heard of that."""
         gone = self.view.gone(member.runner)
-        if member.edition <= gone and member.runner != self.own.runner:
+        if member.edition <= gone:
             self._say_gone(member.runner, gone)
 
     def _say_gone(self, runner: str, edition: int) -> None:
@@ -323,7 +329,7 @@ class Membership:
         )
         self._impersonated_before = True
         self.own = msgspec.structs.replace(self.own, edition=min(member.edition, NEWEST - 1))
-        self._renew()  # the next heartbeat stores it
+        self._renew()  # it is stored by who found this, or by the next heartbeat
 
     def _went(self, gone: Gone) -> None:
         if not self._joined:

@@ -20,6 +20,7 @@ from perdure.streams.members import (
     Member,
     Ping,
     Release,
+    decode_word,
     encode_word,
     member_key,
 )
@@ -153,6 +154,27 @@ async def test_who_is_spoken_for_says_who_it_is(caplog: pytest.LogCaptureFixture
         r.tell("a", Gone("a", 2**50 + 1))
         await until(lambda: r["a"].expelled == 1, 0.1)
         assert await r.all_see("ab") < 1
+
+
+@virtually
+async def test_a_forged_record_in_the_bucket_is_not_believed_either() -> None:
+    async with ring("ab") as r:
+        forged = Member(runner="a", edition=2**50, leaving=True)
+        members, key = r.stranger.members, member_key("a")
+        stored = await members.get(key)
+        assert stored is not None
+        await members.put(key, encode_word(forged), expected=stored.revision, ttl_s=60)
+
+        def corrected() -> bool:
+            own, seen = r["a"].membership.own, r["b"].membership.view.get("a")
+            return own == seen and own.edition > forged.edition and not own.leaving
+
+        await until(corrected, 60)
+        await until(lambda: r["a"].membership.view.get("a") == r["a"].membership.own, 0.1)
+        await asyncio.sleep(30)
+        found = await members.get(key)
+        assert found is not None
+        assert decode_word(found.value) == r["a"].membership.own
 
 
 @virtually
