@@ -329,9 +329,13 @@ def settings_found(
     configs: dict[str, Config | None],
     sharding: Sharding | None,
 ) -> list[Finding]:
-    """Settings that count only when a type is first hosted, and now differ from what is there."""
+    """Settings that count only when a type is first hosted, and now differ from what is there.
+
+    Into how many shards a type is cut that was resized, somebody has decided since.
+    """
     findings: list[Finding] = []
-    if sharding is not None and sharding.shards != settings.shards:
+    resized = sharding is not None and sharding.generation > FIRST_GENERATION
+    if sharding is not None and sharding.shards != settings.shards and not resized:
         what = f"{entity} has {sharding.shards} shards, the settings say {settings.shards}"
         step = f"nothing, it keeps them; to have no doubt: shards = {sharding.shards}"
         findings.append(odd("settings", what, step))

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from ..entities.duration import seconds
 from ..entities.settings import Settings
@@ -40,6 +41,11 @@ ABANDON_S = 1.0
 """How long a test that kills a runner waits for a run that doesn't end, in seconds."""
 
 
+State: TypeAlias = Literal["runs", "fails", "ends", "ended"]
+"""`fails`: it failed, and is begun again after a pause. `ends`: it was cancelled and cleans up.
+`ended`: it returned, and is over for its term."""
+
+
 class Running:
     """One term of a singleton in this runner, and the task that runs its coroutine."""
 
@@ -48,7 +54,17 @@ class Running:
         self.over: bool = False
         self._run, self._pause_s = run, pause_s
         self._failures = 0  # in a row
+        self._pauses = False  # after one of them
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._lasting())
+
+    @property
+    def state(self) -> State:
+        """How it is now."""
+        if self.task.done():
+            return "ended"
+        if self.over:
+            return "ends"
+        return "fails" if self._pauses else "runs"
 
     def end(self) -> None:
         """Cancel it, once: what it does on its way out isn't interrupted."""
@@ -65,8 +81,13 @@ class Running:
             self.task = asyncio.get_running_loop().create_task(self._later())
 
     async def _later(self) -> None:
-        await asyncio.sleep(self._pause_s(self._failures))
+        await self._pause()
         await self._lasting()
+
+    async def _pause(self) -> None:
+        self._pauses = True
+        await asyncio.sleep(self._pause_s(self._failures))
+        self._pauses = False
 
     async def _lasting(self) -> None:
         """Run it to its end, again and again while it fails."""
@@ -87,7 +108,7 @@ class Running:
             if self.over:
                 return
             self._failures = 1 if loop_time() - began >= LASTED_S else self._failures + 1
-            await asyncio.sleep(self._pause_s(self._failures))
+            await self._pause()
 
     def _failed(self) -> None:
         self._log(logging.ERROR, "failed", "singleton.failed", exc_info=True)

@@ -16,7 +16,7 @@ from ..streams.port import Session
 from ..streams.singleton import Run
 from .assignment import singleton_owner
 from .membership import Membership
-from .post import Post
+from .post import Post, State
 from .tenure import Tenure
 
 SINGLETONS = 64
@@ -39,6 +39,12 @@ class Singletons:
     def held(self) -> tuple[str, ...]:
         """The names of those that are with this runner."""
         return tuple(n for n, post in sorted(self._posts.items()) if post.running is not None)
+
+    @property
+    def states(self) -> dict[str, State]:
+        """How each of those is."""
+        posts = sorted(self._posts.items())
+        return {name: post.running.state for name, post in posts if post.running is not None}
 
     @property
     def declared(self) -> dict[str, Run]:

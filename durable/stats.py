@@ -111,6 +111,8 @@ class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
     types: tuple[TypeStats, ...]
     singletons: tuple[str, ...] = ()
     """The names of those that it has."""
+    singleton_states: dict[str, str] = {}
+    """How each of them is: `runs`, `fails`, `ends` or `ended` (durable/post.py says more)."""
     connection: dict[str, Any] = {}
     """The backend's own record of its connection, where it has one: what is in flight, what was
     dropped."""
@@ -169,6 +171,7 @@ class Stats:
             evicted=self._load.residents.evicted,
             types=tuple(stats_of(name, shards) for name, shards in types),
             singletons=self._singletons.held,
+            singleton_states=dict(self._singletons.states),
             connection=backend,
         )
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -31,7 +33,7 @@ from ..logs import silence
 from ..process import loop_factory
 from .advice import HOST, quoted
 from .chronicle import tagged
-from .hint import INFO_S, no_such_type
+from .hint import INFO_S, halted, no_such_type
 from .output import Output
 from .trouble import FAILED, SUCCESS, Advised, Failed, UsageError
 
@@ -42,7 +44,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 async def calling(settings: Settings) -> AsyncGenerator[Caller]:
     """A connection for calls. Raises what `open_session` raises, and UsageError for a bad URL.
 
-    Where nobody hosts a type, and there is no such type at all, that becomes the next step.
+    Where nobody hosts a type, and there is no such type at all or it is halted, that becomes the
+    next step.
     """
     try:
         session = await open_session(settings, name="perdure-cli")
@@ -52,10 +55,14 @@ async def calling(settings: Settings) -> AsyncGenerator[Caller]:
     try:
         yield caller
     except RunnerNotRegistered as error:
-        missing = await no_such_type(caller, (error.address or "").partition("/")[0])
-        if missing is None:
+        entity = (error.address or "").partition("/")[0]
+        missing = await no_such_type(caller, entity)
+        if missing is not None:
+            raise Advised(error, f"{missing}: correct it, or host it: {HOST}") from None
+        why = await halted(caller, entity)
+        if why is None:
             raise
-        raise Advised(error, f"{missing}: correct it, or host it: {HOST}") from None
+        raise Advised(error, why) from None
     finally:
         caller.close()
         await session.close()
@@ -99,10 +106,22 @@ async def new_key(caller: Caller, entity: str, *, durable: bool) -> str | None:
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run a short command to its end; Ctrl-C interrupts it."""
+    """Run a short command to its end; Ctrl-C or SIGTERM interrupts it."""
     silence()  # what it comes to is told once, by its output
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(main)
+        return runner.run(_terminable(main))
+
+
+async def _terminable(main: Coroutine[Any, Any, int]) -> int:
+    """The same, while SIGTERM cancels it, as asyncio lets Ctrl-C do: in the main thread only."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is None or threading.current_thread() is not threading.main_thread():
+        return await main
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await main
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def connected(settings: Settings, work: Callable[[Caller], Coroutine[Any, Any, int]]) -> int:

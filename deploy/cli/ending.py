@@ -17,6 +17,13 @@ from .advice import next_step
 from .output import Output
 from .trouble import FAILED, SUCCESS, Advised, Failed, Trouble, UsageError
 
+_TYPES = {
+    "into int|Literal[auto]": "into a whole number, or auto",
+    "into int": "into a whole number",
+    "into float": "into a number",
+}
+"""What the parser calls the types of options, and what people call them."""
+
 
 def ending(output: Output, work: Callable[[], object]) -> int:
     """Do something to its end: its exit code, or what its error is told as."""
@@ -43,7 +50,7 @@ def trouble_of(error: BaseException) -> Trouble | None:
         case Trouble():
             return error
         case CycloptsError():
-            return UsageError(str(error).rstrip("."), f"see {_help_of(error)}")
+            return UsageError(_plain(error), f"see {_help_of(error)}")
         case Unreachable():
             return Failed(str(error), "perdure check")
         case Incompatible():
@@ -65,6 +72,14 @@ def trouble_of(error: BaseException) -> Trouble | None:
             return Failed("interrupted", "run it again")
         case _:
             return None
+
+
+def _plain(error: CycloptsError) -> str:
+    """Its text in plain words, without its list of some commands: `--help` has all of them."""
+    text = str(error).partition(" Available commands:")[0].rstrip(".")
+    for python, plain in _TYPES.items():
+        text = text.removesuffix(python) + (plain if text.endswith(python) else "")
+    return text
 
 
 def _help_of(error: CycloptsError) -> str:

@@ -16,7 +16,7 @@ from ...streams.asks import decode_info
 from ...streams.caller import Caller
 from ...streams.codec import Undecodable
 from ...streams.jetstream.scan import names
-from ...streams.port import Incompatible, Unreachable
+from ...streams.port import Halted, Incompatible, Unreachable
 from .advice import HOST
 from .operating import connection_of, has_server, types_of
 from .trouble import Failed
@@ -59,6 +59,18 @@ async def no_such_type(caller: Caller, entity: str) -> str | None:
     there = f"only {', '.join(found)}" if found else "nor any other"
     namespace = caller.session.subjects.namespace
     return f"there is no entity type {entity!r} in namespace {namespace!r}, {there}"
+
+
+async def halted(caller: Caller, entity: str) -> str | None:
+    """That the type is halted, and what ends that; None if it isn't, or nobody tells."""
+    try:
+        async with asyncio.timeout(TYPES_S):
+            await caller.session.sharding(entity)
+    except Halted as error:
+        return str(error)
+    except (TimeoutError, Unreachable, Incompatible):
+        return None
+    return None
 
 
 async def require_type(caller: Caller, entity: str) -> None:

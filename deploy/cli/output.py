@@ -71,10 +71,14 @@ class Output:
         if not self.json:  # a console cuts what is wider than itself
             Console(file=self._out.file, width=UNBOUNDED, highlight=False).print(table)
 
-    def clear(self) -> None:
-        """Begin the screen anew, where there is one."""
-        if not self.json and self._out.is_terminal:
+    def again(self) -> None:
+        """What is watched follows anew: on a clear screen, or in a file or pipe below the time."""
+        if self.json:
+            return
+        if self._out.is_terminal:
             self._out.clear()
+        else:
+            self.line(f"--- {stamp(datetime.now(UTC))}")
 
     @property
     def watched(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -22,6 +22,9 @@ COLUMNS = ("RUNNER", "HOST:PID", "#AGE", "SHARDS", "#WEIGHT", "LABELS", "#MACHIN
 
 NONE = "-"
 """In a table: not known, or nothing."""
+
+WELL = "runs"
+"""Of a singleton, which needs no word."""
 
 UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
@@ -49,6 +52,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     types: tuple[Share, ...]
     singletons: tuple[str, ...]
     """The names of those that it has."""
+    singleton_states: dict[str, str]
+    """How each of them is: `runs`, `fails`, `ends` or `ended`."""
     weight: float
     labels: tuple[str, ...]
     machine: int | None
@@ -58,10 +63,11 @@ def runners(*, watching: Watching = ONCE, common: Common = NO_OPTIONS) -> int:
     """Print the runners there are, what each has of the shards, and whether they agree.
 
     SHARDS are those that a runner has, of those that it should have; its singletons come after
-    them. STATE is `well`; `leaving`: it was told to drain; `differs`: it sees other runners than
-    the rest, or hosts other code than the one that started last; `silent`: it has a record in the
-    members bucket and doesn't answer.
-    It exits with 1 if nobody answers.
+    them, with a word where one failed and is begun again (`fails`), returned (`ended`), or cleans
+    up after it was cancelled (`ends`). STATE is `well`; `leaving`: it was told to drain;
+    `differs`: it sees other runners than the rest, or hosts other code than the one that started
+    last; `silent`: it has a record in the members bucket and doesn't answer. It exits with 1 if
+    nobody answers.
 
     For instance:
 
@@ -108,6 +114,7 @@ def _told(one: RunnerStats, differs: list[str]) -> Row:
         age_s=_age_s(one.since, one.time),
         types=tuple(Share(entity=t.entity, owned=t.owned, assigned=t.assigned) for t in one.types),
         singletons=one.singletons,
+        singleton_states=one.singleton_states,
         weight=one.weight,
         labels=one.labels,
         machine=one.machine,
@@ -125,6 +132,7 @@ def _silent(member: Member, now_ms: int) -> Row:
         age_s=_age_s(member.since, now_ms),
         types=(),
         singletons=(),
+        singleton_states={},
         weight=member.weight,
         labels=member.labels,
         machine=member.machine,
@@ -151,7 +159,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def _has(row: Row) -> list[str]:
     shares = [f"{t.entity} {t.owned}/{t.assigned}" for t in row.types]
-    return [*shares, *(f"{name} (singleton)" for name in row.singletons)]
+    return [*shares, *(_singleton(name, row.singleton_states) for name in row.singletons)]
+
+
+def _singleton(name: str, states: Mapping[str, str]) -> str:
+    state = states.get(name, WELL)
+    return f"{name} (singleton)" if state == WELL else f"{name} (singleton, {state})"
 
 
 def age(seconds: float) -> str:

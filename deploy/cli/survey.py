@@ -21,7 +21,7 @@ from ...streams.codec import Undecodable
 from ...streams.members import HEAD, Member, decode_word
 from ...streams.port import Message, Unreachable
 from ..fleet import Fleet
-from .advice import HOST
+from .advice import HOST, START
 from .calling import until_interrupted
 from .output import Output
 from .trouble import SUCCESS, Failed, UsageError
@@ -74,10 +74,10 @@ async def watched(
             try:
                 found = await look()
             except Failed as nobody:
-                output.clear()
+                output.again()
                 output.trouble(nobody)
             else:
-                output.clear()
+                output.again()
                 show(found)
             await rest(began + watching.every - _now())
     return SUCCESS
@@ -86,6 +86,8 @@ async def watched(
 async def collect(caller: Caller, window_s: float = COLLECT_S) -> list[RunnerStats]:
     """The answers of all runners, by their ids. Raises Failed if there is none."""
     session = caller.session
+    if not session.connected:
+        raise Failed("the connection to the server is lost", START)
     found: dict[str, RunnerStats] = {}
     strange: list[str] = []
     nobody = asyncio.Event()

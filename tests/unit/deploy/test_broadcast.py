@@ -127,8 +127,9 @@ async def test_killed_in_the_middle_and_gone_on_with(
         assert await totals(nats_server, namespace, IDS) == {11: 60}
 
 
-async def test_ctrl_c_says_how_to_go_on(
-    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_who_interrupts_it_is_told_how_to_go_on(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     async with hosted(nats_server, namespace, tmp_path) as at:
         await filled(nats_server, namespace, IDS)
@@ -136,7 +137,7 @@ async def test_ctrl_c_says_how_to_go_on(
         line = ("counter", "add", fields, "--rate", "20", "--prefix", "c-")
         with at.shell.running("broadcast", *line) as process:
             await until_stored(at, 10)
-            process.interrupt()
+            process.popen.send_signal(number)
             ran = await asyncio.to_thread(process.end)
         assert (ran.code, ran.out) == (1, "")
         head, end = ran.err.splitlines()

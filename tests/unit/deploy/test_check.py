@@ -25,9 +25,11 @@ from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
+from perdure.durable.resizing import resize
 from perdure.entities.entity import Entity
 from perdure.entities.settings import Settings
 from perdure.streams.asks import TypeInfo
+from perdure.streams.connect import open_session
 from perdure.streams.subjects import Sharding, Subjects
 from perdure.streams.topology import log_stream
 
@@ -271,6 +273,17 @@ async def test_first_settings_that_differ_are_a_warning(
     assert all(what.endswith(" has 1 replicas, the settings say 3") for what in replicas)
     assert ran.code == 0
     assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
+
+
+async def test_a_type_that_was_resized_has_the_shards_that_somebody_chose(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    async with hosted(nats_server.url, namespace=namespace) as settings:
+        pass
+    session = await open_session(settings, name="test")
+    assert (await resize(session, "counter", 8))[1] == Sharding(2, 8)
+    await session.close()
+    assert "settings" not in await found(settings, "counter")
 
 
 async def test_each_owner_is_told_with_its_shards(

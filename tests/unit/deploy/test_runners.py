@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -27,6 +28,14 @@ from .told import answering, told, told_type
 
 async def for_ever(_: Singleton) -> None:
     await asyncio.Event().wait()
+
+
+async def returns(_: Singleton) -> None:
+    pass
+
+
+async def fails(_: Singleton) -> None:
+    raise ValueError("as planned")
 
 
 async def singletons(at: Place) -> dict[str, list[str]]:
@@ -71,6 +80,14 @@ async def test_each_runner_is_a_row_and_each_shard_has_one_owner(
                 pass
         assert held == {second.runner_id: ["nightly"]}
         assert "counter 3/3, nightly (singleton)" in (await at.run("runners")).out
+        await second.singleton("once", returns)
+        await second.singleton("broken", fails)
+        async with asyncio.timeout(PATIENCE_S):
+            while (
+                ", broken (singleton, fails), nightly (singleton), once (singleton, ended)"
+                not in (await at.run("runners")).out
+            ):
+                pass
         ran = await at.run("shards", "other")
         assert (ran.code, "no runner hosts 'other', they host counter" in ran.err) == (1, True)
 
@@ -138,6 +155,25 @@ async def test_watching_shows_what_changes_until_ctrl_c(
             process.popen.send_signal(signal.SIGINT)
             ended = await asyncio.to_thread(process.end)
         assert (ended.code, ended.err) == (0, "")
+
+
+async def test_a_watch_into_a_pipe_tells_the_time_and_when_the_server_is_away(
+    tmp_path: Path, namespace: str
+) -> None:
+    async with EmbeddedServer(tmp_path / "store", port=0) as server:
+        shell = Shell(tmp_path, PERDURE_URL=server.url, PERDURE_NAMESPACE=namespace)
+        with shell.running("runners", "--watch", "--every", "0.5") as process:
+            times = [await asyncio.to_thread(process.line) for _ in range(2)]
+            moments = [datetime.fromisoformat(line.removeprefix("--- ")) for line in times]
+            assert moments == sorted(set(moments))
+            assert "no runner in namespace" in process.err.read_text()
+            await server.stop()
+            async with asyncio.timeout(PATIENCE_S):
+                while "the connection to the server is lost; next" not in process.err.read_text():
+                    await asyncio.to_thread(process.line)
+            process.terminate()
+            ended = await asyncio.to_thread(process.end)
+    assert ended.code == 0
 
 
 @pytest.mark.parametrize("command", ["runners", "shards"])

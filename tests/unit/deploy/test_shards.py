@@ -73,6 +73,7 @@ async def test_what_is_left_halted_is_told_and_ended(
                 pass
         ran = await at.run("tell", "counter", "a", "add", '{"n": 1}')
         assert (ran.code, "has had no effect" in ran.err) == (1, True)
+        assert "next: counter is halted: it is being resized" in ran.err
         ran = await at.run(*RESIZE, "4")
         assert (ran.code, ran.out) == (0, "counter has 4 shards as before, and takes tells\n")
         assert await at.session.commands.count("counter") == 0

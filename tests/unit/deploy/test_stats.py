@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from perdure import Entity
 from perdure.deploy.cli.stats import COLUMNS, rows
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -19,7 +20,7 @@ from perdure.streams.subjects import Subjects
 
 from ...support.server import PATIENCE_S, settings_for
 from .commands import Shell, plain_client
-from .counter import counter
+from .counter import Counter, counter, decide, evolve
 from .hosted import hosted, place
 from .told import told, told_type
 
@@ -58,6 +59,25 @@ async def test_every_runner_tells_what_it_has(
         ran = await at.run("stats", "other")
         assert ran.code == 1
         assert "no runner hosts 'other', they host counter" in ran.err
+
+
+async def test_tells_that_wait_in_the_stream_are_told_once_a_type(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    labelled = Entity(Counter(), decide, evolve, label="gpu")
+    settings = settings_for(nats_server, namespace)
+    async with (
+        hosted(nats_server, namespace, tmp_path, labelled) as at,  # nobody may own its shards
+        connect(serving=[labelled], settings=settings),
+    ):
+        for n in range(3):
+            await at.tell(f"e-{n}", b'{"type": "add", "n": 1}')
+        found = (await at.run("stats", "--json")).lines
+        assert [one["stored"] for one in found] == [{"counter": 3}] * 2
+        assert [type["tells"] for one in found for type in one["types"]] == [0, 0]
+        _, *lines = (await at.run("stats")).out.splitlines()
+        column = [name.lstrip("#") for name in COLUMNS].index("STORED")
+        assert [line.split()[column] for line in lines] == ["3", "-"]
 
 
 async def test_watching_ends_with_ctrl_c(

@@ -19,7 +19,8 @@ def shell(tmp_path: Path) -> Shell:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (["frobnicate"], "Unknown command"),
+        (["frobnicate"], 'Unknown command "frobnicate"; next: see perdure --help'),
+        (["stat"], 'Did you mean "stats"?; next: see perdure --help'),
         (["ask", "account", "a-1"], "COMMAND requires an argument"),
         (["ask", "account", "a-1", "add", '{"n": 5'], 'not a JSON object: {"n": 5'),
         (["ask", "account", "a-1", "add", "[1]"], "not a JSON object: [1]"),
@@ -58,7 +59,9 @@ def shell(tmp_path: Path) -> Shell:
         (["run", "app", "--workers", "0"], "--workers 0"),
         (["run", "app", "--workers", "-1"], "--workers -1"),
         (["run", "app", "--workers", "65"], "--workers 65"),
-        (["run", "app", "--workers", "many"], "many"),
+        (["run", "app", "--workers", "many"], '"many" into a whole number, or auto; next: '),
+        (["stats", "--every", "x"], '"x" into a number; next: '),
+        (["shards", "resize", "a", "x"], '"x" into a whole number; next: '),
     ],
 )
 def test_one_line_and_exit_code_2(shell: Shell, line: list[str], says: str) -> None:
@@ -68,6 +71,7 @@ def test_one_line_and_exit_code_2(shell: Shell, line: list[str], says: str) -> N
     assert ran.err.count("\n") == 1
     assert "; next: " in ran.err
     assert says in ran.err
+    says = says.partition("; next: ")[0]
     ran = shell.type(*line, "--json")
     assert (ran.code, ran.err) == (2, "")
     assert ran.lines[0]["error"]["type"] == "usage"

@@ -39,6 +39,7 @@ def told(runner: str, *types: TypeStats, **more: Any) -> RunnerStats:
         "labels": (),
         "machine": None,
         "singletons": (),
+        "singleton_states": {},
         "connection": {},
     }
     usual: dict[str, Any] = {"weight": 1.0, "leaving": False, "sees": 1}

@@ -26,7 +26,7 @@ def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_one_that_fails_is_begun_again_later_and_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with job("a") as (_, it):
+    async with job("a") as (r, it):
 
         async def fails(_: Singleton) -> None:
             raise ValueError("as planned")
@@ -42,6 +42,7 @@ async def test_one_that_fails_is_begun_again_later_and_later(
             rec for rec in caplog.records if getattr(rec, "action", "") == "singleton.failed"
         ]
         assert len(failed) == 14
+        assert r["a"].runner.singletons.states == {JOB: "fails"}
         assert all(rec.exc_info and "as planned" in str(rec.exc_info[1]) for rec in failed)
 
 
