@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ...entities.clock import SystemClock, to_datetime
 from ...entities.errors import ClusterError
 from ...entities.tagged import to_wire
 from .trouble import Trouble, UsageError, one_line
@@ -78,7 +79,7 @@ class Output:
         if self._out.is_terminal:
             self._out.clear()
         else:
-            self.line(f"--- {stamp(datetime.now(UTC))}")
+            self.line(f"--- {stamp(to_datetime(SystemClock().now_ns()))}")
 
     @property
     def watched(self) -> bool:

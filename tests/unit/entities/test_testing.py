@@ -26,7 +26,6 @@ from tests.bank import (
     GetBalance,
     InsufficientFunds,
     Withdraw,
-    WithdrawLarge,
     Withdrawn,
     account,
 )
@@ -191,8 +190,6 @@ def test_a_command_that_decide_does_not_take() -> None:
         AssertionError, match=r"Entity\('thing': do, look\) doesn't take Elsewhere"
     ):
         given(thing).when(_any(Elsewhere()))
-    with pytest.raises(AssertionError, match="withdraw_large is handled by a flow"):
-        given(account).when(WithdrawLarge(5))
 
 
 def test_a_command_that_can_not_travel() -> None:

@@ -1,0 +1,337 @@
+"""FlowRun: one run of a flow's code over its records. Pure but for what its `Effects` do.
+
+Whoever drives it (a runner, or the test kit) begins the code anew for each segment: what is
+recorded is given back, and only at the end of the records anything happens. Where it has to wait
+the run ends, and nothing of it stays in memory. The driver then stores what is new, in one commit.
+
+A mistake in the flow's code is remembered as well as raised (`trouble`), so that a flow that
+catches everything doesn't get away with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from hashlib import blake2b
+from typing import Any, Generic, Never, Protocol, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw
+from typing_extensions import TypeForm
+
+from .address import Address
+from .annotations import require_wire, tag_of
+from .askref import AskRef
+from .contract import Contract
+from .duration import Duration, seconds
+from .entity import Entity
+from .event import Event
+from .flow import DEFAULT_RETRY, Deferred, Durable, Flow, FlowRef, Step
+from .record import Began, Emitted, Opened, Ran, Record, Waits
+from .retry import Retry
+from .snowflake import Snowflake
+from .state import State
+from .steps import Call, StepRun
+from .story import Mismatch, Misuse, Story
+from .waits import All, DeferredWait, First, Sleep, Wait, WrongValue
+
+S = TypeVar("S", bound=State)
+S2 = TypeVar("S2", bound=State)
+Ev = TypeVar("Ev", bound=Event)
+T = TypeVar("T")
+U = TypeVar("U")
+
+NAME_CHARACTERS = 200
+"""Of the name of a step, a wait or a timer: it is stored with its entity, and shown to people."""
+
+HASH_BYTES = 16
+"""128 bits: the keys of two steps, or two lists of events, have different ones."""
+
+
+class Effects(Protocol):
+    """What a run needs of the world."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        ...
+
+    def nonce(self) -> str:
+        """What nobody can guess."""
+        ...
+
+    def token(self, name: str, nonce: str) -> str:
+        """The resume token of a deferred."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when all that the run has recorded so far is stored."""
+        ...
+
+    async def perform(self, call: Call) -> object:
+        """Run a step's function: its result. Raises Failure, and StepFailed after all attempts."""
+        ...
+
+    async def wait(self) -> Never:
+        """The flow waits. Doesn't return: the run ends here."""
+        ...
+
+
+class Ended(BaseException):
+    """The run has ended, and the flow's code goes on: it caught what ended it."""
+
+
+class FlowRun(Flow[S, Ev], Generic[S, Ev]):
+    """One run."""
+
+    def __init__(
+        self,
+        entity: Entity[S, Ev],
+        address: Address,
+        key: str,
+        contract: Contract,
+        story: Story,
+        present: S,
+        effects: Effects,
+    ) -> None:
+        """`key` names the flow, `present` is the entity's state now: the one that a segment sees
+        that begins with this run."""
+        self.story: Story = story
+        self.effects: Effects = effects
+        self.contract: Contract = contract
+        self.events: list[Ev] = []
+        """That this run has emitted anew, and the log doesn't have yet."""
+        self.undos: list[Callable[[], Call]] = []
+        """What is to be undone, in the order in which it was done."""
+        self.deferreds: dict[str, DeferredWait[Any]] = {}
+        """Those that this run came by."""
+        self.trouble: Mismatch | Misuse | WrongValue | None = None
+        """Why the flow can't go on, if its code is wrong, or what it was resolved with."""
+        self._entity, self._address, self._key, self._present = entity, address, key, present
+        self._made: list[Wait[Any]] = []
+        self._names: set[str] = set()
+        self._exclusive = 0
+        self._alive = True
+        self._changed = False  # whether the state is others' work, in a segment that begins here
+        self._state, self._version = present, -1
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"FlowRun({self._address}, {self._key}, {self.story!r})"
+
+    # -- what a flow may say --------------------------------------------------------------------
+    @property
+    def state(self) -> S:
+        """The state that this line saw the first time."""
+        return self._state
+
+    async def emit(self, *events: Ev) -> S:
+        """Commit events; the state after them."""
+        with self.watched():
+            if events:
+                self._emit(events)
+            return self._state
+
+    def step(
+        self, name: str, *, retry: Retry = DEFAULT_RETRY, timeout: Duration | None = None
+    ) -> Step:
+        """An effect on the world outside."""
+        with self.watched():
+            self.take_name(f"step {name}")
+            return StepRun(self, name, retry, timeout)
+
+    def deferred(
+        self,
+        name: str,
+        of: TypeForm[T],
+        *,
+        tell_caller: bool = False,
+        expires: Duration | None = None,
+    ) -> Deferred[T]:
+        """A value of type `of` that somebody outside will give."""
+        with self.watched():
+            self.take_name(f"deferred {name}")
+            decoder = _decoder(name, of)
+            opened = self.story.find(Opened, name)
+            if opened is None:
+                self.story.require_open(f"deferred {name!r} is new")
+                expires_ms = self._expiry_ms(name, expires)
+                opened = Opened(name, self.effects.nonce(), expires_ms, tell_caller)
+                self.story.add(opened)
+            made: DeferredWait[T] = DeferredWait(self, name, decoder, opened.nonce)
+            self.deferreds[name] = made
+            return made
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        """While it is entered, other asks of this entity get `Suspended`, and tells wait."""
+        return self._exclusively()
+
+    def sleep(self, name: str, duration: Duration) -> Durable[None]:
+        """Wait; never less than `duration`."""
+        with self.watched():
+            return Sleep(self, name, duration)
+
+    def at(self, of: type[S2], id: str | Snowflake) -> FlowRef[S2]:
+        """Another entity, by its state's class."""
+        with self.watched():
+            return AskRef(self, of, str(id))
+
+    def first(self, one: Durable[T], two: Durable[U]) -> Durable[T | U]:
+        """Whichever comes first; the other stays open."""
+        with self.watched():
+            return First(self, self._own(one), self._own(two))
+
+    def all(self, one: Durable[T], two: Durable[U]) -> Durable[tuple[T, U]]:
+        """Both."""
+        with self.watched():
+            return All(self, self._own(one), self._own(two))
+
+    # -- for its parts --------------------------------------------------------------------------
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """A part of the flow's code is at work: what is wrong with it is remembered."""
+        if not self._alive:
+            self.trouble = Misuse("it catches what ends it: say `except Exception`, or less")
+            raise Ended
+        try:
+            yield
+        except (Mismatch, Misuse, WrongValue) as error:
+            self.trouble = self.trouble or error
+            raise
+
+    def take_name(self, name: str) -> None:
+        """Use a name, once. Raises Misuse."""
+        kind, _, given = name.partition(" ")
+        if not given or len(given) > NAME_CHARACTERS:
+            raise Misuse(f"{kind} {given[:60]!r}: a name has 1 to {NAME_CHARACTERS} characters")
+        if name in self._names:
+            raise Misuse(f"{kind} {given!r} is named twice: each needs a name of its own")
+        self._names.add(name)
+
+    def made(self, wait: Wait[Any]) -> None:
+        """A wait was made; it has to be used."""
+        self._made.append(wait)
+
+    def key_of(self, what: str) -> str:
+        """An idempotency key for what this flow does elsewhere, the same in every run."""
+        text = f"{self._address}\0{self._key}\0{what}"
+        return f"f-{blake2b(text.encode(), digest_size=HASH_BYTES).hexdigest()}"
+
+    async def wait(self, wait: Wait[T]) -> T:
+        """Come to a line that waits: go on if it is over, else end here."""
+        with self.watched():
+            story = self.story
+            if not story.was_there(wait.place()):
+                goes_on = False
+                if story.open:
+                    wait.prepare()
+                    story.add(Waits(wait.on, self._exclusive > 0))
+                else:
+                    self._require_all_named()
+                    goes_on = story.pass_on(wait.on, wait.place())
+                if not goes_on:
+                    self._alive = False
+                    await self.effects.wait()
+                self._begin()
+            return wait.value()
+
+    # -- for whoever drives it ------------------------------------------------------------------
+    def finish(self) -> None:
+        """The flow's code has returned, or raised. Raises Mismatch, Misuse."""
+        if self.trouble is not None:
+            raise self.trouble
+        with self.watched():
+            self.story.require_last()
+            self._require_all_named()
+            for wait in self._made:
+                if not wait.used:
+                    raise Misuse(f"{wait.what} was made and never awaited")
+        self._alive = False
+
+    def fresh(self) -> list[Record]:
+        """What is to be stored now: the records that the log doesn't have, with the states that
+        can't be had from those before."""
+        return [self._with_state(record) for record in self.story.fresh]
+
+    def stored(self) -> None:
+        """All of that is in the log."""
+        self.story.stored = len(self.story.records)
+        self.events.clear()
+
+    # -- small things ---------------------------------------------------------------------------
+    def _begin(self) -> None:
+        """A segment begins: its state is recorded, or the present one, or as it was left."""
+        begin = self.story.begin
+        if begin.state is not UNSET:
+            self._state = self._entity.state_decoder.decode(begin.state)
+        elif self.story.begin_is_fresh:
+            self._changed = begin.version != self._version
+            self._state = self._present
+        self._version = begin.version
+
+    def _with_state(self, record: Record) -> Record:
+        if isinstance(record, Began) and self._changed and record.state is UNSET:
+            return Began(record.version, Raw(msgspec.json.encode(self._present)))
+        return record
+
+    def _emit(self, events: Sequence[Ev]) -> None:
+        entity = self._entity
+        for event in events:
+            if type(event) not in entity.events:
+                raise Misuse(f"it emits {type(event).__name__}, which evolve doesn't take")
+        raws = [msgspec.json.encode(event) for event in events]
+        mark = blake2b(b"\n".join(raws), digest_size=HASH_BYTES).hexdigest()
+        before = self.story.next_emitted()
+        if before is not None and before.hash != mark:
+            names = ", ".join(tag_of(type(event)) for event in events)
+            raise Mismatch(f"it emits {names}, and emitted something else here the first time")
+        decoded = [entity.log.decode(raw) for raw in raws]
+        state = self._state
+        for event in decoded:
+            state = entity.evolve(state, event)
+        self._state = state
+        self._version += len(events)
+        if before is None:
+            self.events += decoded
+            self.story.add(Emitted(len(events), mark))
+
+    def _own(self, wait: Durable[T]) -> Wait[T]:
+        if not isinstance(wait, Wait) or wait.run is not self:
+            raise Misuse(f"{wait!r} isn't a wait of this flow")
+        return wait
+
+    def _require_all_named(self) -> None:
+        """That all which the segment recorded came up again. Raises Mismatch."""
+        for record in self.story.segment:
+            match record:
+                case Ran(name) if f"step {name}" not in self._names:
+                    raise Mismatch(f"step {name!r} was run here, and isn't any more")
+                case Opened(name) if f"deferred {name}" not in self._names:
+                    raise Mismatch(f"deferred {name!r} was opened here, and isn't any more")
+                case _:
+                    pass
+
+    def _expiry_ms(self, name: str, expires: Duration | None) -> int | None:
+        if expires is None:
+            return None
+        try:
+            return self.effects.now_ms() + round(seconds(expires) * 1000)
+        except ValueError as error:
+            raise Misuse(f"deferred {name!r}: {error}") from None
+
+    @asynccontextmanager
+    async def _exclusively(self) -> AsyncGenerator[None]:
+        with self.watched():
+            self._exclusive += 1
+        try:
+            yield
+        finally:
+            self._exclusive -= 1
+
+
+def _decoder(name: str, of: Any) -> msgspec.json.Decoder[Any]:
+    """Of a deferred's values. Raises Misuse for a type that can't travel."""
+    try:
+        require_wire(of, f"deferred {name!r}")
+        return msgspec.json.Decoder(of)
+    except TypeError as error:
+        raise Misuse(str(error)) from None
