@@ -97,6 +97,10 @@ class ShardPort(Protocol):
         """End the term, and every activation of the shard."""
         ...
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that outlives the activation."""
+        ...
+
 
 class Activation:
     """One entity in memory. Made, fed and dropped by its shard."""

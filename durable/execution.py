@@ -414,6 +414,15 @@ class Execution:
                 await self._run_suspect(folded, item)
 
     async def _run_suspect(self, folded: Folded, item: Item) -> None:
+        """Run it, marked meanwhile. The process lives afterwards, whatever becomes of it: a mark
+        that stayed would count whatever else ends the process."""
+        try:
+            await self._run_marked(folded, item)
+        finally:
+            if not self._activation.live:
+                self._activation.shard.spawn(self._unmark(item))
+
+    async def _run_marked(self, folded: Folded, item: Item) -> None:
         """Run it after a mark, or bury it if it has too many."""
         assert item.cause is not None
         session, entity = self._host.session, self._host.entity
@@ -439,9 +448,7 @@ class Execution:
                 now_ns=session.clock.now_ns(),
             )
             await self._carry_out(folded, plan)
-            if self._activation.live and item.marked:
-                # It ran and the process lives, but nothing is recorded yet. A mark that stayed
-                # would count whatever else ends the process.
+            if self._activation.live and item.marked:  # nothing is recorded yet
                 await self._unmark(item)
         item.suspect = True  # if it is still there: marked again before the next try
 

@@ -48,7 +48,9 @@ PINGS = 4
 """Pings that fit into `frozen_after`, each with its own time for an answer: some may be lost."""
 
 DIFFERENT = 2
-"""Pings in a row by which a view differs until the bucket is listed: news are on their way."""
+"""Pings with one and the same other view until the bucket is listed: news are on their way."""
+VIEWS = 16
+"""Other views that are counted at a time, at most."""
 LIST_AGAIN_S = 1.0
 """Between two listings because views differ, in seconds."""
 
@@ -97,7 +99,8 @@ class Membership:
         self._timers: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._watches: dict[str, _Watch] = {}
-        self._different = 0  # pings in a row from views that aren't ours
+        self._compared = ""  # our view's digest when these were counted
+        self._others: dict[str, int] = {}  # pings by views that aren't ours
         self._listed_at = float("-inf")
         self._epoch = session.epoch
         self._ticked = 0.0
@@ -279,10 +282,18 @@ class Membership:
             self._session.asks.send(message.reply, encode_word(Ping(self.view.digest)))
 
     def _compare(self, view: str) -> None:
-        """Somebody else's view: news may have been lost, here or there."""
-        self._different = 0 if view == self.view.digest else self._different + 1
-        if self._different >= DIFFERENT and self._list_soon():
-            self._different = 0
+        """Somebody else's view: news may have been lost, here or there.
+
+        Each is counted by itself: those who agree say so in between, as often as one who doesn't.
+        """
+        if self._compared != self.view.digest:
+            self._compared = self.view.digest
+            self._others.clear()
+        if view == self._compared or (view not in self._others and len(self._others) >= VIEWS):
+            return
+        self._others[view] = self._others.get(view, 0) + 1
+        if self._others[view] >= DIFFERENT and self._list_soon():
+            self._others.clear()
 
     def _is_alive(self, runner: str) -> None:
         """A runner that isn't in the view wants a shard. Two that took each other for dead, and

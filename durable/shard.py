@@ -311,7 +311,7 @@ class Shard:
     def _stop_asks(self) -> None:
         """Listen a little longer, to send asks elsewhere that are on their way."""
         if self._asks is not None:
-            self._spawn(self._stop_listening(self._asks))
+            self.spawn(self._stop_listening(self._asks))
 
     async def _stop_listening(self, asks: Subscription) -> None:
         await asyncio.wait((self._change,), timeout=LINGER_S)
@@ -429,7 +429,7 @@ class Shard:
         try:
             id = unescape(delivery.token)
         except ValueError as why:
-            self._spawn(self._bury(delivery, str(why)))
+            self.spawn(self._bury(delivery, str(why)))
             return
         item = take_tell(self.host, delivery, self.sharding.generation, loop_time())
         item.suspect, item.credit = suspect, True
@@ -572,7 +572,7 @@ class Shard:
         self.host.load.residents.forget(activation)
         last_words = activation.last_words()
         if last_words is not None:
-            self._spawn(last_words)
+            self.spawn(last_words)
         activation.part()
         logger.debug(
             "%s leaves memory",
@@ -591,7 +591,8 @@ class Shard:
         if term is not None and term.name == delivery.consumer:
             term.grant(1)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background; leaving waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

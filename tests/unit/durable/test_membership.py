@@ -138,6 +138,21 @@ async def test_two_that_took_each_other_for_dead_meet_by_the_shards_they_want(
 
 
 @virtually
+async def test_one_whom_all_others_missed_is_found_by_its_pings() -> None:
+    """They agree with each other, and say so in between."""
+    async with ring("abc") as r:
+        await asyncio.sleep(60)
+        for name in "ab":
+            r[name].membership.view.remove(Gone("c", r[name].edition_of("c")))
+            r[name].line.freeze()
+        await r["c"].membership.change(labels=("new",))
+        for name in "ab":
+            r[name].line.lose()
+        await asyncio.sleep(LIST_AGAIN_S)
+        assert await r.all_see("abc") <= LIST_AGAIN_S + (DIFFERENT + 1) * PING_S + 0.1
+
+
+@virtually
 async def test_who_is_spoken_for_says_who_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """Somebody publishes a record of a runner that isn't its own, with an edition far ahead."""
     async with ring("ab") as r:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -121,6 +122,39 @@ async def test_a_suspect_that_ran_without_a_record_is_marked_anew(
         await w.quiet()
         assert counts == [1, 1, 1]
         assert len(await w.commits("a")) == 1
+
+
+async def test_a_suspect_whose_shard_is_dropped_meanwhile_leaves_no_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process lives: shards come and go, and no mark of an innocent may add up by that."""
+    counts: list[int] = []
+    stuck = iter(range(2))
+    real_mark, real_append = add_mark, MemoryLog.append
+
+    async def counted(*args: Any) -> int:
+        counts.append(await real_mark(*args))
+        return counts[-1]
+
+    async def stalling(self: Any, *args: Any, **more: Any) -> Any:
+        if next(stuck, None) is not None:
+            await asyncio.Event().wait()
+        return await real_append(self, *args, **more)
+
+    monkeypatch.setattr(execution, "add_mark", counted)
+    monkeypatch.setattr(MemoryLog, "append", stalling)
+    async with world(keeper, runners=0, shards=1) as w:
+        await w.caller.provision(keeper.name)
+        await w.tell("a", add(1))
+        await left_behind(w)
+        runner = await w.start()
+        (shard,) = vars(runner)["_hosted"][0].shards
+        for times in (1, 2):
+            await w.until(lambda times=times: len(counts) == times)  # type: ignore[misc]
+            shard.drop("as planned")
+        await w.quiet()
+        assert counts == [1, 1, 1]
+        assert await w.caller.members.entries("mark.keeper") == {}
 
 
 async def left_behind(w: World) -> None:
