@@ -36,6 +36,7 @@ from .answers import Answers
 from .append import is_end
 from .defect import described
 from .execution import BODIES, Execution
+from .flows import Flows
 from .folded import Folded
 from .host import Host
 from .item import Item
@@ -114,6 +115,7 @@ class Activation:
         self.mailbox: Mailbox = Mailbox(host.settings.mailbox_capacity, host.settings.askers)
         self.reading: Reading = Reading(self)
         self.execution: Execution = Execution(self)
+        self.flows: Flows = Flows(self)
         self.live: bool = True
         self.used: float = 0.0  # loop time of the last message, seconds
         self.vouched: int = -1  # in which epoch of the host the leader said that this is its log
@@ -275,7 +277,7 @@ class Activation:
         Else all that it holds would stay until the garbage collector's next full pass, which
         comes when objects have grown by a quarter: that much beyond every bound.
         """
-        del self.reading, self.execution
+        del self.reading, self.execution, self.flows
 
     def _weigh(self) -> None:
         """Tell what it holds, about."""
@@ -310,7 +312,7 @@ class Activation:
             self.failed(error)
         return True
 
-    def work(self, first: Callable[[], Awaitable[None]] | None) -> None:
+    def work(self, first: Callable[[], Awaitable[object]] | None) -> None:
         """Let a worker do this first, and then whatever there is."""
         self._worker = asyncio.get_running_loop().create_task(self._work(first))
 
@@ -334,7 +336,7 @@ class Activation:
             self.quarantine(f"an internal error: {described(error)}")
             self.kick()
 
-    async def _work(self, first: Callable[[], Awaitable[None]] | None) -> None:
+    async def _work(self, first: Callable[[], Awaitable[object]] | None) -> None:
         try:
             if first is not None and self.live:
                 await first()

@@ -39,7 +39,7 @@ from .item import Item
 from .marks import add_mark, has_mark, remove_mark
 from .paging import load
 from .phase import Cold
-from .plan import Limits, Plan, dead_letter, defect_error, is_plain, make_plan
+from .plan import Limits, Plan, Unencodable, dead_letter, defect_error, is_plain, make_plan
 from .recorded import find_recorded
 from .residents import KEPT_BYTES
 from .saving import Saving
@@ -97,6 +97,9 @@ class Execution:
         """
         activation, host = self._activation, self._host
         queue = activation.mailbox.queue
+        if folded.flows and folded.running is not None:
+            activation.work(None)
+            return
         if any(item.evicted for item in islice(queue, BODIES)):
             activation.work(None)
             return
@@ -153,6 +156,9 @@ class Execution:
             await self._activation.reading.serve(folded)
         if not self._ready(folded):
             return
+        if folded.flows and (flow := folded.running) is not None:
+            await self._activation.flows.drive_on(folded, flow)
+            return
         front = islice(self._activation.mailbox.queue, BODIES)
         evicted = [item for item in front if item.evicted]
         if evicted and not await self._load_bodies(evicted):
@@ -203,11 +209,13 @@ class Execution:
                 return
         for item in plan.processed:
             self._activation.log_item("tell.processed", item)
-            self._finish(item, None, item.name)
+            self.finish(item, None, item.name)
         if plan.refused and not await self._refuse(folded, plan):
             return
         if plan.suspect is not None:
             await self._try_suspect(folded, plan.suspect)
+        elif plan.flow is not None:
+            await self._activation.flows.take(folded, plan.flow)
         elif plan.outcomes:
             await self._commit(folded, plan)
         elif plan.defect is not None:
@@ -221,7 +229,7 @@ class Execution:
         for name in (item.name, item.cause):
             kept = self.recent.get(name) if name is not None else None
             if kept is not None and kept[0] == item.payload_hash:
-                self._finish(item, kept[1], name or item.name)
+                self.finish(item, kept[1], name or item.name)
                 return True
         names = (item.name, item.cause)
         try:
@@ -247,7 +255,7 @@ class Execution:
         buried = outcome.dead is None or item.way == "ask" or await self._copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
-            self._finish(item, answer, outcome.name, ack=buried)
+            self.finish(item, answer, outcome.name, ack=buried)
         if item.suspect:
             await self._unmark(item)
         return True
@@ -291,6 +299,19 @@ class Execution:
         )
         return commit, seal(commit, host.settings.commit_format)
 
+    async def store(self, folded: Folded, plan: Plan) -> int | None:
+        """Append what came of a flow's turn; its sequence, None if it isn't in the log."""
+        host = self._host
+        if folded.hash == GENESIS:
+            await host.registrar.register(self._address)
+            if not self._activation.live:
+                return None
+        commit, sealed = self._seal(folded, plan)
+        if len(sealed.data) > host.most_bytes:
+            size = f"what it does has {len(sealed.data)} bytes, a message holds {host.most_bytes}"
+            raise Unencodable(size)
+        return await self._append(folded, plan, commit, sealed)
+
     async def _append(
         self,
         folded: Folded,
@@ -298,8 +319,11 @@ class Execution:
         commit: Commit,
         sealed: Sealed,
         first: AppendAnswer | None = None,
-    ) -> None:
-        """Until it is known whether the commit is in the log; `first`: it was sent once."""
+    ) -> int | None:
+        """Until it is known whether the commit is in the log; its sequence, None if it isn't.
+
+        `first`: it was sent once.
+        """
         host = self._host
         result = await append(
             host.group,
@@ -316,11 +340,13 @@ class Execution:
             first=first,
         )
         if not self._activation.live:
-            return
+            return None
         match result:
             case InLog(sequence):
                 folded.adopt(commit, sealed.mark, len(sealed.data), sequence, plan.state)
-                await self._committed(folded, plan, commit, sequence)
+                if plan.taken:
+                    await self._committed(folded, plan, commit, sequence)
+                return sequence
             case Overtaken(owned):
                 self._activation.log("append.overtaken")
                 self._activation.phase = Cold()
@@ -328,6 +354,7 @@ class Execution:
                     self._activation.shard.drop("another runner owns the shard")
             case Rejected(why):
                 await self._rejected(plan, why)
+        return None
 
     async def _too_large(self, folded: Folded, plan: Plan, size: int) -> None:
         """The sizes were underestimated: fewer next time, and one alone is a dead letter."""
@@ -338,7 +365,7 @@ class Execution:
         why = f"its commit has {size} bytes, a message holds {self._host.most_bytes}"
         error = SerializationError(cause=why, may_have_taken_effect=False)
         if item.way == "tell":
-            await self._bury(folded, item, "too_large", error)
+            await self.bury(folded, item, "too_large", error)
         elif await self._activation.fresh(folded):
             self._activation.refuse(item, error)
 
@@ -363,8 +390,8 @@ class Execution:
         ):
             data = outcome_answer(outcome, sequence, version)
             if outcome.dead is None:
-                self._remember(outcome, data)
-                self._finish(item, data, outcome.name)
+                self.remember(outcome, data)
+                self.finish(item, data, outcome.name)
             else:
                 why = told(outcome.dead)
                 self._activation.log_item("command.dead", item, level=logging.ERROR, why=why)
@@ -437,7 +464,7 @@ class Execution:
                 may_have_taken_effect=False,
                 advice="fix",
             )
-            await self._bury(folded, item, "poison", error)
+            await self.bury(folded, item, "poison", error)
         else:
             plan = make_plan(
                 entity,
@@ -469,11 +496,11 @@ class Execution:
             jitter = self._host.session.entropy.uniform(0.0, 1.0)
             await asyncio.sleep(delay_s(policy, item.attempts, jitter))
         elif item.way == "tell":
-            await self._bury(folded, item, "defect", defect_error(error))
+            await self.bury(folded, item, "defect", defect_error(error))
         elif await self._activation.fresh(folded):
             self._activation.refuse(item, defect_error(error))
 
-    async def _bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
+    async def bury(self, folded: Folded, item: Item, reason: str, error: ClusterError) -> None:
         """A dead letter: a conditional commit like any other."""
         most = self._host.most_bytes
         error = with_details(error, address=str(self._address))
@@ -482,7 +509,7 @@ class Execution:
         await self._commit(folded, plan)
 
     # -- the end of a command -------------------------------------------------------------------
-    def _finish(self, item: Item, answer: bytes | None, name: str, *, ack: bool = True) -> None:
+    def finish(self, item: Item, answer: bytes | None, name: str, *, ack: bool = True) -> None:
         """A command has its outcome, recorded under `name`: answer, and ack."""
         if answer is not None:
             self._answer(item, answer, name)
@@ -498,7 +525,8 @@ class Execution:
             self._activation.shard.settled(item, ack=ack)
             self._activation.promote()
 
-    def _remember(self, outcome: Outcome, answer: bytes) -> None:
+    def remember(self, outcome: Outcome, answer: bytes) -> None:
+        """Keep an answer for a moment: repeats come soon."""
         self.recent[outcome.name] = (outcome.payload_hash, answer)
         self.kept_bytes += KEPT_BYTES + len(answer)
         while len(self.recent) > RECENT or (self.kept_bytes > RECENT_BYTES and self.recent):

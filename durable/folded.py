@@ -9,15 +9,26 @@ commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from ..entities.entity import Entity
 from ..streams.codec import digest
-from ..streams.commit import GENESIS, At, Commit, Damaged, Outcome, Stored, check_link
+from ..streams.commit import (
+    GENESIS,
+    At,
+    Commit,
+    Damaged,
+    FlowPart,
+    Outcome,
+    Stored,
+    check_link,
+    is_open,
+)
 from .defect import described
 from .ledger import Ledger, Seen
+from .openflow import OpenFlow, begun
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_TELL = At(0, 0, 0)
@@ -49,6 +60,12 @@ class Folded:
     tail_commits: int = 0  # since the snapshot that it was loaded from, or was last written
     tail_bytes: int = 0
     snapshot_bytes: int = 0  # of that snapshot
+    flows: dict[str, OpenFlow] = field(default_factory=dict[str, OpenFlow])  # by their names
+
+    @property
+    def running(self) -> OpenFlow | None:
+        """A flow whose turn isn't over: the entity is held until it is."""
+        return next((flow for flow in self.flows.values() if flow.runs), None)
 
     def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
         """Take over a commit that is in the log, and the state after it."""
@@ -63,11 +80,26 @@ class Folded:
         for outcome in commit.outcomes:
             if outcome.at is not None:
                 self.watermark = newest(self.watermark, outcome.at)
+            if outcome.flow is not None and self._flow_goes_on(outcome, outcome.flow, now_ms):
+                continue
             entry = seen(outcome, sequence, now_ms)
             self.ledger.add(outcome.name, entry, mark)
             if outcome.dead is not None and outcome.dead.key is not None:
                 self.ledger.add(REFUSED + outcome.dead.key, entry, mark)
         self.ledger.prune(log_time_ms=now_ms, watermark_ms=self.watermark.time_ns // 1_000_000)
+
+    def _flow_goes_on(self, outcome: Outcome, part: FlowPart, now_ms: int) -> bool:
+        """Take over what happened in a flow; whether the outcome leaves that open."""
+        flow = self.flows.get(part.key)
+        if flow is None and is_open(outcome):
+            flow = self.flows[part.key] = begun(outcome, now_ms)
+        if flow is not None:
+            flow.add(part)
+        if is_open(outcome):
+            return True
+        if outcome.name == part.key:
+            self.flows.pop(part.key, None)
+        return False
 
     def pass_by(self, stored: Stored) -> None:
         """A foreign message: it counts for the next append's condition, and for nothing else."""

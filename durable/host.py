@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from ..entities.duration import seconds
@@ -16,6 +17,7 @@ from .pace import Pace
 from .plan import Limits
 from .registrar import Registrar
 from .residents import Residents
+from .token import Tokens
 from .turns import Turns
 
 HEADER_BYTES = 1024
@@ -94,6 +96,8 @@ class Host:
         runner: str,
         load: Load,
         view: View | None = None,
+        *,
+        secrets: Sequence[bytes] = (),
     ) -> None:
         self.view: View = view or View()  # of the members; empty for a runner by itself
         self.session: Session = session
@@ -104,6 +108,7 @@ class Host:
         self.restarts: int = 0  # of its command stream, on connections that held
         self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
+        self.tokens: Tokens = Tokens(secrets, session.subjects.namespace)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
 
     def __repr__(self) -> str:

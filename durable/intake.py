@@ -17,7 +17,7 @@ from msgspec import Raw
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import is_key
 from ..streams.asks import NULL, Envelope, open_body
-from ..streams.codec import TEXT_CHARS, Undecodable, decode, payload_hash, raw_hash
+from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At
 from ..streams.port import Delivery, Message
@@ -25,6 +25,7 @@ from .defect import described
 from .host import Host
 from .item import Asker, Item
 from .reads import Read
+from .waker import Waker, tag_of, waker_of
 
 logger: logging.Logger = logging.getLogger("perdure.intake")
 
@@ -41,15 +42,6 @@ clocks by the runners', whose own may differ by a third of it."""
 
 TAG_CHARS = 60
 """How much of an unknown command's name is told back."""
-
-
-class _Named(msgspec.Struct):
-    """The part of a payload that says which command it is."""
-
-    type: str
-
-
-_named = msgspec.json.Decoder(_Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
                 envelope = msgspec.structs.replace(envelope, payload=NULL)
             return Read(kind, asker, envelope, None, payload, now, size)
         command = _command(host, envelope)
-        writes = host.entity.contracts[command.__struct_config__.tag].writes
+        writes = _writes(host, command)
         hash = payload_hash(command) if writes else ""
     except Undecodable as error:
         return Refusal(asker, _malformed(error))
@@ -99,7 +91,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         return Refusal(None, _malformed(nameless))
     return Item(
         way="ask",
-        name=envelope.key or message.reply,
+        name=_name_of(host, envelope, command, message.reply),
         payload_hash=hash,
         raw=envelope.payload,
         command=command,
@@ -151,7 +143,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         _check_key(envelope.key)
         _check_birth(host, envelope.birth)
         command = _command(host, envelope)
-        if not host.entity.contracts[command.__struct_config__.tag].writes:
+        if not _writes(host, command):
             raise Undecodable("a query is asked, not published")
         raw, hash = envelope.payload, payload_hash(command)
     except Undecodable as error:
@@ -190,23 +182,35 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
 def _command(host: Host, envelope: Envelope) -> Any:
     """The command or query of a payload. Raises Undecodable, which says what there is instead."""
     limit, entity, data = host.settings.max_payload_bytes, host.entity, bytes(envelope.payload)
+    if entity.flow_of and (waker := waker_of(data, limit)) is not None:
+        return waker
     try:
         return decode(entity.messages, data, limit=limit, what=entity.name)
     except Undecodable:
-        tag = _tag(data, limit)
+        tag = tag_of(data, limit)
         if tag is None or tag in entity.contracts:
             raise
     takes = f"{entity.name} takes: {', '.join(entity.contracts)}"
     raise Undecodable(f"no command {tag[:TAG_CHARS]!r}; {takes}"[:TEXT_CHARS])
 
 
-def _tag(data: bytes, limit: int) -> str | None:
-    """What a payload says that it is; None if it says nothing."""
-    try:
-        named: _Named = decode(_named, data, limit=limit, what="tag")
-    except Undecodable:
-        return None
-    return named.type
+def _writes(host: Host, command: Any) -> bool:
+    contract = host.entity.contracts.get(command.__struct_config__.tag)
+    return contract is None or contract.writes  # a waker has none
+
+
+def _name_of(host: Host, envelope: Envelope, command: Any, reply: str) -> str:
+    """What names an ask: its key, or its reply subject; that of a flow's is made a key, since its
+    owner stores it as a tell."""
+    if envelope.key is not None:
+        return envelope.key
+    flows = host.entity.flow_of
+    stored = bool(flows) and (isinstance(command, Waker) or _tag_of(command) in flows)
+    return f"r-{digest(reply.encode())}" if stored else reply
+
+
+def _tag_of(command: Any) -> str:
+    return str(command.__struct_config__.tag)
 
 
 def _payload(host: Host, envelope: Envelope) -> str | None:
@@ -214,7 +218,7 @@ def _payload(host: Host, envelope: Envelope) -> str | None:
     if envelope.kind != "result" or bytes(envelope.payload) == b"null":
         return None
     command = _command(host, envelope)
-    if not host.entity.contracts[command.__struct_config__.tag].writes:
+    if not _writes(host, command):
         raise Undecodable("result: a query has none")
     return payload_hash(command)
 

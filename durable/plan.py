@@ -37,6 +37,7 @@ from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
+from .waker import Waker
 
 OUTCOME_BYTES = 512
 """What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
@@ -54,6 +55,7 @@ class Standing(Enum):
     PROCESSED = "processed"  # below the watermark: it took effect, its record is forgotten
     TOO_OLD = "too old"  # its made key may have been forgotten: not executed
     REWOUND = "rewound"  # new, and the command stream gave its sequence out a second time
+    OPEN = "open"  # it began a flow that has no outcome yet
 
 
 class Limits(Struct, frozen=True):
@@ -79,6 +81,7 @@ class Plan(Struct, eq=False):
     suspect: Item | None = None
     defect: tuple[Item, BaseException] | None = None
     absent: Absent | None = None  # the ledger can't tell before these parts are read
+    flow: Item | None = None  # it begins a flow, wakes one, or repeats what did
 
     @property
     def handled(self) -> int:
@@ -110,6 +113,9 @@ class Unencodable(Exception):
 
 def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
     """What the entity's record says of a command. The ledger is asked first. Raises Absent."""
+    if folded.flows and (flow := folded.flows.get(item.name)) is not None:
+        same = flow.payload_hash == item.payload_hash
+        return (Standing.OPEN if same else Standing.REUSED), None
     if item.cause is not None and (found := folded.ledger.find(item.cause)) is not None:
         return Standing.RECORDED, found
     if item.key is not None or item.way == "ask":
@@ -156,6 +162,10 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
+        if drives(entity, item, verdict, now_ms=now_ns // 1_000_000):
+            plan.flow = None if pending or item.suspect else item
+            plan.suspect = item if item.suspect and not pending else None
+            break
         if verdict in (Standing.RECORDED, Standing.PROCESSED) or item.name in names:
             if pending:
                 break
@@ -186,6 +196,20 @@ def make_plan(
         if len(plan.outcomes) >= limits.outcomes:
             break
     return plan
+
+
+def drives(entity: Entity[Any, Any], item: Item, verdict: Standing, *, now_ms: int) -> bool:
+    """Whether a command is a flow's business: it begins one, wakes one, or repeats what did."""
+    if not entity.flow_of or item.problem is not None:
+        return False
+    if verdict is Standing.OPEN:
+        return True
+    if verdict not in (Standing.NEW, Standing.REWOUND):
+        return False
+    waker = isinstance(item.command, Waker)
+    if not waker and item.command.__struct_config__.tag not in entity.flow_of:
+        return False
+    return refuse(item, verdict, now_ms=now_ms) is None
 
 
 def _take(
@@ -303,7 +327,8 @@ def dead_letter(
     It always fits into a message, else nothing could ever take its tell out of the way.
     """
     room = max_bytes - DEAD_BYTES
-    undecodable = item.problem is not None or len(bytes(item.raw)) > room
+    waker = isinstance(item.command, Waker)  # its token is nobody's business
+    undecodable = waker or item.problem is not None or len(bytes(item.raw)) > room
     return Outcome(
         name=item.name if named else item.cause or item.name,
         payload_hash=item.payload_hash,
@@ -314,7 +339,7 @@ def dead_letter(
             reason,
             raw(to_wire(with_details(error, key=item.key, request_id=item.request))),
             key=None if named else item.key,
-            raw=kept(bytes(item.raw), room) if undecodable else None,
+            raw=kept(bytes(item.raw), room) if undecodable and not waker else None,
         ),
         request=item.request,
         trace=item.trace,

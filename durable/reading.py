@@ -13,18 +13,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..entities.errors import (
+    AlreadyProcessingMessage,
     ClusterError,
     MailboxFull,
     MalformedMessage,
     SendTimeout,
     SerializationError,
 )
+from ..streams.asks import NULL, Envelope
 from ..streams.codec import Undecodable
 from ..streams.commit import Damaged, Outcome
 from ..streams.port import Unreachable
 from .answers import error_answer, outcome_answer
 from .defect import described
 from .folded import REFUSED, Folded
+from .item import Item
 from .ledger import Seen
 from .pages import Absent
 from .paging import load
@@ -135,6 +138,34 @@ class Reading:
             else:
                 self._send(read, REUSED)
 
+    def awaited(self, item: Item) -> bool:
+        """Whether somebody waits for the outcome of a command; who repeats it is told so."""
+        return any(r.kind == "result" and r.envelope.key == item.name for r in self._waiting)
+
+    def await_outcome(self, item: Item) -> None:
+        """Who asked for a command waits for its outcome, like one who asks for its result."""
+        activation = self._activation
+        for asker in item.askers:
+            envelope = Envelope(1, "result", NULL, key=item.name, deadline=item.deadline)
+            read = Read("result", asker, envelope, None, item.payload_hash, item.since, item.size)
+            refusal: ClusterError | None = None
+            if self._repeats(read):
+                refusal = AlreadyProcessingMessage()
+            elif len(self._waiting) >= READS:
+                refusal = MailboxFull(capacity=READS)
+            if refusal is not None:
+                activation.answers.error([asker], refusal, activation.address, item.key)
+                continue
+            activation.host.load.add(read.size)
+            self._waiting.append(read)
+            self._await_outcome(read)
+
+    def suspended(self, name: str, error: ClusterError) -> None:
+        """A flow of that name waits: who waits for its outcome is told so, and goes on to wait."""
+        for read in self._waiting:
+            if read.kind == "result" and read.envelope.key == name:
+                self._send(read, error)
+
     def expire(self, now: float, now_ms: int) -> None:
         """Answer those whose time is over: unknown, never created and expired look alike."""
         for read in list(self._waiting):
@@ -218,6 +249,12 @@ class Reading:
         """
         activation = self._activation
         key = read.envelope.key or ""
+        flow = folded.flows.get(key)
+        if flow is not None and read.payload in (None, flow.payload_hash):
+            if not flow.runs and await activation.fresh(folded) and read in self._waiting:
+                self._send(read, activation.flows.standing(flow))
+                self._await_outcome(read)
+            return
         seen = folded.ledger.find(key)
         if seen is not None:
             await self._recorded(read, key, seen, lambda outcome: outcome.name == key)

@@ -45,6 +45,7 @@ from .host import Host, Load
 from .membership import Membership
 from .notices import Notices
 from .residents import Residents
+from .secret import resume_secrets
 from .shard import LINGER_S, Shard
 from .singleton import Singletons
 from .stats import Stats
@@ -191,11 +192,6 @@ class Runner:
         names = [entity.name for entity in entities]
         if len(set(names)) != len(names):
             raise ValueError(f"two entities have the same name among {', '.join(names)}")
-        for entity in entities:
-            if entity.flows:
-                raise ValueError(
-                    f"entity {entity.name!r} has flows, which this version can't run yet"
-                )
         self.id: str = id or session.entropy.token(ID_BYTES)
         self._session, self._entities, self._settings = session, tuple(entities), settings
         residents = Residents(settings.resident_entities, settings.cache_bytes)
@@ -244,8 +240,10 @@ class Runner:
             sharding = await session.provision(entity.name)
             if not self._hosted:
                 await check_clock(session, self._settings)
-            view = membership.view
-            host = Host(session, entity, self._settings, self.id, self._load, view)
+            view, secrets = membership.view, await self._secrets(entity)
+            host = Host(
+                session, entity, self._settings, self.id, self._load, view, secrets=secrets
+            )
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)
             hosted.start()
@@ -273,6 +271,9 @@ class Runner:
             hosted_types,
             extra={"action": "runner.start", "runner": self.id},
         )
+
+    async def _secrets(self, entity: Entity[Any, Any]) -> tuple[bytes, ...]:
+        return await resume_secrets(self._session, self._settings) if entity.flows else ()
 
     async def drain(self) -> None:
         """Hand the shards to the others, finish what is in hand within `drain_timeout`, leave."""

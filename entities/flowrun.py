@@ -59,7 +59,7 @@ class Effects(Protocol):
         """What nobody can guess."""
         ...
 
-    def token(self, name: str, nonce: str) -> str:
+    def token(self, opened: Opened) -> str:
         """The resume token of a deferred."""
         ...
 
@@ -124,6 +124,11 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """The state that this line saw the first time."""
         return self._state
 
+    @property
+    def version(self) -> int:
+        """Its version."""
+        return self._version
+
     async def emit(self, *events: Ev) -> S:
         """Commit events; the state after them."""
         with self.watched():
@@ -157,7 +162,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                 expires_ms = self._expiry_ms(name, expires)
                 opened = Opened(name, self.effects.nonce(), expires_ms, tell_caller)
                 self.story.add(opened)
-            made: DeferredWait[T] = DeferredWait(self, name, decoder, opened.nonce)
+            made: DeferredWait[T] = DeferredWait(self, decoder, opened)
             self.deferreds[name] = made
             return made
 

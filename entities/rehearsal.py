@@ -62,8 +62,8 @@ class _Effects:
     def nonce(self) -> str:
         return f"nonce-{len(self._stage.records)}"
 
-    def token(self, name: str, nonce: str) -> str:
-        return f"token-of-{name}"
+    def token(self, opened: Opened) -> str:
+        return f"token-of-{opened.name}"
 
     async def flush(self) -> None:
         """Nothing ends in a test before its time."""

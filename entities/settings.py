@@ -129,6 +129,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default timeout, after which nobody repeats it."""
     made_keys: int = 10_000
     """Made keys that one entity remembers at most."""
+    resume_secrets: tuple[str, ...] = ()
+    """What signs resume tokens: the first signs, all of them verify, so that a new one can be put
+    before the old. With none the runners make one and keep it in the members bucket."""
     snapshot_min_commits: int = 50
     """No snapshot before this many commits since the last: folding them takes milliseconds."""
     snapshot_max_commits: int = 500

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from .contract import Contract
 from .duration import Duration, seconds
 from .flow import Deferred, Durable, Token
-from .record import Answered, Armed, Asked, Fired, Resolved
+from .record import Answered, Armed, Asked, Fired, Opened, Resolved
 from .story import Mismatch, Misuse
 from .tagged import Failure
 
@@ -84,18 +84,18 @@ class DeferredWait(Wait[T], Deferred[T]):
     """A value that somebody outside will give."""
 
     def __init__(
-        self, run: FlowRun[Any, Any], name: str, decoder: msgspec.json.Decoder[T], nonce: str
+        self, run: FlowRun[Any, Any], decoder: msgspec.json.Decoder[T], opened: Opened
     ) -> None:
-        super().__init__(run, f"deferred {name}")
-        self.name: str = name
-        self._decoder, self._nonce = decoder, nonce
+        super().__init__(run, f"deferred {opened.name}")
+        self.name: str = opened.name
+        self._decoder, self._opened = decoder, opened
         self._check_new()
 
     @property
     def token(self) -> Token[T]:
         """What they need for it."""
         self.used = True
-        return Token(self.run.effects.token(self.name, self._nonce))
+        return Token(self.run.effects.token(self._opened))
 
     @property
     def on(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from ..entities.record import Record
 from .codec import digest
 
 FORMAT = 1
@@ -76,8 +77,22 @@ class Dead(msgspec.Struct, frozen=True, omit_defaults=True):
     # first part, where the whole would not fit into a message
 
 
+class FlowPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an outcome changes in a flow: what happened in it, in order."""
+
+    key: str
+    """Names the flow: the name of the command that began it."""
+    records: tuple[Record, ...] = ()
+    parked: str | None = None
+    """Why it doesn't go on until an operator says so."""
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of one command: events and a reply, or a failure, or a verdict."""
+    """What came of one command: events and a reply, or a failure, or a verdict.
+
+    That of a command that began a flow has none of the three while the flow is open; when it ends
+    there is another one of the same name, which has.
+    """
 
     name: str  # the idempotency key, or the reply subject of a bare ask, or a cause
     payload_hash: str
@@ -88,8 +103,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reply: Raw | UnsetType = UNSET
     failure: Raw | UnsetType = UNSET
     dead: Dead | None = None
+    flow: FlowPart | None = None
     request: str | None = None  # the caller's request id
     trace: str | None = None  # W3C traceparent
+
+
+def is_open(outcome: Outcome) -> bool:
+    """Whether the outcome is that of a flow which has none yet."""
+    if outcome.flow is None or outcome.flow.key != outcome.name or outcome.dead is not None:
+        return False
+    return outcome.reply is UNSET and outcome.failure is UNSET
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,0 +1,98 @@
+"""Effects: what a flow's run does in a runner: its time, its tokens, its steps.
+
+A step is tried as its policy says, each attempt within its time. What it raises at last is an
+outcome of the step; only a declared failure is one at once. While a step runs the entity is held,
+so a policy's waits hold it, too: who wants to wait for long sleeps in the flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Never
+
+from ..entities.address import Address
+from ..entities.duration import seconds
+from ..entities.record import Opened
+from ..entities.retry import delay_s
+from ..entities.steps import Call, StepFailed
+from ..entities.tagged import Failure
+from .defect import described
+
+if TYPE_CHECKING:
+    from .flow import Drive
+    from .host import Host
+
+logger: logging.Logger = logging.getLogger("perdure.flow")
+
+NONCE_BYTES = 16
+"""128 bits: no two deferreds have the same token."""
+
+
+class RunnerEffects:
+    """The effects of one run."""
+
+    def __init__(self, drive: Drive, host: Host, address: Address) -> None:
+        self._drive, self._host, self._address = drive, host, address
+
+    def now_ms(self) -> int:
+        """The runner's clock."""
+        return self._host.now_ms()
+
+    def nonce(self) -> str:
+        """What nobody can guess."""
+        return self._host.session.entropy.token(NONCE_BYTES)
+
+    def token(self, opened: Opened) -> str:
+        """The resume token of a deferred."""
+        return self._host.tokens.of(self._address, self._drive.key, opened)
+
+    async def flush(self) -> None:
+        """Return when all that the run has recorded so far is in the log."""
+        if not await self._drive.flush():
+            await self.wait()
+
+    async def wait(self) -> Never:
+        """The run ends here: the drive cancels it."""
+        self._drive.stops()
+        while True:
+            await asyncio.get_running_loop().create_future()
+
+    async def perform(self, call: Call) -> object:
+        """A step's result. Raises Failure, and StepFailed after all attempts."""
+        for attempt in range(1, call.retry.attempts + 1):
+            try:
+                return await _attempt(call)
+            except Failure:
+                raise
+            except Exception as error:
+                self._failed(call, attempt, error)
+                if attempt == call.retry.attempts:
+                    raise StepFailed(call.name, described(error)) from error
+            jitter = self._host.session.entropy.uniform(0.0, 1.0)
+            await asyncio.sleep(delay_s(call.retry, attempt, jitter))
+        raise AssertionError("a policy of no attempts")
+
+    def _failed(self, call: Call, attempt: int, error: Exception) -> None:
+        logger.warning(
+            "%s: step %r failed (attempt %d of %d): %s",
+            self._address, call.name, attempt, call.retry.attempts, described(error),
+            extra={"action": "step.failed", "address": str(self._address)},
+        )  # fmt: skip
+
+
+async def _attempt(call: Call) -> object:
+    if call.timeout is None:
+        return await _run(call.fn, call)
+    async with asyncio.timeout(seconds(call.timeout)):
+        return await _run(call.fn, call)
+
+
+async def _run(fn: Callable[..., Awaitable[Any]], call: Call) -> object:
+    """A coroutine function here; a blocking one in a thread, so that it holds up nobody."""
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*call.args, **call.kwargs)
+    made: Any = await asyncio.to_thread(fn, *call.args, **call.kwargs)
+    return await made if inspect.isawaitable(made) else made

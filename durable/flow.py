@@ -1,0 +1,229 @@
+"""Drive: one turn of a flow in a runner, from what woke it until it waits or ends.
+
+The entity is held meanwhile. What is new is stored in one commit where the turn ends, and before
+each step; the first one of a turn names the command that began it, too. That command is
+acknowledged when the turn has ended. Whoever finds a flow in the log that began a turn and didn't
+end it has that turn before anything else (durable/flows.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from ..entities.contract import Contract
+from ..entities.flowrun import FlowRun
+from ..entities.record import Began, Record
+from ..entities.story import Mismatch, Misuse, Story
+from ..streams.asks import NULL, raw
+from ..streams.codec import Undecodable, decode
+from ..streams.commit import FlowPart, Outcome
+from .effects import RunnerEffects
+from .folded import Folded, evolve_all
+from .item import Item
+from .openflow import OpenFlow
+from .plan import Plan, encode
+from .waker import Waker
+
+if TYPE_CHECKING:
+    from .activation import Activation
+
+SWALLOWED_S = 1.0
+"""How long a flow's code may take to end where it waits, in seconds: what it opened is closed."""
+
+
+class Drive:
+    """One turn. `ended` is the flow's outcome once it has one."""
+
+    def __init__(
+        self,
+        activation: Activation,
+        folded: Folded,
+        key: str,
+        item: Item | None,
+        woken: list[Record],
+    ) -> None:
+        """`item` is the command that begins the turn, None for one that is found begun; `woken`
+        is what that says has happened."""
+        self.key: str = key
+        self.stored: bool = False
+        """Whether anything of this turn is in the log."""
+        self.lost: bool = False
+        """Whether a commit isn't there: then the turn is over, and is had again."""
+        self.ended: tuple[Outcome, int] | None = None
+        """The flow's outcome and its sequence."""
+        self._activation, self._host = activation, activation.host
+        self._folded, self._item, self._woken = folded, item, woken
+        self._flow: OpenFlow | None = folded.flows.get(key)
+        self._stops = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Drive({self._activation.address}, {self.key})"
+
+    # -- the turn -------------------------------------------------------------------------------
+    async def turn(self) -> None:
+        """Have it. Raises what is wrong with the flow's code, or what that raises."""
+        entity, address = self._host.entity, self._activation.address
+        command, contract = self._command()
+        effects = RunnerEffects(self, self._host, address)
+        self._run: FlowRun[Any, Any] = FlowRun(
+            *(entity, address, self.key, contract, self._story(), self._folded.state, effects)
+        )
+        work: Any = entity.flow_of[contract.tag](self._run, command)
+        task = asyncio.get_running_loop().create_task(work)
+        waits = await self._until_it_stops(task)
+        raised = task.done() and not task.cancelled() and task.exception()
+        if self.lost or not self._activation.live:
+            return
+        if self._run.trouble is not None:
+            raise self._run.trouble
+        if waits and not task.cancelled():
+            raise Misuse("it catches what ends it where it waits: say `except Exception`, or less")
+        if waits:
+            await self._append([self._progress()], self._run.state, len(self._run.events))
+        elif task.cancelled():
+            raise RuntimeError("the flow was cancelled by something that it waited for")
+        elif isinstance(raised, BaseException):
+            raise raised
+        else:
+            await self._end(task.result(), command)
+
+    async def _until_it_stops(self, task: asyncio.Task[Any]) -> bool:
+        """Let it run until it waits or ends; whether it waits."""
+        stops = asyncio.get_running_loop().create_task(self._stops.wait())
+        try:
+            await asyncio.wait((task, stops), return_when=asyncio.FIRST_COMPLETED)
+            if self._stops.is_set() and not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=SWALLOWED_S)
+            return self._stops.is_set()
+        finally:
+            stops.cancel()
+            if not task.done():
+                task.cancel()
+
+    async def _end(self, decision: Any, command: Any) -> None:
+        run, entity = self._run, self._host.entity
+        run.finish()
+        final, events = encode(entity, self._begun_by(command), decision)
+        state = evolve_all(entity, run.state, events)
+        outcomes = self._final(final)
+        sequence = await self._append(outcomes, state, len(run.events) + len(events))
+        if sequence is not None:
+            self.ended = outcomes[-1], sequence
+
+    def _command(self) -> tuple[Any, Contract]:
+        """What began the flow. Raises Mismatch."""
+        entity = self._host.entity
+        if self._flow is None:
+            assert self._item is not None
+            command = self._item.command
+        else:
+            limit, data = self._host.settings.max_payload_bytes, bytes(self._flow.command)
+            try:
+                command = decode(entity.messages, data, limit=limit, what=entity.name)
+            except Undecodable as error:
+                raise Mismatch(f"the command that began it can't be read: {error}") from None
+        contract = entity.contracts[command.__struct_config__.tag]
+        if contract.tag not in entity.flow_of:
+            raise Mismatch(f"{contract.tag} is handled by a flow no more")
+        return command, contract
+
+    def _story(self) -> Story:
+        began = Began(self._folded.version)
+        if self._flow is None:
+            return Story([began], stored=0)
+        records = self._flow.records
+        new = [*self._woken, began] if self._flow.waits is not None else self._woken
+        return Story([*records, *new], stored=len(records))
+
+    # -- for the run ----------------------------------------------------------------------------
+    def stops(self) -> None:
+        """The flow waits, or its turn is lost."""
+        self._stops.set()
+
+    async def flush(self) -> bool:
+        """Store what is new; whether it is in the log."""
+        run = self._run
+        if not run.fresh() and (self.stored or self._item is None):
+            return True
+        found = await self._append([self._progress()], run.state, len(run.events))
+        return found is not None
+
+    # -- what is stored -------------------------------------------------------------------------
+    async def _append(self, outcomes: list[Outcome], state: Any, events: int) -> int | None:
+        """Append to the log; the sequence, None if it isn't there. Raises Mismatch."""
+        run = self._run
+        if run.version - len(run.events) != self._folded.version:
+            raise Mismatch("others changed the entity while it was held")
+        plan = Plan(outcomes=outcomes, state=state, events=events)
+        sequence = await self._activation.execution.store(self._folded, plan)
+        if sequence is None:
+            self.lost = True
+        else:
+            self.stored = True
+            run.stored()
+        return sequence
+
+    def _progress(self) -> Outcome:
+        """What has happened in the flow since the last commit."""
+        run, item = self._run, self._item
+        part = FlowPart(self.key, tuple(run.fresh()))
+        events = tuple(raw(event) for event in run.events)
+        if item is None or self.stored:
+            hash = self._folded.flows[self.key].payload_hash
+            return Outcome(name=self.key, payload_hash=hash, events=events, flow=part)
+        return begun_by(item, part, events)
+
+    def _final(self, final: Outcome) -> list[Outcome]:
+        """The outcomes of the commit that ends the flow."""
+        progress = self._progress()
+        if progress.name != self.key:  # a waker's, beside the flow's own
+            return [progress, msgspec.structs.replace(final, at=None, flow=FlowPart(self.key))]
+        known = self.key in self._folded.flows
+        return [
+            msgspec.structs.replace(
+                final,
+                at=progress.at,
+                command=progress.command,
+                events=(*progress.events, *final.events),
+                flow=progress.flow if known else None,
+                request=progress.request,
+                trace=progress.trace,
+            )
+        ]
+
+    def _begun_by(self, command: Any) -> Item:
+        """The command that began the flow, as one that comes now."""
+        flow = self._folded.flows.get(self.key)
+        if flow is None:
+            assert self._item is not None
+            return self._item
+        return Item(
+            way="tell",
+            name=self.key,
+            payload_hash=flow.payload_hash,
+            raw=flow.command,
+            command=command,
+            birth=flow.birth,
+        )
+
+
+def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:
+    """The outcome of a command that began a turn."""
+    waker = isinstance(item.command, Waker)
+    return Outcome(
+        name=item.name,
+        payload_hash=item.payload_hash,
+        at=item.at,
+        birth=item.birth,
+        command=UNSET if waker else item.raw,  # a token is nobody's business
+        events=events,
+        reply=NULL if waker else UNSET,
+        flow=part,
+        request=item.request,
+        trace=item.trace,
+    )

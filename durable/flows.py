@@ -1,0 +1,294 @@
+"""Flows: what an activation does about its entity's flows.
+
+A flow that runs, by the log, is driven on before anything else: the entity is held until it
+waits. What begins or wakes one comes by tell, so that it can't be lost; an ask is put into the
+stream, and its asker waits for the outcome like one who asks for a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, assert_never
+
+from ..entities.errors import (
+    ClusterError,
+    MailboxFull,
+    MalformedMessage,
+    RpcClientError,
+    Suspended,
+)
+from ..entities.record import Opened, Record, Resolved
+from ..entities.retry import delay_s
+from ..entities.story import Mismatch, Misuse
+from ..entities.waits import WrongValue
+from ..streams.asks import NULL, Envelope, encode_envelope
+from ..streams.codec import digest
+from ..streams.commit import FlowPart, Outcome
+from ..streams.port import Appended, Full
+from .answers import outcome_answer
+from .defect import described
+from .flow import Drive, begun_by
+from .folded import Folded
+from .item import Item
+from .marks import add_mark, remove_mark
+from .openflow import OpenFlow
+from .plan import Plan, Unencodable, defect_error
+from .token import BadToken
+from .waker import Resume, TimerFired, Waker
+
+if TYPE_CHECKING:
+    from .activation import Activation
+
+logger: logging.Logger = logging.getLogger("perdure.flow")
+
+REPLIED = Outcome(name="", payload_hash="", reply=NULL)
+"""What whoever wakes a flow is answered: it is recorded, now or before."""
+
+CERTAIN = (Mismatch, Misuse, Unencodable)
+"""What is wrong with a flow at each try."""
+
+
+class Flows:
+    """The flows of one entity in memory."""
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        self._attempts: dict[str, int] = {}  # turns in a row that failed, by flow
+
+    # -- what comes -----------------------------------------------------------------------------
+    async def take(self, folded: Folded, item: Item) -> None:
+        """Do what a command says that begins a flow, wakes one, or repeats what did."""
+        if item.way == "ask":
+            await self._take_ask(folded, item)
+        elif isinstance(item.command, Waker):
+            await self._wake(folded, item, item.command)
+        elif (flow := folded.flows.get(item.name)) is not None:
+            self._answer(item, self.standing(flow))
+        else:
+            await self._have(folded, item.name, item, [])
+
+    async def drive_on(self, folded: Folded, flow: OpenFlow) -> None:
+        """Have the turn of a flow that began it and didn't end it: whoever had it is gone.
+
+        Perhaps of that, so it is marked first, like any suspect.
+        """
+        host, address = self._activation.host, self._activation.address
+        cause = f"flow-{digest(f'{address}/{flow.name}'.encode())}"
+        count = await add_mark(host.session.members, host.entity.name, cause)
+        if not self._activation.live:
+            return
+        if count > host.settings.poison_marks:
+            await self._park(folded, flow.name, f"poison: it ended its process {count - 1} times")
+        else:
+            await self._have(folded, flow.name, None, [])
+        if self._activation.live:
+            await remove_mark(host.session.members, host.entity.name, cause)
+
+    async def _wake(self, folded: Folded, item: Item, waker: Waker) -> None:
+        match waker:
+            case Resume():
+                await self._resume(folded, item, waker)
+            case TimerFired():
+                raise NotImplementedError
+            case _:
+                assert_never(waker)
+
+    async def _resume(self, folded: Folded, item: Item, resume: Resume) -> None:
+        activation, host = self._activation, self._activation.host
+        try:
+            body = host.tokens.verify(resume.token, activation.address, host.now_ms())
+        except BadToken as why:
+            await self._refuse(folded, item, f"the resume token: {why}")
+            return
+        flow = folded.flows.get(body.flow)
+        if flow is None or flow.opened(body.deferred) is None:
+            if await activation.fresh(folded):  # it was resolved before
+                self._done(folded, item)
+            return
+        resolved = Resolved(body.deferred, resume.value)
+        if flow.parked is not None:
+            part = FlowPart(flow.name, (resolved,), flow.parked)
+            if await self._store(folded, begun_by(item, part)):
+                self._done(folded, item)
+            return
+        await self._have(folded, flow.name, item, [resolved])
+
+    async def _refuse(self, folded: Folded, item: Item, why: str) -> None:
+        error = MalformedMessage(cause=why, may_have_taken_effect=False)
+        await self._activation.execution.bury(folded, item, "malformed", error)
+
+    # -- asks -----------------------------------------------------------------------------------
+    async def _take_ask(self, folded: Folded, item: Item) -> None:
+        """Store it as a tell, unless its flow is open; its askers wait for the outcome."""
+        activation, host = self._activation, self._activation.host
+        flow = folded.flows.get(item.name)
+        if flow is None and activation.reading.awaited(item):
+            pass  # it is in the stream
+        elif flow is None:
+            envelope = Envelope(
+                *(1, "tell", item.raw, item.name),
+                birth=item.birth,
+                request=item.request,
+                deadline=item.deadline,
+                trace=item.trace,
+            )
+            answer = await host.session.commands.publish(
+                activation.address, encode_envelope(envelope)
+            )
+            match answer:
+                case Appended():
+                    pass
+                case Full():
+                    full = MailboxFull(capacity=host.settings.mailbox_capacity)
+                    activation.refuse(item, full)
+                    return
+                case _:  # it may be stored: its asker repeats, and this finds out
+                    await activation.pause()
+                    return
+        elif not await activation.fresh(folded):
+            return
+        if not activation.live:
+            return
+        activation.reading.await_outcome(item)
+        if flow is not None:
+            activation.reading.suspended(item.name, self.standing(flow))
+        activation.remove(item)
+
+    # -- turns ----------------------------------------------------------------------------------
+    async def _have(
+        self, folded: Folded, key: str, item: Item | None, woken: list[Record]
+    ) -> None:
+        """Have a turn, and tell who wants to know."""
+        drive = Drive(self._activation, folded, key, item, woken)
+        try:
+            await drive.turn()
+        except Exception as error:
+            if self._activation.live and not drive.lost:
+                await self._failed(folded, drive, item, woken, error)
+            return
+        if drive.lost or not self._activation.live:
+            return
+        self._attempts.pop(key, None)
+        if drive.ended is None:
+            self._waits(folded, key, item)
+        else:
+            self._ended(folded, item, *drive.ended)
+        self._activation.execution.saving.after_commit(folded)
+
+    def _waits(self, folded: Folded, key: str, item: Item | None) -> None:
+        error = self.standing(folded.flows[key])
+        self._activation.reading.suspended(key, error)
+        if item is None:
+            return
+        if isinstance(item.command, Waker):
+            self._done(folded, item)
+        else:
+            self._answer(item, error)
+
+    def _ended(self, folded: Folded, item: Item | None, final: Outcome, sequence: int) -> None:
+        execution = self._activation.execution
+        answer = outcome_answer(final, sequence, folded.version)
+        execution.remember(final, answer)
+        if item is not None and not isinstance(item.command, Waker):
+            execution.finish(item, answer, final.name)
+            return
+        self._activation.reading.settled(final.name, final.payload_hash, answer)
+        if item is not None:
+            self._done(folded, item)
+
+    def _done(self, folded: Folded, item: Item) -> None:
+        """What woke a flow is recorded."""
+        answer = outcome_answer(REPLIED, folded.sequence, folded.version)
+        self._activation.execution.finish(item, answer, item.name)
+
+    def _answer(self, item: Item, error: ClusterError) -> None:
+        """What began a flow is recorded, and the flow has no outcome yet."""
+        self._activation.answers.error_of(item, error, self._activation.address)
+        self._activation.execution.finish(item, None, item.name)
+
+    # -- what goes wrong ------------------------------------------------------------------------
+    async def _failed(
+        self,
+        folded: Folded,
+        drive: Drive,
+        item: Item | None,
+        woken: list[Record],
+        error: Exception,
+    ) -> None:
+        """A turn didn't end: have it again, or give up."""
+        host, key = self._activation.host, drive.key
+        if isinstance(error, WrongValue):
+            assert item is not None
+            await self._refuse(folded, item, str(error))
+            return
+        policy = host.settings.defect_retry
+        attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+        logger.error(
+            "%s: flow %s failed (attempt %d of %d): %s",
+            self._activation.address, key, attempt, policy.attempts, described(error),
+            exc_info=error if attempt == 1 else None,
+            extra={"action": "flow.failed", "address": str(self._activation.address)},
+        )  # fmt: skip
+        if attempt < policy.attempts and not isinstance(error, CERTAIN):
+            await asyncio.sleep(delay_s(policy, attempt, host.session.entropy.uniform(0.0, 1.0)))
+            return
+        del self._attempts[key]
+        if key in folded.flows:
+            await self._park(folded, key, described(error), item, woken, stored=drive.stored)
+        else:
+            assert item is not None
+            await self._activation.execution.bury(folded, item, "defect", defect_error(error))
+
+    async def _park(
+        self,
+        folded: Folded,
+        key: str,
+        why: str,
+        item: Item | None = None,
+        woken: list[Record] | None = None,
+        *,
+        stored: bool = True,
+    ) -> None:
+        """Let a flow wait for an operator; what woke it isn't lost."""
+        hash = folded.flows[key].payload_hash
+        outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, (), why))
+        if item is not None and not stored:
+            outcome = begun_by(item, FlowPart(key, tuple(woken or ()), why))
+        if await self._store(folded, outcome):
+            extra = {"action": "flow.parked", "address": str(self._activation.address)}
+            logger.error(
+                "%s: flow %s is parked: %s", self._activation.address, key, why, extra=extra
+            )
+            self._waits(folded, key, item)
+
+    async def _store(self, folded: Folded, outcome: Outcome) -> bool:
+        plan = Plan(outcomes=[outcome], state=folded.state)
+        return await self._activation.execution.store(folded, plan) is not None
+
+    # -- what callers are told ------------------------------------------------------------------
+    def standing(self, flow: OpenFlow) -> ClusterError:
+        """Why a flow has no outcome yet."""
+        if flow.parked is not None:
+            why = f"the flow is parked: {flow.parked}"
+            return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
+        token: str | None = None
+        for record in flow.records:
+            if isinstance(record, Opened) and record.tell_caller and flow.opened(record.name):
+                token = self._activation.host.tokens.of(
+                    self._activation.address, flow.name, record
+                )
+        return Suspended(waits_for=names_of(flow), resume_token=token)
+
+
+def _is_shown(flow: OpenFlow, record: Record) -> bool:
+    """Whether it is an open deferred whose token who asked may see."""
+    if not isinstance(record, Opened) or not record.tell_caller:
+        return False
+    return flow.opened(record.name) is not None
+
+
+def names_of(flow: OpenFlow) -> tuple[str, ...]:
+    """What a flow waits for, by the names that its code gives."""
+    given = (what.partition(" ")[2] for what in flow.waits_for)
+    return tuple(name for name in given if not name.startswith("within "))

@@ -1,0 +1,96 @@
+"""OpenFlow: a flow that has begun and not ended, as its entity's log has it."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from ..entities.record import Armed, Asked, Began, Fired, Opened, Record, Resolved, Waits
+from ..streams.asks import NULL
+from ..streams.commit import FlowPart, Outcome
+
+FLOW_BYTES = 512
+"""What a flow takes in memory beside its command and its records."""
+RECORD_BYTES = 200
+"""What a record takes beside its value. Generous."""
+
+
+class OpenFlow(msgspec.Struct, array_like=True, eq=False):
+    """One flow. It changes by commits only."""
+
+    name: str
+    payload_hash: str
+    command: Raw
+    birth: int | None
+    since_ms: int
+    records: list[Record] = []
+    parked: str | None = None
+
+    def add(self, part: FlowPart) -> None:
+        """What happened in it."""
+        self.records += part.records
+        self.parked = part.parked
+
+    @property
+    def waits(self) -> Waits | None:
+        """What it waits for; None while it runs: whatever woke it has to drive it on."""
+        for record in reversed(self.records):
+            match record:
+                case Waits():
+                    return record
+                case Began():
+                    return None
+                case _:
+                    pass
+        return None
+
+    @property
+    def runs(self) -> bool:
+        """Whether its turn isn't over."""
+        return self.parked is None and self.waits is None
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The names of that, for people."""
+        return () if self.waits is None else self.waits.on
+
+    def opened(self, name: str) -> Opened | None:
+        """A deferred, if it is open."""
+        found: Opened | None = None
+        for record in self.records:
+            match record:
+                case Opened() if record.name == name:
+                    found = record
+                case Resolved() if record.name == name:
+                    return None
+                case _:
+                    pass
+        return found
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return FLOW_BYTES + len(self.command) + sum(map(_bytes, self.records))
+
+
+def begun(outcome: Outcome, now_ms: int) -> OpenFlow:
+    """The flow that an outcome begins."""
+    command = outcome.command if isinstance(outcome.command, Raw) else NULL
+    return OpenFlow(outcome.name, outcome.payload_hash, command, outcome.birth, now_ms)
+
+
+def _bytes(record: Record) -> int:
+    match record:
+        case Began(_, Raw() as state):
+            return RECORD_BYTES + len(state)
+        case Resolved() | Asked():
+            value = record.value if isinstance(record, Resolved) else record.command
+            return RECORD_BYTES + len(value)
+        case _:
+            return RECORD_BYTES
+
+
+def timers(flow: OpenFlow) -> list[Armed]:
+    """Those that haven't fired."""
+    fired = {record.name for record in flow.records if isinstance(record, Fired)}
+    return [r for r in flow.records if isinstance(r, Armed) and r.name not in fired]

@@ -1,0 +1,84 @@
+"""Wakers: tells that drive a flow on, beside the command that began it.
+
+On the wire they are a payload like a command's, whose `type` no command can have, since a class's
+tag is never written so. They take an entity's mailbox, its ledger and its place in the order like
+any other tell.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from ..streams.asks import NULL
+from ..streams.codec import TEXT_CHARS, Undecodable, decode
+from .token import BadToken, read_token
+
+RESUME = "$resume"
+FIRED = "$fired"
+
+
+class Resume(msgspec.Struct, frozen=True, tag=RESUME, forbid_unknown_fields=True):
+    """Somebody gives a deferred its value."""
+
+    token: str
+    value: Raw = NULL
+
+    @property
+    def flow(self) -> str:
+        """Of which flow, if the token can be read."""
+        try:
+            return read_token(self.token).flow
+        except BadToken:
+            return ""
+
+
+class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True):
+    """A timer's time has come, says whoever relays the schedules."""
+
+    flow: str
+    timer: str
+    due_ms: int
+
+
+Waker: TypeAlias = Resume | TimerFired
+
+_wakers: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Resume | TimerFired)
+
+
+def is_waker(data: bytes) -> bool:
+    """Whether a payload may be one: nearly no command has the sign in it."""
+    return b'"$' in data
+
+
+def waker_of(data: bytes, limit: int) -> Waker | None:
+    """The waker in a payload; None for one that says to be something else. Raises Undecodable."""
+    if not is_waker(data):
+        return None
+    tag = tag_of(data, limit)
+    if tag is None or not tag.startswith("$"):
+        return None
+    if tag not in (RESUME, FIRED):
+        raise Undecodable(f"no command {tag[:60]!r}"[:TEXT_CHARS])
+    made: Waker = decode(_wakers, data, limit=limit, what=tag)
+    return made
+
+
+class _Named(msgspec.Struct):
+    """The part of a payload that says which command it is."""
+
+    type: str
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def tag_of(data: bytes, limit: int) -> str | None:
+    """What a payload says that it is; None if it says nothing."""
+    try:
+        named: _Named = decode(_named, data, limit=limit, what="tag")
+    except Undecodable:
+        return None
+    return named.type
