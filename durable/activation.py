@@ -285,6 +285,7 @@ class Activation:
         size = BASE_BYTES + self.execution.kept_bytes
         if folded is not None:
             size += folded.ledger.memory_bytes + self._state_bytes(folded) * STATE_FACTOR
+            size += sum(flow.memory_bytes for flow in folded.flows.values())
         self.host.load.residents.weigh(self, size)
 
     def _state_bytes(self, folded: Folded) -> int:

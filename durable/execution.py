@@ -252,7 +252,7 @@ class Execution:
             return False
         self._activation.log_item("ledger.hit", item)
         outcome = found.outcome
-        buried = outcome.dead is None or item.way == "ask" or await self._copy_dead(outcome)
+        buried = outcome.dead is None or item.way == "ask" or await self.copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
             self.finish(item, answer, outcome.name, ack=buried)
@@ -373,7 +373,7 @@ class Execution:
         """Answer everybody first; then copy dead letters, ack, and remove marks."""
         marked = [item for item in plan.taken if item.marked]
         for item, outcome in self._tell(plan, commit, sequence):
-            buried = await self._copy_dead(outcome)
+            buried = await self.copy_dead(outcome)
             if not self._activation.live:
                 return
             self._end(item, ack=buried)
@@ -415,7 +415,7 @@ class Execution:
         self._activation.log("append.rejected", level=logging.ERROR)
         await asyncio.sleep(REJECTED_S)
 
-    async def _copy_dead(self, outcome: Outcome) -> bool:
+    async def copy_dead(self, outcome: Outcome) -> bool:
         """The operators' copy; whether it is stored. The verdict itself is in the log.
 
         Without a copy the tell stays un-acked: it is delivered again later, found in the ledger,

@@ -15,12 +15,14 @@ import msgspec
 from msgspec import UNSET
 
 from ..entities.contract import Contract
+from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun
 from ..entities.record import Began, Record
 from ..entities.story import Mismatch, Misuse, Story
+from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
 from ..streams.codec import Undecodable, decode
-from ..streams.commit import FlowPart, Outcome
+from ..streams.commit import Dead, FlowPart, Outcome
 from .effects import RunnerEffects
 from .folded import Folded, evolve_all
 from .item import Item
@@ -72,7 +74,7 @@ class Drive:
         self._run: FlowRun[Any, Any] = FlowRun(
             *(entity, address, self.key, contract, self._story(), self._folded.state, effects)
         )
-        work: Any = entity.flow_of[contract.tag](self._run, command)
+        work = self._run.carry_out(entity.flow_of[contract.tag], command)
         task = asyncio.get_running_loop().create_task(work)
         waits = await self._until_it_stops(task)
         raised = task.done() and not task.cancelled() and task.exception()
@@ -108,7 +110,11 @@ class Drive:
     async def _end(self, decision: Any, command: Any) -> None:
         run, entity = self._run, self._host.entity
         run.finish()
-        final, events = encode(entity, self._begun_by(command), decision)
+        begun, events = self._begun_by(command), list[Any]()
+        if isinstance(decision, Exception):
+            final = broken(begun, decision)
+        else:
+            final, events = encode(entity, begun, decision)
         state = evolve_all(entity, run.state, events)
         outcomes = self._final(final)
         sequence = await self._append(outcomes, state, len(run.events) + len(events))
@@ -210,6 +216,13 @@ class Drive:
             command=command,
             birth=flow.birth,
         )
+
+
+def broken(item: Item, error: Exception) -> Outcome:
+    """The outcome of a flow that let an error through."""
+    told = RpcClientError(cause=str(error), may_have_taken_effect=True, advice="fix")
+    dead = Dead("defect", raw(to_wire(told)))
+    return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
 
 
 def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:

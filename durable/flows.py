@@ -26,6 +26,7 @@ from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
 from ..streams.commit import FlowPart, Outcome
 from ..streams.port import Appended, Full
+from ..streams.token import BadToken
 from .answers import outcome_answer
 from .defect import described
 from .flow import Drive, begun_by
@@ -34,7 +35,6 @@ from .item import Item
 from .marks import add_mark, remove_mark
 from .openflow import OpenFlow
 from .plan import Plan, Unencodable, defect_error
-from .token import BadToken
 from .waker import Resume, TimerFired, Waker
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Flows:
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
-            self._ended(folded, item, *drive.ended)
+            await self._ended(folded, item, *drive.ended)
         self._activation.execution.saving.after_commit(folded)
 
     def _waits(self, folded: Folded, key: str, item: Item | None) -> None:
@@ -186,8 +186,14 @@ class Flows:
         else:
             self._answer(item, error)
 
-    def _ended(self, folded: Folded, item: Item | None, final: Outcome, sequence: int) -> None:
+    async def _ended(
+        self, folded: Folded, item: Item | None, final: Outcome, sequence: int
+    ) -> None:
         execution = self._activation.execution
+        if final.dead is not None:
+            await execution.copy_dead(final)
+            if not self._activation.live:
+                return
         answer = outcome_answer(final, sequence, folded.version)
         execution.remember(final, answer)
         if item is not None and not isinstance(item.command, Waker):

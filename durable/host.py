@@ -11,13 +11,13 @@ from ..entities.entity import Entity
 from ..entities.settings import Settings
 from ..streams.members import View
 from ..streams.port import Session
+from ..streams.token import Tokens
 from .group import Group
 from .ledger import LedgerLimits
 from .pace import Pace
 from .plan import Limits
 from .registrar import Registrar
 from .residents import Residents
-from .token import Tokens
 from .turns import Turns
 
 HEADER_BYTES = 1024

@@ -88,8 +88,9 @@ def answer_query(
 
 def answer_status(folded: Folded, *, busy: bool, runner: str) -> bytes:
     """The entity's status."""
+    waits = "suspended" if folded.flows else "idle"
     body = {
-        "status": "processing" if busy else "idle",
+        "status": "processing" if busy else waits,
         "updated_at": folded.time,
         "version": folded.version,
         "runner": runner,

@@ -28,6 +28,7 @@ from ..streams.port import Snapshots
 from .defect import described
 from .folded import Folded
 from .ledger import Ledger, LedgerHead, LedgerLimits
+from .openflow import OpenFlow
 
 FORMAT = 2
 PART_BYTES = 256 * 1024
@@ -63,6 +64,12 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     ledger: LedgerHead
 
 
+class _WithFlows(_Snapshot, frozen=True, array_like=True):
+    """The same of an entity that has open flows; most have none."""
+
+    flows: tuple[OpenFlow, ...] = ()
+
+
 class _Head(msgspec.Struct, frozen=True, array_like=True):
     v: int
     hash: str  # of the whole body: a flipped bit must not become state
@@ -70,7 +77,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     body: bytes
 
 
-_snapshots = msgspec.msgpack.Decoder(_Snapshot)
+_snapshots = msgspec.msgpack.Decoder(_WithFlows)
 _heads = msgspec.msgpack.Decoder(_Head)
 
 
@@ -93,19 +100,20 @@ def due_on_leaving(folded: Folded) -> bool:
 
 def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
     """A fold as bytes. Raises what msgspec raises on a state that can't be encoded."""
-    return msgspec.msgpack.encode(
-        _Snapshot(
-            str(address),
-            entity.fingerprint,
-            msgspec.json.encode(folded.state),
-            folded.version,
-            folded.commit_sequence,
-            folded.hash,
-            folded.time,
-            folded.watermark,
-            folded.ledger.pack(),
-        )
+    fields = (
+        str(address),
+        entity.fingerprint,
+        msgspec.json.encode(folded.state),
+        folded.version,
+        folded.commit_sequence,
+        folded.hash,
+        folded.time,
+        folded.watermark,
+        folded.ledger.pack(),
     )
+    if not folded.flows:
+        return msgspec.msgpack.encode(_Snapshot(*fields))
+    return msgspec.msgpack.encode(_WithFlows(*fields, tuple(folded.flows.values())))
 
 
 def decode(
@@ -136,6 +144,7 @@ def decode(
         time=kept.time,
         watermark=kept.watermark,
         snapshot_bytes=len(body),
+        flows={flow.name: flow for flow in kept.flows},
     )
 
 

@@ -14,9 +14,9 @@ from msgspec import Raw
 
 from ..streams.asks import NULL
 from ..streams.codec import TEXT_CHARS, Undecodable, decode
-from .token import BadToken, read_token
+from ..streams.resuming import RESUME
+from ..streams.token import BadToken, read_token
 
-RESUME = "$resume"
 FIRED = "$fired"
 
 

@@ -10,7 +10,7 @@ catches everything doesn't get away with it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from hashlib import blake2b
 from typing import Any, Generic, Never, Protocol, TypeVar
@@ -23,6 +23,7 @@ from .address import Address
 from .annotations import require_wire, tag_of
 from .askref import AskRef
 from .contract import Contract
+from .decision import Decision
 from .duration import Duration, seconds
 from .entity import Entity
 from .event import Event
@@ -31,9 +32,9 @@ from .record import Began, Emitted, Opened, Ran, Record, Waits
 from .retry import Retry
 from .snowflake import Snowflake
 from .state import State
-from .steps import Call, StepRun
+from .steps import Call, StepFailed, StepRun, ran
 from .story import Mismatch, Misuse, Story
-from .waits import All, DeferredWait, First, Sleep, Wait, WrongValue
+from .waits import All, AskFailed, DeferredWait, First, Sleep, Wait, WrongValue
 
 S = TypeVar("S", bound=State)
 S2 = TypeVar("S2", bound=State)
@@ -46,6 +47,9 @@ NAME_CHARACTERS = 200
 
 HASH_BYTES = 16
 """128 bits: the keys of two steps, or two lists of events, have different ones."""
+
+
+Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Effects(Protocol):
@@ -240,6 +244,35 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             return wait.value()
 
     # -- for whoever drives it ------------------------------------------------------------------
+    async def carry_out(self, handler: Handler, command: Any) -> object:
+        """The flow's code, and if that refuses or breaks, what undoes its steps, newest first.
+
+        What the code returned, or the `StepFailed` or `AskFailed` that it let through. Raises
+        StepFailed for an undo that fails, and what else the code raises.
+        """
+        decision: object
+        try:
+            decision = await handler(self, command)
+        except (StepFailed, AskFailed) as error:
+            decision = error
+        refused = isinstance(decision, Decision) and decision.failure is not None
+        if self.trouble is None and (refused or isinstance(decision, Exception)):
+            for make in reversed(self.undos):
+                await self._undo(make())
+        return decision
+
+    async def _undo(self, call: Call) -> None:
+        with self.watched():
+            self.take_name(f"step {call.name}")
+            record = self.story.find(Ran, call.name)
+            if record is None:
+                self.story.require_open(f"{call.name} is new, and runs")
+                await self.effects.flush()
+                record = await ran(self, call)
+                if record.error is not None:  # it isn't done: it is tried again
+                    raise StepFailed(call.name, record.error)
+                self.story.add(record)
+
     def finish(self) -> None:
         """The flow's code has returned, or raised. Raises Mismatch, Misuse."""
         if self.trouble is not None:

@@ -25,7 +25,7 @@ from .state import State
 from .steps import Call, StepFailed
 from .story import Mismatch, Misuse, Story
 from .tagged import Failure, to_wire
-from .waits import WrongValue
+from .waits import AskFailed, WrongValue
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
@@ -203,9 +203,8 @@ class Rehearsal(Generic[S, Ev]):
             *(self.entity, address, KEY, self._contract, story, self.state), _Effects(self)
         )
         handler = self.entity.flow_of[self._contract.tag]
-        coroutine = cast("Coroutine[Any, Any, Any]", handler(run, self._command))
         try:
-            ended, decision = _driven(coroutine)
+            ended, decision = _driven(run.carry_out(handler, self._command))
             if ended:
                 run.finish()
             elif run.trouble is not None:
@@ -226,6 +225,8 @@ class Rehearsal(Generic[S, Ev]):
             self.version += 1
 
     def _end(self, run: FlowRun[S, Ev], decision: Any) -> None:
+        if isinstance(decision, (StepFailed, AskFailed)):
+            raise decision
         if not isinstance(decision, Decision):
             raise AssertionError(f"the flow returned {decision!r}, not a Decision")
         self.decision = cast("Decision[Ev]", decision)
@@ -233,9 +234,6 @@ class Rehearsal(Generic[S, Ev]):
         for event in self.decision.events:
             self.state = self.entity.evolve(self.state, event)
             self.version += 1
-        if self.decision.failure is not None:
-            for undo in reversed(run.undos):
-                _driven(_performed(run, undo()))
 
     # -- looking --------------------------------------------------------------------------------
     def _find(self, kind: type[N], name: str) -> N | None:
@@ -244,10 +242,6 @@ class Rehearsal(Generic[S, Ev]):
     def _pending(self) -> Iterator[Armed]:
         fired = {record.name for record in self.records if isinstance(record, Fired)}
         return (r for r in self.records if isinstance(r, Armed) and r.name not in fired)
-
-
-async def _performed(run: FlowRun[Any, Any], call: Call) -> None:
-    await run.effects.perform(call)
 
 
 def _driven(coroutine: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:

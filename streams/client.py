@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakSet
 
+import msgspec
 from typing_extensions import TypeVar
 
 from ..entities.address import Address
@@ -18,23 +19,27 @@ from ..entities.annotations import name_of, tag_of
 from ..entities.entity import Entity
 from ..entities.errors import MalformedMessage, RpcClientError
 from ..entities.event import Event
+from ..entities.flow import Token
 from ..entities.message import Command
 from ..entities.settings import Settings
 from ..entities.signal import Signal
 from ..entities.snowflake import Snowflake
 from ..entities.state import State
 from .broadcast import RATE, Broadcast, BroadcastProgress
-from .caller import Caller
+from .caller import Caller, Way
 from .history import Commit, history, watch
+from .incoming import value_of
 from .listing import Listing, place_of
 from .outgoing import check_key, lasting_key, payload_of
 from .port import Session
 from .ref import Ref
+from .resuming import resuming
 from .signals import Sig, Signals, encode_signal
 from .singleton import Declare, Run, check_singleton
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
+T = TypeVar("T")
 
 
 class Cluster:
@@ -155,6 +160,25 @@ class Cluster:
         more: Any = {"rate": rate, "on_progress": on_progress}
         return await Broadcast(self._caller, tag_of(of), listing, payload, name, **more).run()
 
+    async def resume(self, token: Token[T], value: T) -> None:
+        """Give a flow's deferred its value; returns when that is recorded, so that it can't be
+        lost any more. The flow goes on by itself.
+
+        The first value counts: to resume again, with any value, is answered like the first time,
+        and changes nothing.
+
+        Raises MalformedMessage for a token that isn't genuine or has expired, and for a value that
+        isn't of the deferred's type; MailboxFull, after which the token is as good as before; or
+        another ClusterError.
+        """
+        caller = self._caller
+        payload, address = resuming(token, value, caller.settings.max_payload_bytes)
+        target = caller.target(address)
+        way = Way(None, caller.timeout_s(None), durable=True)
+        answer = await caller.ask(target, payload, way)
+        with caller.checking(target):
+            value_of(_nothing, answer, "resume")
+
     async def singleton(self, name: str, run: Run) -> None:
         """Run a coroutine on exactly one of the runners that declare it under this name.
 
@@ -217,6 +241,9 @@ class Cluster:
             signals.end()
         self._caller.close()
         await self._caller.session.close()
+
+
+_nothing: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
 
 
 def _address(entity: str, id: Any) -> Address:

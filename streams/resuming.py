@@ -1,0 +1,32 @@
+"""Resuming: what a client sends to give a flow's deferred its value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from ..entities.address import Address
+from ..entities.errors import MalformedMessage
+from ..entities.flow import Token
+from .token import BadToken, read_token
+
+RESUME = "$resume"
+"""The `type` of the payload. No class of a command has a tag like this."""
+
+
+def resuming(token: Any, value: Any, limit: int) -> tuple[Raw, Address]:
+    """The payload, and to whom it goes. Raises MalformedMessage."""
+    if not isinstance(token, Token):
+        raise MalformedMessage(cause=f"resume takes a Token, not {type(token).__name__}")
+    try:
+        body = read_token(str(token))
+        data = msgspec.json.encode({"type": RESUME, "token": str(token), "value": value})
+    except BadToken as why:
+        raise MalformedMessage(cause=f"the resume token: {why}") from None
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise MalformedMessage(cause=f"the value can't be encoded: {error}") from None
+    if len(data) > limit:
+        raise MalformedMessage(cause=f"resume: {len(data)} bytes, allowed are {limit}")
+    return Raw(data), Address(body.entity, body.id)

@@ -1,0 +1,336 @@
+"""Flows in a runner, on the memory backend: steps, deferreds, tokens, and what may go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from perdure import (
+    Command,
+    Decision,
+    Entity,
+    Event,
+    Failure,
+    Flow,
+    MalformedMessage,
+    Query,
+    Retry,
+    RpcClientError,
+    State,
+    Suspended,
+    Token,
+    memory,
+)
+from perdure.durable.testing import TestCluster
+from perdure.entities.steps import StepFailed
+
+
+class Case(State):
+    notes: tuple[str, ...] = ()
+
+
+class Denied(Failure):
+    why: str
+
+
+class Noted(Event):
+    text: str
+
+
+class Note(Command[Case, int]):
+    text: str
+
+
+class Read(Query[Case, tuple[str, ...]]):
+    pass
+
+
+class Open(Command[Case, str, Denied]):
+    n: int = 0
+
+
+class Walk(Command[Case, str, Denied]):
+    steps: int
+
+
+def decide(state: Case, command: Note | Read) -> Decision[Noted]:
+    match command:
+        case Note(text):
+            return command.accept(len(state.notes) + 1, Noted(text))
+        case Read():
+            return command.answer(state.notes)
+
+
+def evolve(state: Case, event: Noted) -> Case:
+    return state.replace(notes=(*state.notes, event.text))
+
+
+class World:
+    """What steps did outside, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+        self.keys: dict[str, set[str]] = {}
+        self.tokens: list[Token[int]] = []
+        self.fail: Callable[[str], BaseException | None] = lambda name: None
+        self.gate: asyncio.Event | None = None
+
+    async def act(self, name: str, key: str) -> str:
+        self.calls.append(("act", name))
+        self.keys.setdefault(name, set()).add(key)
+        if self.gate is not None:
+            await self.gate.wait()
+        error = self.fail(name)
+        if error is not None:
+            raise error
+        return f"did {name}"
+
+    async def called(self, name: str) -> None:
+        """Return once a step of that name was begun."""
+        async with asyncio.timeout(10):
+            while ("act", name) not in self.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    async def send(self, token: Token[int]) -> None:
+        self.tokens.append(token)
+
+
+def case_of(world: World) -> Entity[Case, Noted]:
+    async def approved(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.emit(Noted("begun"))
+        answer = flow.deferred("answer", int, tell_caller=command.n == 1)
+        await flow.step("send").run(world.send, answer.token)
+        seen = flow.state.notes
+        number = await answer
+        if number < 0:
+            return command.reject(Denied(f"{number}"))
+        assert seen == ("begun",) or command.n != 0
+        return command.accept(f"{number} after {','.join(flow.state.notes)}", Noted("ended"))
+
+    async def walks(flow: Flow[Case, Noted], command: Walk) -> Decision[Noted]:
+        for n in range(command.steps):
+            step = flow.step(f"step {n}", retry=Retry(attempts=2, base=0.001))
+            await flow.emit(Noted(await step.run(world.act, str(n), step.key)))
+        return command.accept(f"{len(flow.state.notes)}")
+
+    return Entity(Case(), decide, evolve, flows=[approved, walks])
+
+
+@asynccontextmanager
+async def hosted() -> AsyncGenerator[tuple[TestCluster, World]]:
+    world = World()
+    async with memory(case_of(world)) as cluster:
+        yield cluster, world
+
+
+async def suspended(cluster: TestCluster, id: str = "c", key: str = "k", n: int = 0) -> Suspended:
+    with pytest.raises(Suspended) as caught:
+        await cluster.at(Case, id).ask(Open(n), key=key, on_suspend="raise")
+    return caught.value
+
+
+# -- waiting and going on -----------------------------------------------------------------------
+async def test_a_flow_waits_and_goes_on_with_a_token() -> None:
+    async with hosted() as (cluster, world):
+        error = await suspended(cluster)
+        assert (error.waits_for, error.resume_token) == (("answer",), None)
+        assert (await cluster.at(Case, "c").status()).status == "suspended"
+        waits = asyncio.create_task(cluster.at(Case, "c").ask(Open(), key="k"))
+        assert await cluster.at(Case, "c").ask(Note("between")) == 2
+        await cluster.resume(world.tokens[0], 7)
+        assert await waits == "7 after begun,between"
+        assert await cluster.at(Case, "c").query(Read()) == ("begun", "between", "ended")
+        assert (await cluster.at(Case, "c").status()).status == "idle"
+        assert len(world.tokens) == 1
+
+
+async def test_the_outcome_is_recorded_and_every_repeat_gets_it() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster)
+        await cluster.resume(world.tokens[0], -1)
+        for _ in range(2):
+            with pytest.raises(Denied):
+                await cluster.at(Case, "c").ask(Open(), key="k")
+        with pytest.raises(Denied):
+            await cluster.at(Case, "c").result(Open, "k")
+        with pytest.raises(MalformedMessage):
+            await cluster.at(Case, "c").ask(Note("x"), key="k")
+
+
+async def test_a_flow_that_was_told_goes_on_too() -> None:
+    async with hosted() as (cluster, world):
+        key = await cluster.at(Case, "c").tell(Open())
+        await cluster.quiet()
+        with pytest.raises(Suspended):
+            await cluster.at(Case, "c").ask(Open(), key=key, on_suspend="raise")
+        await cluster.resume(world.tokens[0], 1)
+        assert await cluster.at(Case, "c").result(Open, key) == "1 after begun"
+
+
+async def test_two_flows_of_one_entity_wait_beside_each_other() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster, key="one", n=2)
+        await suspended(cluster, key="two", n=2)
+        one, two = world.tokens
+        await cluster.resume(two, 2)
+        assert await cluster.at(Case, "c").result(Open, "two") == "2 after begun,begun"
+        await cluster.resume(one, 1)
+        assert await cluster.at(Case, "c").result(Open, "one") == "1 after begun,begun,ended"
+
+
+async def test_who_asks_sees_the_token_only_where_the_flow_says_so() -> None:
+    async with hosted() as (cluster, world):
+        assert (await suspended(cluster, "a", n=0)).resume_token is None
+        shown = await suspended(cluster, "b", n=1)
+        assert shown.resume_token == str(world.tokens[1])
+        again = await suspended(cluster, "b", n=1)
+        assert again.resume_token == shown.resume_token
+        assert len(world.tokens) == 2
+
+
+@pytest.mark.parametrize("crashes", [1, 3])
+async def test_it_is_the_same_after_a_crash(crashes: int) -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster)
+        for _ in range(crashes):
+            await cluster.crash()
+        for n in range(60):  # a snapshot is taken on the way
+            await cluster.at(Case, "c").ask(Note(str(n)))
+        await cluster.crash()
+        await suspended(cluster)
+        await cluster.resume(world.tokens[0], 7)
+        notes = ",".join(str(n) for n in range(60))
+        assert await cluster.at(Case, "c").result(Open, "k") == f"7 after begun,{notes}"
+        assert len(world.tokens) == 1
+
+
+# -- tokens -------------------------------------------------------------------------------------
+async def test_a_token_resumes_once_and_is_answered_the_same_each_time() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster)
+        token = world.tokens[0]
+        await asyncio.gather(*(cluster.resume(token, n) for n in (5, 6, 7)))
+        outcome = await cluster.at(Case, "c").result(Open, "k")
+        await cluster.resume(token, 8)
+        await cluster.crash()
+        await cluster.resume(token, 9)
+        assert await cluster.at(Case, "c").result(Open, "k") == outcome
+        assert (await cluster.at(Case, "c").query(Read())) == ("begun", "ended")
+
+
+async def test_what_is_no_token_of_this_flow_is_refused_and_changes_nothing() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster)
+        good = str(world.tokens[0])
+        head, _, mac = good.partition(".")
+        bad = ["", "x", good[:-1], good + "A", f"{head}.", f".{mac}", f"{head}.{mac[::-1]}", "é"]
+        async with hosted() as (other, elsewhere):
+            await suspended(other)
+            bad.append(str(elsewhere.tokens[0]))  # of another cluster, with another secret
+            for text in bad:
+                with pytest.raises(MalformedMessage):
+                    await cluster.resume(Token[int](text), 5)
+        with pytest.raises(MalformedMessage, match="Expected `int`, got `str`"):
+            await cluster.resume(Token[str](good), "5")
+        await suspended(cluster)
+        await cluster.resume(world.tokens[0], 5)
+        assert await cluster.at(Case, "c").result(Open, "k") == "5 after begun"
+
+
+async def test_no_token_is_in_the_log() -> None:
+    world = World()
+    case = case_of(world)
+    async with memory(case) as cluster:
+        await suspended(cluster, n=1)
+        with pytest.raises(MalformedMessage):
+            await cluster.resume(Token[str](str(world.tokens[0])), "5")
+        await cluster.resume(world.tokens[0], 5)
+        stored = [commit async for commit in cluster.history(case, "c")]
+        assert str(world.tokens[0]) not in repr(stored)
+        assert len(stored) >= 4
+
+
+# -- steps --------------------------------------------------------------------------------------
+async def test_steps_are_run_once_each_with_a_key_of_their_own() -> None:
+    async with hosted() as (cluster, world):
+        assert await cluster.at(Case, "c").ask(Walk(3)) == "3"
+        assert world.calls == [("act", "0"), ("act", "1"), ("act", "2")]
+        assert len(set.union(*world.keys.values())) == 3
+
+
+async def test_what_was_recorded_is_not_run_again_after_a_crash() -> None:
+    async with hosted() as (cluster, world):
+        world.gate = asyncio.Event()
+        world.gate.set()
+
+        def stops_after_one(name: str) -> None:
+            if name == "1" and world.gate is not None:
+                world.gate.clear()
+
+        world.fail = stops_after_one
+        key = await cluster.at(Case, "c").tell(Walk(4))
+        await world.called("2")
+        await cluster.crash()
+        world.fail = lambda name: None
+        world.gate.set()
+        assert await cluster.at(Case, "c").result(Walk, key) == "4"
+        names = [name for _, name in world.calls]
+        assert names == ["0", "1", "2", "2", "3"]
+        assert all(len(keys) == 1 for keys in world.keys.values())
+        assert await cluster.at(Case, "c").query(Read()) == tuple(f"did {n}" for n in range(4))
+
+
+async def test_other_commands_wait_while_a_step_runs() -> None:
+    async with hosted() as (cluster, world):
+        world.gate = asyncio.Event()
+        walks = asyncio.create_task(cluster.at(Case, "c").ask(Walk(1)))
+        await world.called("0")
+        note = asyncio.create_task(cluster.at(Case, "c").ask(Note("after")))
+        assert await cluster.at(Case, "d").ask(Note("elsewhere")) == 1
+        assert not note.done()
+        world.gate.set()
+        assert (await walks, await note) == ("1", 2)
+
+
+async def test_a_step_that_fails_breaks_a_flow_that_does_not_catch_it() -> None:
+    async with hosted() as (cluster, world):
+        world.fail = lambda name: ValueError("as planned") if name == "1" else None
+        for _ in range(2):
+            with pytest.raises(RpcClientError, match="step 'step 1': ValueError: as planned"):
+                await cluster.at(Case, "c").ask(Walk(3), key="k")
+        assert [name for _, name in world.calls] == ["0", "1", "1"]
+        assert await cluster.at(Case, "c").query(Read()) == ("did 0",)
+        assert await cluster.at(Case, "c").ask(Note("on")) == 2
+
+
+# -- code that is wrong -------------------------------------------------------------------------
+async def test_code_that_was_changed_parks_the_flow_and_the_old_code_heals_it() -> None:
+    world = World()
+
+    async def other(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.step("another").run(world.act, "x", "y")
+        return command.accept("")
+
+    case = case_of(world)
+    async with memory(case) as cluster:
+        await suspended(cluster)
+        changed = Entity(Case(), decide, evolve, flows=[other])
+        cluster._entities = (changed,)
+        await cluster.crash()
+        await cluster.resume(world.tokens[0], 5)
+        with pytest.raises(RpcClientError, match=r"flow is parked: .*step 'another' is new"):
+            await cluster.at(Case, "c").ask(Open(), key="k", timeout=5)
+        assert await cluster.at(Case, "c").ask(Note("others go on")) == 2
+        assert ("act", "x") not in world.calls
+
+
+def test_step_failed_is_one() -> None:
+    assert str(StepFailed("pay", "why")) == "step 'pay': why"
+
+
+def test_any() -> None:
+    assert Any is not None
