@@ -17,7 +17,7 @@ from msgspec import UNSET
 from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun
-from ..entities.record import Began, Record
+from ..entities.record import Armed, Began, Record
 from ..entities.story import Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
@@ -28,7 +28,7 @@ from .folded import Folded, evolve_all
 from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
-from .waker import Waker
+from .waker import TimerFired, Waker, timer_token
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -165,6 +165,9 @@ class Drive:
         run = self._run
         if run.version - len(run.events) != self._folded.version:
             raise Mismatch("others changed the entity while it was held")
+        if not await self._armed():
+            self.lost = True
+            return None
         plan = Plan(outcomes=outcomes, state=state, events=events)
         sequence = await self._activation.execution.store(self._folded, plan)
         if sequence is None:
@@ -173,6 +176,21 @@ class Drive:
             self.stored = True
             run.stored()
         return sequence
+
+    async def _armed(self) -> bool:
+        """Arm the timers that are about to be recorded: whoever ends in between has at worst one
+        armed too many."""
+        for record in self._run.story.fresh:
+            if isinstance(record, Armed) and not await self._arm(record):
+                await self._activation.pause()
+                return False
+        return self._activation.live
+
+    async def _arm(self, armed: Armed) -> bool:
+        timer = timer_token(self.key, armed)
+        data = msgspec.json.encode(TimerFired(self.key, armed.name, armed.due_ms))
+        schedules, address = self._host.session.schedules, self._activation.address
+        return await schedules.arm(address, timer, armed.due_ms, data)
 
     def _progress(self) -> Outcome:
         """What has happened in the flow since the last commit."""

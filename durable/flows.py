@@ -18,7 +18,7 @@ from ..entities.errors import (
     RpcClientError,
     Suspended,
 )
-from ..entities.record import Opened, Record, Resolved
+from ..entities.record import Fired, Opened, Record, Resolved
 from ..entities.retry import delay_s
 from ..entities.story import Mismatch, Misuse
 from ..entities.waits import WrongValue
@@ -33,7 +33,7 @@ from .flow import Drive, begun_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
-from .openflow import OpenFlow
+from .openflow import OpenFlow, timers
 from .plan import Plan, Unencodable, defect_error
 from .waker import Resume, TimerFired, Waker
 
@@ -90,7 +90,7 @@ class Flows:
             case Resume():
                 await self._resume(folded, item, waker)
             case TimerFired():
-                raise NotImplementedError
+                await self._fired(folded, item, waker)
             case _:
                 assert_never(waker)
 
@@ -113,6 +113,24 @@ class Flows:
                 self._done(folded, item)
             return
         await self._have(folded, flow.name, item, [resolved])
+
+    async def _fired(self, folded: Folded, item: Item, fired: TimerFired) -> None:
+        """It counts only if the flow waits for that very time, and it has come by the server."""
+        activation = self._activation
+        flow = folded.flows.get(fired.flow)
+        pending = [] if flow is None else timers(flow)
+        armed = next((a for a in pending if a.name == fired.timer), None)
+        at_ms = 0 if item.at is None else item.at.time_ns // 1_000_000
+        if flow is None or armed is None or armed.due_ms != fired.due_ms or at_ms < armed.due_ms:
+            if await activation.fresh(folded):
+                self._done(folded, item)
+            return
+        if flow.parked is not None:
+            part = FlowPart(flow.name, (Fired(fired.timer),), flow.parked)
+            if await self._store(folded, begun_by(item, part)):
+                self._done(folded, item)
+            return
+        await self._have(folded, flow.name, item, [Fired(fired.timer)])
 
     async def _refuse(self, folded: Folded, item: Item, why: str) -> None:
         error = MalformedMessage(cause=why, may_have_taken_effect=False)

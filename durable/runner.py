@@ -44,6 +44,7 @@ from .clocks import check_clock
 from .host import Host, Load
 from .membership import Membership
 from .notices import Notices
+from .relay import Relaying
 from .residents import Residents
 from .secret import resume_secrets
 from .shard import LINGER_S, Shard
@@ -210,6 +211,7 @@ class Runner:
         )
         self.singletons: Singletons = Singletons(session, settings, self.membership)
         self._stats = Stats(session, self._load, self.membership, self.singletons)
+        self._relaying: Relaying | None = None  # of timers, for those that host flows
         self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
@@ -247,6 +249,9 @@ class Runner:
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)
             hosted.start()
+        if any(entity.flows for entity in self._entities):
+            self._relaying = Relaying(session)
+            await self._relaying.start()
         membership.own = self._described()
         await membership.join()
         self._arrange()
@@ -310,7 +315,9 @@ class Runner:
 
     @property
     def busy(self) -> bool:
-        """Whether a command or a question is on its way."""
+        """Whether a command, a question or a timer is on its way."""
+        if self._relaying is not None and self._relaying.busy:
+            return True
         shards = [shard for hosted in self._hosted for shard in hosted.shards]
         return any(a.busy for shard in shards for a in shard.activations.values())
 
@@ -322,6 +329,8 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
+        if self._relaying is not None:
+            await self._relaying.stop()
         await self.membership.abandon()
         await self.singletons.abandon()
         for hosted in self._hosted:

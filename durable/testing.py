@@ -64,8 +64,14 @@ class TestCluster(Cluster):
         self.declare: Declare | None = self._runner.singletons.declare
 
     async def advance(self, duration: Duration) -> None:
-        """Move the clock; return when all is quiet."""
-        self.clock.advance(duration)
+        """Move the clock, from timer to timer; return when all is quiet."""
+        until_ms = self.clock.now_ns() // 1_000_000 + round(seconds(duration) * 1000)
+        await self.quiet()
+        while (due_ms := self._broker.next_due_ms()) is not None and due_ms <= until_ms:
+            self.clock.advance(max(0, due_ms - self.clock.now_ns() / 1e6) / 1000)
+            self._broker.fire()
+            await self.quiet()
+        self.clock.advance(max(0, until_ms - self.clock.now_ns() / 1e6) / 1000)
         await self.quiet()
 
     async def quiet(self) -> None:

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Raw
 
+from ..entities.record import Armed
 from ..streams.asks import NULL
-from ..streams.codec import TEXT_CHARS, Undecodable, decode
+from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest
 from ..streams.resuming import RESUME
 from ..streams.token import BadToken, read_token
 
@@ -41,6 +42,11 @@ class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=T
     flow: str
     timer: str
     due_ms: int
+
+
+def timer_token(flow: str, armed: Armed) -> str:
+    """The subject token of a timer: another one for each due time."""
+    return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 
 
 Waker: TypeAlias = Resume | TimerFired

@@ -440,6 +440,62 @@ class Ids(Protocol):
         ...
 
 
+# -- timers -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A timer whose time has come. `handle` acknowledges it."""
+
+    handle: str
+    entity: str
+    token: str  # the escaped id
+    data: bytes
+
+
+class Relay(Protocol):
+    """One of those who are given firings; each goes to one of them."""
+
+    def grant(self, credit: int) -> None:
+        """Allow this many more."""
+        ...
+
+    def ack(self, handle: str) -> None:
+        """It was passed on. May be lost; then it comes again."""
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing more; what isn't acknowledged goes to the others, in its time."""
+        ...
+
+
+class Schedules(Protocol):
+    """Timers: what is armed is given once, at its time or later, to somebody who relays.
+
+    As long as nobody acknowledges it, it is given again.
+    """
+
+    async def provision(self) -> None:
+        """Create what it takes unless it is there. Raises Incompatible, Unreachable."""
+        ...
+
+    async def arm(self, address: Address, timer: str, due_ms: int, data: bytes) -> bool:
+        """Set a timer for a Unix time; whether the server confirmed. `timer` is a subject token,
+        a new one for each: the same would be overwritten silently."""
+        ...
+
+    async def disarm(self, address: Address, timer: str) -> None:
+        """Forget it, if it hasn't fired. Best effort."""
+        ...
+
+    async def relay(
+        self, on_firing: Callable[[Firing], None], on_lost: Callable[[str], None]
+    ) -> Relay:
+        """Take part in relaying, with no credit yet. `on_lost` as that of a consumer.
+
+        Raises Unreachable.
+        """
+        ...
+
+
 class Session(Protocol):
     """One connection to a backend, and everything behind it."""
 
@@ -453,6 +509,7 @@ class Session(Protocol):
     members: Members
     dead: DeadLetters
     ids: Ids
+    schedules: Schedules
 
     @property
     def connected(self) -> bool:

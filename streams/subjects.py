@@ -159,6 +159,14 @@ class Subjects:
         """Copies of dead-letter verdicts, for operators."""
         return f"{self.namespace}.dead.{entity}.{token}"
 
+    def later(self, entity: str, token: str, timer: str) -> str:
+        """Where a timer waits for its time."""
+        return f"{self.namespace}.later.{entity}.{token}.{timer}"
+
+    def due(self, entity: str, token: str, timer: str) -> str:
+        """Where it goes then."""
+        return f"{self.namespace}.due.{entity}.{token}.{timer}"
+
     # -- streams ------------------------------------------------------------------------------
     def command_stream(self, entity: str) -> str:
         """The work queue of tells of one type."""
@@ -175,6 +183,11 @@ class Subjects:
     def ids_stream(self, entity: str) -> str:
         """The registry of ids of one type."""
         return f"{self.namespace.upper()}_IDS_{entity}"
+
+    @property
+    def time_stream(self) -> str:
+        """The timers of all types."""
+        return f"{self.namespace.upper()}_TIME"
 
     @property
     def dead_stream(self) -> str:

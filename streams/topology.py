@@ -194,6 +194,25 @@ def dead_stream(settings: Settings, subjects: Subjects) -> Stream:
     )
 
 
+def time_stream(settings: Settings, subjects: Subjects) -> Stream:
+    """The timers: schedules that the server turns into messages for who relays them.
+
+    `discard: new` is refused with schedules, and an age would drop those that still wait.
+    """
+    return Stream(
+        subjects.time_stream,
+        {
+            **_PLAIN,
+            "allow_msg_schedules": True,
+            "allow_rollup_hdrs": True,
+            "discard": "old",
+            "retention": "workqueue",
+            "subjects": [subjects.later("*", "*", "*"), subjects.due("*", "*", "*")],
+        },
+        initial={"num_replicas": settings.replicas},
+    )
+
+
 def members_stream(settings: Settings, subjects: Subjects) -> Stream:
     """The members bucket, laid out as the key-value buckets of every NATS client are."""
     bucket = subjects.members_bucket

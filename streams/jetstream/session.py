@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...entities.clock import Clock, SystemClock, ahead_s
 from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
-from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
+from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Schedules, Snapshots
 from ..subjects import Sharding, Subjects
 from ..topology import Difference
 from . import resizing, topology
@@ -16,6 +16,7 @@ from .dead import JetStreamDeadLetters
 from .ids import JetStreamIds
 from .log import JetStreamLog
 from .members import JetStreamMembers
+from .schedules import JetStreamSchedules
 from .snapshots import JetStreamSnapshots
 
 
@@ -35,6 +36,7 @@ class JetStreamSession:
         self.members: Members = JetStreamMembers(connection, self.subjects)
         self.dead: DeadLetters = JetStreamDeadLetters(connection, self.subjects)
         self.ids: Ids = JetStreamIds(connection, self.subjects)
+        self.schedules: Schedules = JetStreamSchedules(connection, self.subjects, settings)
         self._settings = settings
         self._connection = connection
 

@@ -28,6 +28,7 @@ from .logs import LogStore
 from .queue import FULL_CODE, Limits, Queue, headers_size
 from .registers import Registers
 from .session import MemorySession
+from .timers import Timers
 
 MAX_PAYLOAD = 1024 * 1024
 """A message's bytes, headers included: nats-server's default."""
@@ -55,6 +56,7 @@ class Streams:
         self.ids: dict[str, IdStore] = {}
         self.dead: list[Dead] = []
         self.members: Registers = Registers(now_ns)
+        self.timers: Timers = Timers(now_ns)
 
 
 class MemoryBroker:
@@ -195,6 +197,16 @@ class MemoryBroker:
         return NoStream()
 
     # -- for tests --------------------------------------------------------------------------------
+    def next_due_ms(self) -> int | None:
+        """When the next timer of any namespace is due, Unix milliseconds."""
+        due = [s.timers.next_due_ms for s in self._streams.values()]
+        return min((d for d in due if d is not None), default=None)
+
+    def fire(self) -> None:
+        """Give out the timers that are due by the clock."""
+        for streams in self._streams.values():
+            streams.timers.fire()
+
     def rewind(self, entity: str, keep_sequence: int, *, namespace: str | None = None) -> None:
         """A type's command stream loses all tells beyond a sequence, and gives it out again.
 

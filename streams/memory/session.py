@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from ...entities.clock import Clock
 from ...entities.entropy import Entropy, SystemEntropy
 from ...entities.settings import Settings
-from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Snapshots
+from ..port import Asks, Commands, DeadLetters, Ids, Log, Members, Schedules, Snapshots
 from ..subjects import Sharding, Subjects
 from .asks import MemoryAsks
 from .commands import MemoryCommands
 from .connection import Connection
 from .ids import MemoryIds
 from .ports import MemoryDeadLetters, MemoryLog, MemoryMembers, MemorySnapshots
+from .schedules import MemorySchedules
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -52,6 +53,8 @@ class MemorySession:
         self.members: Members = MemoryMembers(streams, self._connection)
         self.dead: DeadLetters = MemoryDeadLetters(broker, streams, self._connection)
         self.ids: Ids = MemoryIds(broker, streams, self._connection)
+        self._schedules = MemorySchedules(streams.timers, self._connection)
+        self.schedules: Schedules = self._schedules
 
     def __repr__(self) -> str:
         return f"<MemorySession {self.name} {'up' if self.connected else 'down'}>"
@@ -104,6 +107,7 @@ class MemorySession:
         """End the connection; closing it again does nothing."""
         if not self._connection.closed:
             self._commands.part()
+            self._schedules.part("closed")
             self._broker.core.forget_connection(self._connection)
             self._connection.close()
             self._log.wake()
@@ -111,6 +115,7 @@ class MemorySession:
     def cut(self) -> None:
         """The connection breaks; see `MemoryBroker.disconnect`."""
         self._commands.part()
+        self._schedules.part("reconnected")
         self._connection.cut()
 
     def restore(self) -> None:

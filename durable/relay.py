@@ -1,0 +1,101 @@
+"""The relay: timers whose time has come become tells of the entities that set them.
+
+Every runner that hosts flows takes part, for all types: each firing goes to one of them, which
+stores it as a tell under a key of its own, so that it takes effect once, and then acknowledges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+from msgspec import Raw
+
+from ..entities.address import Address
+from ..streams.asks import Envelope, encode_envelope
+from ..streams.codec import digest
+from ..streams.port import Appended, Firing, Relay, Session, Unreachable
+from ..streams.subjects import unescape
+
+logger: logging.Logger = logging.getLogger("perdure.relay")
+
+CREDIT = 256
+"""Firings that one runner holds at most: each waits for one acknowledgement."""
+AGAIN_S = 0.25
+AGAIN_MAX_S = 5.0
+"""Between tries to store one, or to take part again, in seconds: at first soon, then longer."""
+
+
+class Relaying:
+    """A runner's part in relaying."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._relay: Relay | None = None
+        self._lost = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Relaying({len(self._tasks)} on their way)"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a firing is on its way."""
+        return bool(self._tasks)
+
+    async def start(self) -> None:
+        """Take part. Raises Incompatible, Unreachable."""
+        await self._session.schedules.provision()
+        self._task = asyncio.get_running_loop().create_task(self._lasting())
+
+    async def stop(self) -> None:
+        """Take no more; what is on its way goes to the others if it isn't stored."""
+        relay, self._relay = self._relay, None
+        tasks = [*self._tasks, *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if relay is not None:
+            await relay.stop()
+
+    async def _lasting(self) -> None:
+        tries = 0
+        while True:
+            self._lost = asyncio.Event()
+            try:
+                self._relay = await self._session.schedules.relay(self._fires, self._is_lost)
+                self._relay.grant(CREDIT)
+                tries = 0
+                await self._lost.wait()
+            except Unreachable as error:
+                logger.debug("no timers yet: %s", error, extra={"action": "relay.unreachable"})
+            tries += 1
+            await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * tries))
+
+    def _is_lost(self, reason: str) -> None:
+        self._lost.set()
+
+    def _fires(self, firing: Firing) -> None:
+        task = asyncio.get_running_loop().create_task(self._pass_on(firing, self._relay))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, firing: Firing, relay: Relay | None) -> None:
+        """Store it as a tell, then acknowledge it."""
+        key = f"timer-{digest(firing.data)}"
+        body = encode_envelope(Envelope(1, "tell", Raw(firing.data), key))
+        try:
+            address = Address(firing.entity, unescape(firing.token))
+            msgspec.json.decode(firing.data)
+        except (ValueError, msgspec.DecodeError) as error:
+            logger.error("not a timer of ours: %s", error, extra={"action": "relay.strange"})
+        else:
+            tries = 0
+            while not isinstance(await self._session.commands.publish(address, body), Appended):
+                tries += 1
+                await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * tries))
+        if relay is not None:
+            relay.ack(firing.handle)
+            relay.grant(1)

@@ -1,0 +1,139 @@
+"""Timers on JetStream: scheduled messages (NATS ADR-51) in one stream, and who relays them.
+
+A timer is a message on a subject of its own that names when it is due, and where it goes then,
+within the same stream. What is due waits for one of those who pull from the shared consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from ...entities.address import Address
+from ...entities.settings import Settings
+from ..port import Appended, Firing, Incompatible, NoAck, Refused, Unreachable
+from ..subjects import Subjects, escape
+from . import topology
+from .api import ConsumerResponse, Response, call
+from .connection import Connection, Publish
+from .errors import NO_STREAM, Forbidden, publish_answer
+from .messages import no_responders
+from .pull import Pull
+from .replies import Received
+from .storing import answered
+
+CONSUMER = "relay"
+"""The consumer that all runners share."""
+ACK_WAIT_NS = 30 * 1_000_000_000
+"""After which a firing is given to another runner; passing one on takes milliseconds."""
+LATEST = datetime(2262, 1, 1, tzinfo=UTC)
+"""Beyond it the server's 64-bit nanoseconds end, and a timer would fire at once."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class JetStreamRelay:
+    """`port.Relay` on JetStream."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        on_firing: Callable[[Firing], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.pull: Pull = Pull(connection, stream, CONSUMER, self._arrived, self._ended)
+        self._on_firing, self._on_lost = on_firing, on_lost
+
+    def grant(self, credit: int) -> None:
+        """Allow this many more."""
+        self.pull.grant(credit)
+
+    def ack(self, handle: str) -> None:
+        """It was passed on."""
+        self.pull.send(handle, b"+ACK")
+
+    async def stop(self) -> None:
+        """Take nothing more."""
+        await self.pull.close()
+
+    def _arrived(self, message: Received) -> None:
+        parts = message.subject.split(".")
+        self._on_firing(Firing(message.reply, parts[-3], parts[-2], message.data))
+
+    def _ended(self, reason: str) -> None:
+        if reason != "closed":
+            self._on_lost(reason)
+
+
+class JetStreamSchedules:
+    """`port.Schedules` on JetStream."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, settings: Settings) -> None:
+        self._connection, self._subjects, self._settings = connection, subjects, settings
+
+    async def provision(self) -> None:
+        """Create the stream and its consumer. Raises Incompatible, Unreachable."""
+        await topology.provision_time(self._connection, self._settings, self._subjects)
+        await self._consumer()
+
+    async def _consumer(self) -> None:
+        subjects = self._subjects
+        stream, subject = subjects.time_stream, subjects.due("*", "*", "*")
+        body = {
+            "stream_name": stream,
+            "config": {
+                "name": CONSUMER,
+                "durable_name": CONSUMER,
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "ack_wait": ACK_WAIT_NS,
+                "max_deliver": -1,
+                "max_ack_pending": -1,
+                "filter_subject": subject,
+            },
+        }
+        path = f"CONSUMER.CREATE.{stream}.{CONSUMER}.{subject}"
+        await call(self._connection, path, body, ConsumerResponse)
+
+    async def arm(self, address: Address, timer: str, due_ms: int, data: bytes) -> bool:
+        """Set a timer; whether the server confirmed."""
+        token, subjects = escape(address.id), self._subjects
+        headers = {
+            "Nats-Schedule": f"@at {_rfc3339(due_ms)}",
+            "Nats-Schedule-Target": subjects.due(address.entity, token, timer),
+        }
+        subject = subjects.later(address.entity, token, timer)
+        result = await answered(self._connection, Publish(subject, data, headers))
+        if isinstance(result, (Refused, NoAck)) or no_responders(result):
+            return False
+        answer = publish_answer(result.data, stream=subjects.time_stream)
+        return isinstance(answer, Appended)
+
+    async def disarm(self, address: Address, timer: str) -> None:
+        """Forget it, if it hasn't fired."""
+        subject = self._subjects.later(address.entity, escape(address.id), timer)
+        path = f"STREAM.PURGE.{self._subjects.time_stream}"
+        try:
+            body = {"filter": subject}
+            await call(self._connection, path, body, Response, accept=(NO_STREAM,))
+        except (Unreachable, Incompatible, Forbidden):
+            return  # it fires, and nobody waits for it
+
+    async def relay(
+        self, on_firing: Callable[[Firing], None], on_lost: Callable[[str], None]
+    ) -> JetStreamRelay:
+        """Take part in relaying. Raises Unreachable."""
+        try:
+            await self._consumer()
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+        relay = JetStreamRelay(self._connection, self._subjects.time_stream, on_firing, on_lost)
+        await relay.pull.open(self._connection.pull_inbox())
+        return relay
+
+
+def _rfc3339(due_ms: int) -> str:
+    """A time as the server reads it."""
+    due = min(_EPOCH + timedelta(milliseconds=due_ms), LATEST)
+    return due.isoformat(timespec="milliseconds").replace("+00:00", "Z")

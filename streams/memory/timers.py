@@ -1,0 +1,90 @@
+"""Timers of a namespace in memory: armed, due, given to one of those who relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..port import Firing
+from .connection import Connection
+
+
+@dataclass(eq=False)
+class Relayer:
+    """One of those who relay."""
+
+    connection: Connection
+    on_firing: Callable[[Firing], None]
+    on_lost: Callable[[str], None]
+    credit: int = 0
+    held: dict[str, Firing] = field(default_factory=dict[str, Firing])
+
+
+class Timers:
+    """All timers of a namespace."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._armed: dict[tuple[str, str, str], tuple[int, bytes]] = {}
+        self._due: deque[Firing] = deque()
+        self._relayers: list[Relayer] = []
+        self._number = 0
+
+    def __repr__(self) -> str:
+        return f"<Timers {len(self._armed)} armed, {len(self._due)} due>"
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """When the next one is due."""
+        return min((due_ms for due_ms, _ in self._armed.values()), default=None)
+
+    def arm(self, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
+        """Set one."""
+        self._armed[entity, token, timer] = due_ms, data
+        self._wake_at(due_ms)
+
+    def disarm(self, entity: str, token: str, timer: str) -> None:
+        """Forget one."""
+        self._armed.pop((entity, token, timer), None)
+
+    def fire(self) -> None:
+        """Give out what is due by the clock."""
+        now_ms = self._now_ns() // 1_000_000
+        due = sorted((at, key) for key, (at, _) in self._armed.items() if at <= now_ms)
+        for _, key in due:
+            _, data = self._armed.pop(key)
+            self._number += 1
+            self._due.append(Firing(str(self._number), key[0], key[1], data))
+        self._give()
+
+    def attach(self, relayer: Relayer) -> None:
+        """Somebody relays from now on."""
+        self._relayers.append(relayer)
+
+    def detach(self, relayer: Relayer) -> None:
+        """Not any more: what it holds goes to the others."""
+        if relayer in self._relayers:
+            self._relayers.remove(relayer)
+            self._due.extendleft(reversed(relayer.held.values()))
+            relayer.held.clear()
+            self._give()
+
+    def grant(self, relayer: Relayer, credit: int) -> None:
+        """It may be given that many more."""
+        relayer.credit += credit
+        self._give()
+
+    def _give(self) -> None:
+        for relayer in self._relayers:
+            while self._due and relayer.credit > 0:
+                firing = self._due.popleft()
+                relayer.credit -= 1
+                relayer.held[firing.handle] = firing
+                relayer.connection.post(relayer.on_firing, firing)
+
+    def _wake_at(self, due_ms: int) -> None:
+        """Look again when it is due, if the clock goes with the loop's."""
+        after_s = max(0.0, due_ms / 1000 - self._now_ns() / 1e9)
+        asyncio.get_running_loop().call_later(after_s, self.fire)
