@@ -139,13 +139,18 @@ class Activation:
     def idle(self) -> bool:
         """Whether nothing is lost but time if it leaves memory."""
         parked = isinstance(self.phase, Quarantined) and self.phase.parked
-        return not (self.busy or parked)
+        return not (self.busy or parked or self.flows.held)
 
     @property
     def queued(self) -> tuple[Item, ...]:
         """What it has yet to do, also while its log can't be folded."""
-        parked = self.phase.parked if isinstance(self.phase, Quarantined) else ()
-        return (*self.mailbox.queue, *parked)
+        return (*self.mailbox.queue, *self._parked)
+
+    @property
+    def _parked(self) -> list[Item]:
+        """Tells that wait for something else than their turn."""
+        parked = self.phase.parked if isinstance(self.phase, Quarantined) else []
+        return [*parked, *self.flows.held] if self.flows.held else parked
 
     @property
     def busy(self) -> bool:
@@ -195,8 +200,7 @@ class Activation:
 
     def waiting_tell(self, at: At, cause: str) -> Item | None:
         """The tell that a delivery repeats, queued or parked: only its handle may change."""
-        parked = self.phase.parked if isinstance(self.phase, Quarantined) else ()
-        same = (item for item in parked if item.at == at and item.cause == cause)
+        same = (item for item in self._parked if item.at == at and item.cause == cause)
         return self.mailbox.queued(at, cause) or next(same, None)
 
     def read(self, read: Read) -> None:

@@ -97,7 +97,7 @@ class Execution:
         """
         activation, host = self._activation, self._host
         queue = activation.mailbox.queue
-        if folded.flows and folded.running is not None:
+        if activation.flows.first(folded):
             activation.work(None)
             return
         if any(item.evicted for item in islice(queue, BODIES)):
@@ -156,8 +156,8 @@ class Execution:
             await self._activation.reading.serve(folded)
         if not self._ready(folded):
             return
-        if folded.flows and (flow := folded.running) is not None:
-            await self._activation.flows.drive_on(folded, flow)
+        if self._activation.flows.first(folded):
+            await self._activation.flows.do_first(folded)
             return
         front = islice(self._activation.mailbox.queue, BODIES)
         evicted = [item for item in front if item.evicted]
@@ -211,6 +211,8 @@ class Execution:
             self._activation.log_item("tell.processed", item)
             self.finish(item, None, item.name)
         if plan.refused and not await self._refuse(folded, plan):
+            return
+        if plan.held and not await self._activation.flows.hold(folded, plan.held):
             return
         if plan.suspect is not None:
             await self._try_suspect(folded, plan.suspect)

@@ -249,7 +249,7 @@ def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -
     return Outcome(
         name=item.name,
         payload_hash=item.payload_hash,
-        at=item.at,
+        at=item.place,
         birth=item.birth,
         command=UNSET if waker else item.raw,  # a token is nobody's business
         events=events,

@@ -33,7 +33,7 @@ from .flow import Drive, begun_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
-from .openflow import OpenFlow, timers
+from .openflow import OpenFlow, names_of, timers
 from .plan import Plan, Unencodable, defect_error
 from .waker import Resume, TimerFired, Waker
 
@@ -54,7 +54,47 @@ class Flows:
 
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
+        self.held: list[Item] = []
+        """Tells that wait while a flow has the entity for itself."""
         self._attempts: dict[str, int] = {}  # turns in a row that failed, by flow
+
+    # -- before anything else -------------------------------------------------------------------
+    def first(self, folded: Folded) -> bool:
+        """Whether something is to be done before any command is taken."""
+        if not folded.flows:
+            return bool(self.held)
+        return folded.running is not None or bool(self.held and folded.exclusive is None)
+
+    async def do_first(self, folded: Folded) -> None:
+        """Do it: have a turn that somebody else began, let go what was held."""
+        flow = folded.running
+        if flow is not None:
+            await self.drive_on(folded, flow)
+        else:
+            self._let_go(folded)
+
+    def _let_go(self, folded: Folded) -> None:
+        """What was held may have its turn again."""
+        if self.held and folded.exclusive is None:
+            held, self.held = self.held, []
+            self._activation.mailbox.put_back(held)
+
+    async def hold(self, folded: Folded, items: list[Item]) -> bool:
+        """A flow has the entity for itself: refuse asks, of which another owner may have copies,
+        and let tells wait. Whether that is still so."""
+        activation, flow = self._activation, folded.exclusive
+        if flow is None or not await activation.fresh(folded):
+            return False
+        for item in items:
+            if item.way == "ask":
+                error = Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
+                activation.refuse(item, error)
+            else:
+                activation.mailbox.remove(item)
+                if not item.evicted:
+                    activation.shard.evict(item)
+                self.held.append(item)
+        return True
 
     # -- what comes -----------------------------------------------------------------------------
     async def take(self, folded: Folded, item: Item) -> None:
@@ -62,6 +102,7 @@ class Flows:
         if item.way == "ask":
             await self._take_ask(folded, item)
         elif isinstance(item.command, Waker):
+            item.overtakes = bool(self.held)
             await self._wake(folded, item, item.command)
         elif (flow := folded.flows.get(item.name)) is not None:
             self._answer(item, self.standing(flow))
@@ -193,6 +234,7 @@ class Flows:
         else:
             await self._ended(folded, item, *drive.ended)
         self._activation.execution.saving.after_commit(folded)
+        self._let_go(folded)
 
     def _waits(self, folded: Folded, key: str, item: Item | None) -> None:
         error = self.standing(folded.flows[key])
@@ -310,9 +352,3 @@ def _is_shown(flow: OpenFlow, record: Record) -> bool:
     if not isinstance(record, Opened) or not record.tell_caller:
         return False
     return flow.opened(record.name) is not None
-
-
-def names_of(flow: OpenFlow) -> tuple[str, ...]:
-    """What a flow waits for, by the names that its code gives."""
-    given = (what.partition(" ")[2] for what in flow.waits_for)
-    return tuple(name for name in given if not name.startswith("within "))

@@ -67,6 +67,11 @@ class Folded:
         """A flow whose turn isn't over: the entity is held until it is."""
         return next((flow for flow in self.flows.values() if flow.runs), None)
 
+    @property
+    def exclusive(self) -> OpenFlow | None:
+        """A flow that waits, and has the entity for itself meanwhile."""
+        return next((f for f in self.flows.values() if f.waits and f.waits.exclusive), None)
+
     def adopt(self, commit: Commit, mark: str, size: int, sequence: int, state: Any) -> None:
         """Take over a commit that is in the log, and the state after it."""
         self.state = state

@@ -49,8 +49,14 @@ class Item(Struct, eq=False):
     suspect: bool = False  # it may have killed the process that had it
     marked: bool = False  # a mark of its attempt is stored
     published: bool = False  # a commit with it was sent to the log
+    overtakes: bool = False  # taken before earlier tells, which its outcome mustn't tell as done
     attempts: int = 0  # how often its handler had a defect
     evicted: bool = False  # its body is not in memory
     credit: bool = False  # it uses one of its term's credits
     held: bool = False  # evicted, and counted among those that its shard holds
     size: int = 0  # bytes that it keeps, for the bounds
+
+    @property
+    def place(self) -> At | None:
+        """The place that its outcome tells, from which the watermark is made."""
+        return None if self.overtakes else self.at

@@ -94,3 +94,9 @@ def timers(flow: OpenFlow) -> list[Armed]:
     """Those that haven't fired."""
     fired = {record.name for record in flow.records if isinstance(record, Fired)}
     return [r for r in flow.records if isinstance(r, Armed) and r.name not in fired]
+
+
+def names_of(flow: OpenFlow) -> tuple[str, ...]:
+    """What a flow waits for, by the names that its code gives."""
+    given = (what.partition(" ")[2] for what in flow.waits_for)
+    return tuple(name for name in given if not name.startswith("within "))

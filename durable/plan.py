@@ -82,6 +82,7 @@ class Plan(Struct, eq=False):
     defect: tuple[Item, BaseException] | None = None
     absent: Absent | None = None  # the ledger can't tell before these parts are read
     flow: Item | None = None  # it begins a flow, wakes one, or repeats what did
+    held: list[Item] = []  # what comes while a flow has the entity for itself
 
     @property
     def handled(self) -> int:
@@ -150,6 +151,8 @@ def make_plan(
     now_ns: int,
 ) -> Plan:
     """What to do with the front of the queue. Changes nothing but the plan."""
+    if folded.flows and folded.exclusive is not None:
+        return _held(entity, folded, queue, now_ms=now_ns // 1_000_000)
     plan = Plan(state=folded.state)
     names: set[str] = set()
     now = to_datetime(now_ns) if entity.with_context else None
@@ -195,6 +198,32 @@ def make_plan(
             names.add(item.name)
         if len(plan.outcomes) >= limits.outcomes:
             break
+    return plan
+
+
+def _held(entity: Entity[Any, Any], folded: Folded, queue: Iterable[Item], *, now_ms: int) -> Plan:
+    """The same while a flow has the entity for itself: only what wakes a flow is taken, out of its
+    turn. All else is held: asks are refused, tells wait."""
+    plan = Plan(state=folded.state)
+    for item in queue:
+        if item.evicted:  # it may be what wakes one: its body is read first
+            break
+        try:
+            verdict, found = standing(folded, item)
+        except Absent as absent:
+            plan.absent = absent
+            break
+        if found is not None and verdict is Standing.RECORDED:
+            plan.recorded.append((item, found))
+        elif verdict is Standing.PROCESSED:
+            plan.processed.append(item)
+        elif drives(entity, item, verdict, now_ms=now_ms) and (
+            isinstance(item.command, Waker) or verdict is Standing.OPEN
+        ):
+            plan.flow = item
+            break
+        else:
+            plan.held.append(item)
     return plan
 
 
@@ -332,7 +361,7 @@ def dead_letter(
     return Outcome(
         name=item.name if named else item.cause or item.name,
         payload_hash=item.payload_hash,
-        at=item.at,
+        at=item.place,
         birth=item.birth if named else None,
         command=UNSET if undecodable else item.raw,
         dead=Dead(

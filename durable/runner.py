@@ -306,6 +306,8 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
+        if self._relaying is not None:
+            await self._relaying.stop()
         await self.singletons.release()
         await asyncio.gather(*(hosted.release() for hosted in self._hosted))
         await self.membership.leave()

@@ -22,6 +22,9 @@ from ..streams.memory.session import MemorySession
 from ..streams.singleton import Declare, Run
 from .runner import Runner
 
+MS = 1_000_000
+"""Nanoseconds."""
+
 QUIET_S = 0.002
 """How often `advance` looks whether all is quiet, in seconds."""
 
@@ -39,6 +42,10 @@ class VirtualClock:
     def advance(self, duration: Duration) -> None:
         """Let time pass."""
         self._now_ns += int(seconds(duration) * 1e9)
+
+    def reach(self, now_ns: int) -> None:
+        """Let time pass until then; it never goes back."""
+        self._now_ns = max(self._now_ns, now_ns)
 
 
 class TestCluster(Cluster):
@@ -65,13 +72,13 @@ class TestCluster(Cluster):
 
     async def advance(self, duration: Duration) -> None:
         """Move the clock, from timer to timer; return when all is quiet."""
-        until_ms = self.clock.now_ns() // 1_000_000 + round(seconds(duration) * 1000)
+        until_ns = self.clock.now_ns() + int(seconds(duration) * 1e9)
         await self.quiet()
-        while (due_ms := self._broker.next_due_ms()) is not None and due_ms <= until_ms:
-            self.clock.advance(max(0, due_ms - self.clock.now_ns() / 1e6) / 1000)
+        while (due_ms := self._broker.next_due_ms()) is not None and due_ms * MS <= until_ns:
+            self.clock.reach(due_ms * MS)
             self._broker.fire()
             await self.quiet()
-        self.clock.advance(max(0, until_ms - self.clock.now_ns() / 1e6) / 1000)
+        self.clock.reach(until_ns)
         await self.quiet()
 
     async def quiet(self) -> None:

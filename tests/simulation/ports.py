@@ -30,6 +30,7 @@ from perdure.streams.port import (
     NoAck,
     PublishAnswer,
     Refused,
+    Schedules,
     Snapshots,
     Unreachable,
 )
@@ -38,6 +39,7 @@ from perdure.streams.subjects import Sharding
 from .core import SimulatedAsks
 from .far import Broker
 from .tells import SimulatedCommands
+from .timers import SimulatedSchedules
 from .wire import Wire
 
 EPOCH_NS = 1_790_000_000 * 10**9
@@ -287,6 +289,7 @@ class SimulatedSession:
         self.members: Members = SimulatedMembers(inner, wire)
         self.dead: DeadLetters = SimulatedDeadLetters(inner, wire, world)
         self.ids: Ids = SimulatedIds(inner, wire)
+        self.schedules: Schedules = SimulatedSchedules(inner, wire)
 
     @property
     def connected(self) -> bool:

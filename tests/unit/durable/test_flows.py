@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from perdure import (
 )
 from perdure.durable.testing import TestCluster
 from perdure.entities.steps import StepFailed
+
+DAY = timedelta(days=1)
 
 
 class Case(State):
@@ -51,6 +55,14 @@ class Read(Query[Case, tuple[str, ...]]):
 
 class Open(Command[Case, str, Denied]):
     n: int = 0
+
+
+class Nap(Command[Case, str]):
+    days: int
+
+
+class Ask(Command[Case, str]):
+    pass
 
 
 class Walk(Command[Case, str, Denied]):
@@ -105,7 +117,11 @@ def case_of(world: World) -> Entity[Case, Noted]:
         answer = flow.deferred("answer", int, tell_caller=command.n == 1)
         await flow.step("send").run(world.send, answer.token)
         seen = flow.state.notes
-        number = await answer
+        if command.n == 3:
+            async with flow.exclusive():
+                number = await answer
+        else:
+            number = await answer
         if number < 0:
             return command.reject(Denied(f"{number}"))
         assert seen == ("begun",) or command.n != 0
@@ -117,7 +133,18 @@ def case_of(world: World) -> Entity[Case, Noted]:
             await flow.emit(Noted(await step.run(world.act, str(n), step.key)))
         return command.accept(f"{len(flow.state.notes)}")
 
-    return Entity(Case(), decide, evolve, flows=[approved, walks])
+    async def naps(flow: Flow[Case, Noted], command: Nap) -> Decision[Noted]:
+        for n in range(command.days):
+            await flow.sleep(f"day {n}", DAY)
+            await flow.emit(Noted(f"slept {n}"))
+        return command.accept(f"{len(flow.state.notes)}")
+
+    async def asks(flow: Flow[Case, Noted], command: Ask) -> Decision[Noted]:
+        answer = flow.deferred("answer", int)
+        await flow.step("send").run(world.send, answer.token)
+        return command.accept(f"{await answer.within(DAY)}")
+
+    return Entity(Case(), decide, evolve, flows=[approved, walks, naps, asks])
 
 
 @asynccontextmanager
@@ -305,6 +332,63 @@ async def test_a_step_that_fails_breaks_a_flow_that_does_not_catch_it() -> None:
         assert [name for _, name in world.calls] == ["0", "1", "1"]
         assert await cluster.at(Case, "c").query(Read()) == ("did 0",)
         assert await cluster.at(Case, "c").ask(Note("on")) == 2
+
+
+# -- time ---------------------------------------------------------------------------------------
+async def test_a_flow_sleeps_and_goes_on_by_itself() -> None:
+    async with hosted() as (cluster, _):
+        key = await cluster.at(Case, "c").tell(Nap(3))
+        await cluster.advance(3 * DAY - timedelta(milliseconds=2))
+        assert await cluster.at(Case, "c").query(Read()) == ("slept 0", "slept 1")
+        await cluster.crash()
+        await cluster.advance(timedelta(milliseconds=2))
+        assert await cluster.at(Case, "c").result(Nap, key) == "3"
+
+
+async def test_what_does_not_come_in_time_is_none() -> None:
+    async with hosted() as (cluster, world):
+        for id, waits in (("in-time", DAY / 2), ("late", 2 * DAY)):
+            await cluster.at(Case, id).tell(Ask(), key="k")
+            await cluster.quiet()
+            await cluster.advance(waits)
+            await cluster.resume(world.tokens[-1], 5)
+        assert await cluster.at(Case, "in-time").result(Ask, "k") == "5"
+        assert await cluster.at(Case, "late").result(Ask, "k") == "None"
+
+
+async def test_thirty_days_pass_in_no_time() -> None:
+    async with hosted() as (cluster, _):
+        key = await cluster.at(Case, "c").tell(Nap(30))
+        began = time.perf_counter()
+        await cluster.advance(30 * DAY)
+        assert await cluster.at(Case, "c").result(Nap, key) == "30"
+        print(f"{time.perf_counter() - began:.3f} s")
+
+
+# -- one at a time ------------------------------------------------------------------------------
+async def test_while_a_flow_is_exclusive_asks_are_refused_and_tells_wait() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster, key="k", n=3)
+        case = cluster.at(Case, "c")
+        with pytest.raises(Suspended) as caught:
+            await case.ask(Note("ask"), key="a", on_suspend="raise")
+        assert caught.value.waits_for == ("answer",)
+        assert caught.value.may_have_taken_effect
+        told = [await case.tell(Note(f"told {n}"), key=f"t-{n}") for n in range(20)]
+        assert await case.query(Read()) == ("begun",)
+        await cluster.crash()
+        waits = asyncio.create_task(case.ask(Note("after the tells"), key="w", timeout=20))
+        await cluster.resume(world.tokens[0], 1)
+        assert await case.result(Open, "k") == "1 after begun"
+        assert await case.result(Note, told[-1]) >= 22
+        assert await waits == 23
+        notes = await case.query(Read())
+        assert notes[:2] == ("begun", "ended")
+        assert len(notes) == 23
+        assert [note for note in notes if note.startswith("told")] == [
+            f"told {n}" for n in range(20)
+        ]
+        assert "ask" not in notes
 
 
 # -- code that is wrong -------------------------------------------------------------------------
