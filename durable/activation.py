@@ -158,6 +158,12 @@ class Activation:
         return bool(len(self.mailbox) or self.reading.busy or self._worker or self.execution.busy)
 
     @property
+    def at_work(self) -> bool:
+        """Whether anything is on its way here: who only waits for an outcome doesn't count."""
+        waits = self.mailbox.queue or self.reading.urgent() or self.reading.tasks
+        return bool(waits or self._worker or self.execution.busy)
+
+    @property
     def _at_work(self) -> bool:
         return self._woken or self._worker is not None or self.execution.flight is not None
 

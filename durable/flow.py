@@ -18,7 +18,7 @@ from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun
 from ..entities.record import Armed, Began, Record
-from ..entities.story import Mismatch, Misuse, Story
+from ..entities.story import FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
 from ..streams.codec import Undecodable, decode
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 SWALLOWED_S = 1.0
 """How long a flow's code may take to end where it waits, in seconds: what it opened is closed."""
+
+
+DEADLINE = "(deadline)"
+"""The timer of a command's own deadline: no code can name one so by chance."""
 
 
 class Drive:
@@ -85,6 +89,7 @@ class Drive:
         if waits and not task.cancelled():
             raise Misuse("it catches what ends it where it waits: say `except Exception`, or less")
         if waits:
+            self._set_deadline()
             await self._append([self._progress()], self._run.state, len(self._run.events))
         elif task.cancelled():
             raise RuntimeError("the flow was cancelled by something that it waited for")
@@ -111,7 +116,7 @@ class Drive:
         run, entity = self._run, self._host.entity
         run.finish()
         begun, events = self._begun_by(command), list[Any]()
-        if isinstance(decision, Exception):
+        if isinstance(decision, BaseException):
             final = broken(begun, decision)
         else:
             final, events = encode(entity, begun, decision)
@@ -177,6 +182,14 @@ class Drive:
             run.stored()
         return sequence
 
+    def _set_deadline(self) -> None:
+        """The command's own deadline is the flow's, too."""
+        item, story = self._item, self._run.story
+        if self._flow is not None or item is None or item.deadline is None:
+            return
+        if story.find(Armed, DEADLINE) is None:
+            story.add(Armed(DEADLINE, item.deadline))
+
     async def _armed(self) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
@@ -236,10 +249,20 @@ class Drive:
         )
 
 
-def broken(item: Item, error: Exception) -> Outcome:
-    """The outcome of a flow that let an error through."""
+def ended_by(key: str, flow: OpenFlow, error: BaseException) -> Outcome:
+    """The outcome of an open flow that ends without its code's doing."""
+    item = Item("tell", key, flow.payload_hash, flow.command, birth=flow.birth)
+    return msgspec.structs.replace(broken(item, error), flow=FlowPart(key))
+
+
+def broken(item: Item, error: BaseException) -> Outcome:
+    """The outcome of a flow that let an error through, or was cancelled."""
+    reason = "defect"
     told = RpcClientError(cause=str(error), may_have_taken_effect=True, advice="fix")
-    dead = Dead("defect", raw(to_wire(told)))
+    if isinstance(error, FlowCancelled):
+        reason, cause = "cancelled", f"the flow has ended: {error}"
+        told = RpcClientError(cause=cause, may_have_taken_effect=True, advice="check")
+    dead = Dead(reason, raw(to_wire(told)))
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
 
 

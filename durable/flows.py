@@ -18,9 +18,9 @@ from ..entities.errors import (
     RpcClientError,
     Suspended,
 )
-from ..entities.record import Fired, Opened, Record, Resolved
+from ..entities.record import Cancelled, Fired, Opened, Record, Resolved
 from ..entities.retry import delay_s
-from ..entities.story import Mismatch, Misuse
+from ..entities.story import FlowCancelled, Mismatch, Misuse
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
@@ -29,13 +29,13 @@ from ..streams.port import Appended, Full
 from ..streams.token import BadToken
 from .answers import outcome_answer
 from .defect import described
-from .flow import Drive, begun_by
+from .flow import DEADLINE, Drive, begun_by, ended_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
 from .openflow import OpenFlow, names_of, timers
 from .plan import Plan, Unencodable, defect_error
-from .waker import Resume, TimerFired, Waker
+from .waker import Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -132,6 +132,10 @@ class Flows:
                 await self._resume(folded, item, waker)
             case TimerFired():
                 await self._fired(folded, item, waker)
+            case Cancel():
+                await self._go_on(folded, item, waker.flow, [Cancelled("it was cancelled")])
+            case Retry():
+                await self._go_on(folded, item, waker.flow, [])
             case _:
                 assert_never(waker)
 
@@ -171,7 +175,18 @@ class Flows:
             if await self._store(folded, begun_by(item, part)):
                 self._done(folded, item)
             return
-        await self._have(folded, flow.name, item, [Fired(fired.timer)])
+        woken: list[Record] = [Fired(fired.timer)]
+        if fired.timer == DEADLINE:
+            woken.append(Cancelled("its deadline has passed"))
+        await self._have(folded, flow.name, item, woken)
+
+    async def _go_on(self, folded: Folded, item: Item, key: str, woken: list[Record]) -> None:
+        """Let a flow have a turn, also one that is parked, if it is open at all."""
+        flow = folded.flows.get(key)
+        if flow is not None:
+            await self._have(folded, key, item, woken)
+        elif await self._activation.fresh(folded):
+            self._done(folded, item)
 
     async def _refuse(self, folded: Folded, item: Item, why: str) -> None:
         error = MalformedMessage(cause=why, may_have_taken_effect=False)
@@ -300,11 +315,26 @@ class Flows:
             await asyncio.sleep(delay_s(policy, attempt, host.session.entropy.uniform(0.0, 1.0)))
             return
         del self._attempts[key]
-        if key in folded.flows:
+        if item is not None and any(isinstance(record, Cancelled) for record in woken):
+            await self._give_up(folded, drive, item, woken, error)
+        elif key in folded.flows:
             await self._park(folded, key, described(error), item, woken, stored=drive.stored)
         else:
             assert item is not None
             await self._activation.execution.bury(folded, item, "defect", defect_error(error))
+
+    async def _give_up(
+        self, folded: Folded, drive: Drive, item: Item, woken: list[Record], error: Exception
+    ) -> None:
+        """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
+        key = drive.key
+        why = f"{woken[-1].why}, and nothing was undone: {described(error)}"  # type: ignore[union-attr]
+        final = ended_by(key, folded.flows[key], FlowCancelled(why))
+        own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]
+        plan = Plan(outcomes=[*own, final], state=folded.state)
+        sequence = await self._activation.execution.store(folded, plan)
+        if sequence is not None:
+            await self._ended(folded, item, final, sequence)
 
     async def _park(
         self,

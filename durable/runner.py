@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import typing
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,7 +37,7 @@ from ..streams.members import (
 )
 from ..streams.port import Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
-from .activation import loop_time
+from .activation import Activation, loop_time
 from .answers import Answers
 from .assignment import label_lacked, owners
 from .clocks import check_clock
@@ -317,11 +317,19 @@ class Runner:
 
     @property
     def busy(self) -> bool:
-        """Whether a command, a question or a timer is on its way."""
-        if self._relaying is not None and self._relaying.busy:
-            return True
-        shards = [shard for hosted in self._hosted for shard in hosted.shards]
-        return any(a.busy for shard in shards for a in shard.activations.values())
+        """Whether a command or a question is on its way."""
+        return any(activation.busy for activation in self._activations())
+
+    @property
+    def at_work(self) -> bool:
+        """The same, but for who only waits for what isn't on its way: a flow's outcome."""
+        relays = self._relaying is not None and self._relaying.busy
+        return relays or any(activation.at_work for activation in self._activations())
+
+    def _activations(self) -> Iterator[Activation]:
+        for hosted in self._hosted:
+            for shard in hosted.shards:
+                yield from shard.activations.values()
 
     async def abandon(self) -> None:
         """End at once, as a killed process does: nothing is answered, acked or given back.

@@ -84,7 +84,7 @@ class TestCluster(Cluster):
     async def quiet(self) -> None:
         """Return when no command is on its way any more."""
         await asyncio.sleep(0)
-        while self._runner is not None and self._runner.busy:  # noqa: ASYNC110 (many conditions)
+        while self._runner is not None and self._runner.at_work:  # noqa: ASYNC110 (many conditions)
             await asyncio.sleep(QUIET_S)
 
     async def crash(self) -> None:

@@ -15,7 +15,7 @@ from msgspec import Raw
 from ..entities.record import Armed
 from ..streams.asks import NULL
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest
-from ..streams.resuming import RESUME
+from ..streams.resuming import CANCEL, RESUME, RETRY
 from ..streams.token import BadToken, read_token
 
 FIRED = "$fired"
@@ -36,6 +36,18 @@ class Resume(msgspec.Struct, frozen=True, tag=RESUME, forbid_unknown_fields=True
             return ""
 
 
+class Cancel(msgspec.Struct, frozen=True, tag=CANCEL, forbid_unknown_fields=True):
+    """Somebody wants no more of a flow."""
+
+    flow: str
+
+
+class Retry(msgspec.Struct, frozen=True, tag=RETRY, forbid_unknown_fields=True):
+    """An operator lets a parked flow go on."""
+
+    flow: str
+
+
 class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True):
     """A timer's time has come, says whoever relays the schedules."""
 
@@ -49,9 +61,9 @@ def timer_token(flow: str, armed: Armed) -> str:
     return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 
 
-Waker: TypeAlias = Resume | TimerFired
+Waker: TypeAlias = Resume | Cancel | Retry | TimerFired
 
-_wakers: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Resume | TimerFired)
+_wakers: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Waker)
 
 
 def is_waker(data: bytes) -> bool:
@@ -66,7 +78,7 @@ def waker_of(data: bytes, limit: int) -> Waker | None:
     tag = tag_of(data, limit)
     if tag is None or not tag.startswith("$"):
         return None
-    if tag not in (RESUME, FIRED):
+    if tag not in (RESUME, CANCEL, RETRY, FIRED):
         raise Undecodable(f"no command {tag[:60]!r}"[:TEXT_CHARS])
     made: Waker = decode(_wakers, data, limit=limit, what=tag)
     return made

@@ -33,7 +33,7 @@ from .retry import Retry
 from .snowflake import Snowflake
 from .state import State
 from .steps import Call, StepFailed, StepRun, ran
-from .story import Mismatch, Misuse, Story
+from .story import FlowCancelled, Mismatch, Misuse, Story
 from .waits import All, AskFailed, DeferredWait, First, Sleep, Wait, WrongValue
 
 S = TypeVar("S", bound=State)
@@ -110,6 +110,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """Those that this run came by."""
         self.trouble: Mismatch | Misuse | WrongValue | None = None
         """Why the flow can't go on, if its code is wrong, or what it was resolved with."""
+        self.cancelled: FlowCancelled | None = None
+        """Why it ends where it waits, if it was cancelled there."""
         self._entity, self._address, self._key, self._present = entity, address, key, present
         self._made: list[Wait[Any]] = []
         self._names: set[str] = set()
@@ -231,32 +233,47 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             story = self.story
             if not story.was_there(wait.place()):
                 goes_on = False
+                if story.open and story.cancelled is not None:
+                    raise self._cancel(FlowCancelled(story.cancelled.why))
                 if story.open:
                     wait.prepare()
                     story.add(Waits(wait.on, self._exclusive > 0))
                 else:
                     self._require_all_named()
-                    goes_on = story.pass_on(wait.on, wait.place())
+                    goes_on = self._pass_on(wait)
                 if not goes_on:
                     self._alive = False
                     await self.effects.wait()
                 self._begin()
             return wait.value()
 
+    def _pass_on(self, wait: Wait[Any]) -> bool:
+        try:
+            return self.story.pass_on(wait.on, wait.place())
+        except FlowCancelled as error:
+            self._begin()
+            raise self._cancel(error) from None
+
+    def _cancel(self, error: FlowCancelled) -> FlowCancelled:
+        self._alive, self.cancelled = False, error
+        return error
+
     # -- for whoever drives it ------------------------------------------------------------------
     async def carry_out(self, handler: Handler, command: Any) -> object:
         """The flow's code, and if that refuses or breaks, what undoes its steps, newest first.
 
-        What the code returned, or the `StepFailed` or `AskFailed` that it let through. Raises
-        StepFailed for an undo that fails, and what else the code raises.
+        What the code returned, or the `StepFailed`, `AskFailed` or `FlowCancelled` that ended it.
+        Raises StepFailed for an undo that fails, and what else the code raises.
         """
         decision: object
         try:
             decision = await handler(self, command)
-        except (StepFailed, AskFailed) as error:
+        except (StepFailed, AskFailed, FlowCancelled) as error:
             decision = error
+        if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
+            decision, self._alive = self.cancelled, True
         refused = isinstance(decision, Decision) and decision.failure is not None
-        if self.trouble is None and (refused or isinstance(decision, Exception)):
+        if self.trouble is None and (refused or isinstance(decision, BaseException)):
             for make in reversed(self.undos):
                 await self._undo(make())
         return decision
@@ -280,7 +297,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         with self.watched():
             self.story.require_last()
             self._require_all_named()
-            for wait in self._made:
+            for wait in self._made if self.cancelled is None else ():
                 if not wait.used:
                     raise Misuse(f"{wait.what} was made and never awaited")
         self._alive = False

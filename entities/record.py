@@ -95,8 +95,24 @@ class Answered(msgspec.Struct, frozen=True, tag="answered", omit_defaults=True):
     error: str | None = None
 
 
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", omit_defaults=True):
+    """Somebody wants no more of it, or its deadline has passed: where it waits it ends, undone."""
+
+    why: str
+
+
 Record: TypeAlias = (
-    Began | Emitted | Ran | Opened | Armed | Asked | Waits | Resolved | Fired | Answered
+    Began
+    | Emitted
+    | Ran
+    | Opened
+    | Armed
+    | Asked
+    | Waits
+    | Resolved
+    | Fired
+    | Answered
+    | Cancelled
 )
 
 Named: TypeAlias = Ran | Opened | Armed | Asked | Resolved | Fired | Answered

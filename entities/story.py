@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .record import Began, Emitted, N, Named, Record, Waits
+from .record import Began, Cancelled, Emitted, N, Named, Record, Waits
 
 RECORDS = 10_000
 """Of one flow at most: each run goes through all of them. A flow that goes on for ever begins
@@ -24,6 +24,10 @@ class Misuse(Exception):
     """The flow's code does what no flow can do. The text says what."""
 
 
+class FlowCancelled(BaseException):
+    """The flow is to end where it waits. Not to be caught; what was done is undone afterwards."""
+
+
 class Story:
     """The records of one flow, and where a run is. Begins within the first segment."""
 
@@ -35,6 +39,7 @@ class Story:
         self._begins: list[int] = []  # where the segments begin
         self._ends: dict[int, int] = {}  # where the segment that begins there ends
         self._segment = 0
+        self._cancelled: Cancelled | None = None
         self._emits = 0  # where the next ones of this segment are looked for
         for record in records:
             self.add(record)
@@ -66,6 +71,11 @@ class Story:
     def open(self) -> bool:
         """Whether something new may happen: the segment has no end yet."""
         return self._begin not in self._ends
+
+    @property
+    def cancelled(self) -> Cancelled | None:
+        """That it is to end where it waits, if it is."""
+        return self._cancelled
 
     @property
     def waits(self) -> Waits | None:
@@ -126,6 +136,8 @@ class Story:
                 self._begins.append(index)
             case Waits():
                 self._ends[self._begins[-1]] = index
+            case Cancelled():
+                self._cancelled = self._cancelled or record
             case Emitted():
                 pass
             case _:
@@ -144,7 +156,7 @@ class Story:
 
         `on` is what the line waits for, `place` where what ends that stands, if it is there. A new
         segment that began with something else is taken back: the flow goes on to wait. Raises
-        Mismatch.
+        Mismatch, and FlowCancelled where the flow was cancelled while it waited here.
         """
         waited = self.records[self._end]
         assert isinstance(waited, Waits)
@@ -154,6 +166,10 @@ class Story:
         if self._segment + 1 == len(self._begins):
             return False
         begin = self._begins[self._segment + 1]
+        if self._cancelled is not None and self._segment + 2 == len(self._begins):
+            self._segment += 1
+            self._emits = begin
+            raise FlowCancelled(self._cancelled.why)
         if place is None or place > begin:
             if begin < self.stored:
                 raise Mismatch(f"it waits for {told(on)}, where it had gone on")

@@ -28,6 +28,7 @@ from .call import Target
 from .caller import Caller, Way
 from .incoming import outcome_of, value_of
 from .outgoing import check_key, contract_for, lasting_key, payload_of
+from .resuming import cancelling
 
 S = TypeVar("S", bound=State)
 R = TypeVar("R")
@@ -40,6 +41,7 @@ class _Status(EntityStatus, frozen=True, kw_only=True):
     runner: str = ""
 
 
+_nothing: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
 _statuses = msgspec.json.Decoder(_Status)
 
 
@@ -152,6 +154,21 @@ class Ref(Generic[S]):
         if isinstance(outcome, Failure):
             raise outcome
         return cast("R", outcome)
+
+    async def cancel(self, key: str) -> None:
+        """End the flow that the command with this key began: what its steps did is undone, newest
+        first. Returns when that is recorded; it is done by itself.
+
+        A flow that has ended, or never began, is left alone. Who waits for its outcome gets
+        RpcClientError. Raises MalformedMessage for what isn't a key, or another ClusterError.
+        """
+        target = self._target()
+        with self._caller.checking(target):
+            payload = cancelling(check_key(key))
+            timeout_s = self._caller.timeout_s(None)
+        answer = await self._caller.ask(target, payload, Way(None, timeout_s, durable=True))
+        with self._caller.checking(target):
+            value_of(_nothing, answer, "cancel")
 
     async def status(self) -> EntityStatus:
         """What the entity is doing, as its owner says. Raises a ClusterError."""

@@ -13,6 +13,8 @@ from ..entities.flow import Token
 from .token import BadToken, read_token
 
 RESUME = "$resume"
+CANCEL = "$cancel"
+RETRY = "$retry"
 """The `type` of the payload. No class of a command has a tag like this."""
 
 
@@ -30,3 +32,8 @@ def resuming(token: Any, value: Any, limit: int) -> tuple[Raw, Address]:
     if len(data) > limit:
         raise MalformedMessage(cause=f"resume: {len(data)} bytes, allowed are {limit}")
     return Raw(data), Address(body.entity, body.id)
+
+
+def cancelling(key: str) -> Raw:
+    """The payload that cancels the flow which the command of that key began."""
+    return Raw(msgspec.json.encode({"type": CANCEL, "flow": key}))

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from perdure import (
     Command,
@@ -27,8 +28,10 @@ from perdure import (
     Token,
     memory,
 )
-from perdure.durable.testing import TestCluster
+from perdure.durable.testing import MS, TestCluster
+from perdure.entities.address import Address
 from perdure.entities.steps import StepFailed
+from perdure.streams.asks import Envelope, encode_envelope
 
 DAY = timedelta(days=1)
 
@@ -62,6 +65,10 @@ class Nap(Command[Case, str]):
 
 
 class Ask(Command[Case, str]):
+    pass
+
+
+class Book(Command[Case, str, Denied]):
     pass
 
 
@@ -100,6 +107,10 @@ class World:
         if error is not None:
             raise error
         return f"did {name}"
+
+    @property
+    def names(self) -> list[object]:
+        return [name for _, name in self.calls]
 
     async def called(self, name: str) -> None:
         """Return once a step of that name was begun."""
@@ -144,7 +155,18 @@ def case_of(world: World) -> Entity[Case, Noted]:
         await flow.step("send").run(world.send, answer.token)
         return command.accept(f"{await answer.within(DAY)}")
 
-    return Entity(Case(), decide, evolve, flows=[approved, walks, naps, asks])
+    async def books(flow: Flow[Case, Noted], command: Book) -> Decision[Noted]:
+        for name in ("hotel", "car"):
+            step = flow.step(name).undo(world.act, f"undo {name}", f"undo {name}")
+            await step.run(world.act, name, step.key)
+        await flow.emit(Noted("booked"))
+        paid = flow.deferred("paid", int)
+        await flow.step("send").run(world.send, paid.token)
+        if await paid < 0:
+            return command.reject(Denied("not paid"))
+        return command.accept("booked")
+
+    return Entity(Case(), decide, evolve, flows=[approved, walks, naps, asks, books])
 
 
 @asynccontextmanager
@@ -363,6 +385,67 @@ async def test_thirty_days_pass_in_no_time() -> None:
         await cluster.advance(30 * DAY)
         assert await cluster.at(Case, "c").result(Nap, key) == "30"
         print(f"{time.perf_counter() - began:.3f} s")
+
+
+# -- what is undone -----------------------------------------------------------------------------
+async def test_a_cancelled_flow_is_undone_where_it_waits() -> None:
+    async with hosted() as (cluster, world):
+        case = cluster.at(Case, "c")
+        waits = asyncio.create_task(case.ask(Book(), key="k"))
+        await world.called("car")
+        await cluster.quiet()
+        await case.cancel("k")
+        with pytest.raises(RpcClientError, match="the flow has ended: it was cancelled"):
+            await waits
+        assert world.names == ["hotel", "car", "undo car", "undo hotel"]
+        assert await case.query(Read()) == ("booked",)
+        await case.cancel("k")
+        await case.cancel("never-there")
+        with pytest.raises(RpcClientError, match="it was cancelled"):
+            await case.ask(Book(), key="k")
+        await cluster.resume(world.tokens[0], 1)
+        assert world.names[4:] == []
+
+
+async def test_a_refused_flow_is_undone_once_also_after_a_crash() -> None:
+    async with hosted() as (cluster, world):
+        case = cluster.at(Case, "c")
+        world.gate = asyncio.Event()
+        world.gate.set()
+
+        def stops(name: str) -> None:
+            if name == "undo car" and world.gate is not None:
+                world.gate.clear()
+
+        world.fail = stops
+        key = await case.tell(Book())
+        await cluster.quiet()
+        resumed = asyncio.create_task(cluster.resume(world.tokens[0], -1))
+        await world.called("undo hotel")
+        await cluster.crash()
+        world.fail = lambda name: None
+        world.gate.set()
+        with pytest.raises(Denied):
+            await case.result(Book, key)
+        await resumed
+        assert world.names == ["hotel", "car", "undo car", "undo hotel", "undo hotel"]
+        assert all(len(keys) == 1 for keys in world.keys.values())
+
+
+async def test_a_deadline_cancels_a_flow() -> None:
+    async with hosted() as (cluster, world):
+        caller = cluster._caller  # pyright: ignore[reportPrivateUsage]
+        deadline = cluster.clock.now_ns() // MS + 60_000
+        envelope = Envelope(*(1, "tell", Raw(b'{"type":"book"}'), "k"), deadline=deadline)
+        body = encode_envelope(envelope)
+        await caller.session.commands.publish(Address("case", "c"), body)
+        await cluster.quiet()
+        await cluster.advance(59)
+        assert world.names == ["hotel", "car"]
+        await cluster.advance(1)
+        with pytest.raises(RpcClientError, match="its deadline has passed"):
+            await cluster.at(Case, "c").result(Book, "k")
+        assert world.names == ["hotel", "car", "undo car", "undo hotel"]
 
 
 # -- one at a time ------------------------------------------------------------------------------
