@@ -7,7 +7,7 @@ caller's reply subject must not make the runner write anywhere else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import UNSET, structs
@@ -23,12 +23,23 @@ from .item import Asker, Item
 logger: logging.Logger = logging.getLogger("perdure.answers")
 
 
+FLOW = "flow:"
+"""Before a token, in the place of a tell's reply subject: who asks is a flow."""
+
+
 class Answers:
     """Sends answers about the entities of one type."""
 
-    def __init__(self, asks: Asks, prefixes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        asks: Asks,
+        prefixes: tuple[str, ...],
+        push: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        """`push` brings an outcome to a flow that waits for it."""
         self._asks = asks
         self._prefixes = prefixes
+        self._push = push
 
     def allowed(self, reply: str) -> bool:
         """Whether an answer may go there."""
@@ -37,7 +48,9 @@ class Answers:
     def send(self, askers: Iterable[Asker], data: bytes) -> None:
         """The same answer to each. A reply subject outside the prefixes gets none, and a log."""
         for asker in askers:
-            if self.allowed(asker.reply):
+            if self._push is not None and asker.reply.startswith(FLOW):
+                self._push(asker.reply, data)
+            elif self.allowed(asker.reply):
                 self._asks.send(asker.reply, data)
             elif asker.reply:  # else nobody waits for it
                 logger.warning(
@@ -57,7 +70,8 @@ class Answers:
         """An error of one command, to all who asked for it."""
         may = error.may_have_taken_effect or item.published
         for asker in item.askers:
-            self.send([asker], error_answer(error, address, item.key, asker, may=may))
+            if not asker.reply.startswith(FLOW):  # a flow waits for what is recorded
+                self.send([asker], error_answer(error, address, item.key, asker, may=may))
 
 
 def forbidden(reply: str, prefixes: tuple[str, ...]) -> str:

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
+from ..entities.address import Address
 from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun
-from ..entities.record import Armed, Began, Record
+from ..entities.record import Armed, Asked, Began, Record
 from ..entities.story import FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Dead, FlowPart, Outcome
+from ..streams.token import ASK
+from .answers import FLOW
+from .asking import ASK_AGAIN_S
 from .effects import RunnerEffects
 from .folded import Folded, evolve_all
 from .item import Item
@@ -32,6 +36,7 @@ from .waker import TimerFired, Waker, timer_token
 
 if TYPE_CHECKING:
     from .activation import Activation
+    from .host import Host
 
 SWALLOWED_S = 1.0
 """How long a flow's code may take to end where it waits, in seconds: what it opened is closed."""
@@ -64,6 +69,8 @@ class Drive:
         self._activation, self._host = activation, activation.host
         self._folded, self._item, self._woken = folded, item, woken
         self._flow: OpenFlow | None = folded.flows.get(key)
+        self.asker: str | None = None if self._flow is None else self._flow.asker
+        """Which other flow waits for this one, if one does."""
         self._stops = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -173,6 +180,7 @@ class Drive:
         if not await self._armed():
             self.lost = True
             return None
+        asked = [record for record in run.story.fresh if isinstance(record, Asked)]
         plan = Plan(outcomes=outcomes, state=state, events=events)
         sequence = await self._activation.execution.store(self._folded, plan)
         if sequence is None:
@@ -180,6 +188,8 @@ class Drive:
         else:
             self.stored = True
             run.stored()
+            for record in asked:
+                self._host.asking.ask(self._activation.address, self.key, record)
         return sequence
 
     def _set_deadline(self) -> None:
@@ -193,27 +203,35 @@ class Drive:
     async def _armed(self) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
+        again_ms = self._host.now_ms() + int(ASK_AGAIN_S * 1000)
         for record in self._run.story.fresh:
-            if isinstance(record, Armed) and not await self._arm(record):
+            armed = record if isinstance(record, Armed) else None
+            if isinstance(record, Asked):
+                armed = Armed(f"{ASK}{record.name}", again_ms)
+            if armed is not None and not await self._arm(armed):
                 await self._activation.pause()
                 return False
         return self._activation.live
 
     async def _arm(self, armed: Armed) -> bool:
-        timer = timer_token(self.key, armed)
-        data = msgspec.json.encode(TimerFired(self.key, armed.name, armed.due_ms))
-        schedules, address = self._host.session.schedules, self._activation.address
-        return await schedules.arm(address, timer, armed.due_ms, data)
+        return await arm(self._host, self._activation.address, self.key, armed)
 
     def _progress(self) -> Outcome:
         """What has happened in the flow since the last commit."""
         run, item = self._run, self._item
-        part = FlowPart(self.key, tuple(run.fresh()))
+        asker = self._asker() if self._flow is None and not self.stored else None
+        part = FlowPart(self.key, tuple(run.fresh()), asker=asker)
         events = tuple(raw(event) for event in run.events)
         if item is None or self.stored:
             hash = self._folded.flows[self.key].payload_hash
             return Outcome(name=self.key, payload_hash=hash, events=events, flow=part)
         return begun_by(item, part, events)
+
+    def _asker(self) -> str | None:
+        """Which other flow waits for the outcome of one that begins."""
+        replies = [asker.reply for asker in self._item.askers] if self._item is not None else []
+        token = next((r.removeprefix(FLOW) for r in replies if r.startswith(FLOW)), None)
+        return None if token is None else token.partition(".")[0]
 
     def _final(self, final: Outcome) -> list[Outcome]:
         """The outcomes of the commit that ends the flow."""
@@ -264,6 +282,13 @@ def broken(item: Item, error: BaseException) -> Outcome:
         told = RpcClientError(cause=cause, may_have_taken_effect=True, advice="check")
     dead = Dead(reason, raw(to_wire(told)))
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
+
+
+async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
+    """Set a timer of a flow; whether that was confirmed."""
+    timer = timer_token(flow, armed)
+    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms))
+    return await host.session.schedules.arm(address, timer, armed.due_ms, data)
 
 
 def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:

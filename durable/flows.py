@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
+
+import msgspec
+from msgspec import Raw
 
 from ..entities.errors import (
     ClusterError,
@@ -18,7 +21,16 @@ from ..entities.errors import (
     RpcClientError,
     Suspended,
 )
-from ..entities.record import Cancelled, Fired, Opened, Record, Resolved
+from ..entities.record import (
+    Answered,
+    Armed,
+    Asked,
+    Cancelled,
+    Fired,
+    Opened,
+    Record,
+    Resolved,
+)
 from ..entities.retry import delay_s
 from ..entities.story import FlowCancelled, Mismatch, Misuse
 from ..entities.waits import WrongValue
@@ -26,16 +38,17 @@ from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
 from ..streams.commit import FlowPart, Outcome
 from ..streams.port import Appended, Full
-from ..streams.token import BadToken
-from .answers import outcome_answer
+from ..streams.token import ASK, BadToken
+from .answers import FLOW, outcome_answer
+from .asking import ASK_AGAIN_MAX_S, ASK_AGAIN_S
 from .defect import described
-from .flow import DEADLINE, Drive, begun_by, ended_by
+from .flow import DEADLINE, Drive, arm, begun_by, ended_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
 from .openflow import OpenFlow, names_of, timers
 from .plan import Plan, Unencodable, defect_error
-from .waker import Cancel, Resume, Retry, TimerFired, Waker
+from .waker import AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -136,6 +149,8 @@ class Flows:
                 await self._go_on(folded, item, waker.flow, [Cancelled("it was cancelled")])
             case Retry():
                 await self._go_on(folded, item, waker.flow, [])
+            case AnswerCame():
+                await self._answered(folded, item, waker)
             case _:
                 assert_never(waker)
 
@@ -151,18 +166,41 @@ class Flows:
             if await activation.fresh(folded):  # it was resolved before
                 self._done(folded, item)
             return
-        resolved = Resolved(body.deferred, resume.value)
-        if flow.parked is not None:
-            part = FlowPart(flow.name, (resolved,), flow.parked)
-            if await self._store(folded, begun_by(item, part)):
+        await self._happened(folded, flow, item, Resolved(body.deferred, resume.value))
+
+    async def _answered(self, folded: Folded, item: Item, came: AnswerCame) -> None:
+        activation, host = self._activation, self._activation.host
+        try:
+            body = host.tokens.verify(came.token, activation.address, host.now_ms())
+        except BadToken as why:
+            await self._refuse(folded, item, f"the answer's token: {why}")
+            return
+        flow, name = folded.flows.get(body.flow), body.deferred.removeprefix(ASK)
+        if flow is None or flow.asked(name) is None or not body.deferred.startswith(ASK):
+            if await activation.fresh(folded):  # it was answered before
                 self._done(folded, item)
             return
-        await self._have(folded, flow.name, item, [resolved])
+        answer = came.answer
+        told = _told(answer.error) if isinstance(answer.error, Raw) else None
+        await self._happened(
+            folded, flow, item, Answered(name, answer.reply, answer.failure, told)
+        )
+
+    async def _happened(self, folded: Folded, flow: OpenFlow, item: Item, *woken: Record) -> None:
+        """Let a flow go on with what happened; one that is parked only learns of it."""
+        if flow.parked is None:
+            await self._have(folded, flow.name, item, list(woken))
+        elif await self._store(folded, begun_by(item, FlowPart(flow.name, woken, flow.parked))):
+            self._done(folded, item)
 
     async def _fired(self, folded: Folded, item: Item, fired: TimerFired) -> None:
         """It counts only if the flow waits for that very time, and it has come by the server."""
         activation = self._activation
         flow = folded.flows.get(fired.flow)
+        asked = None if flow is None else flow.asked(fired.timer.removeprefix(ASK))
+        if flow is not None and asked is not None and fired.timer.startswith(ASK):
+            await self._ask_again(folded, item, flow, asked, fired)
+            return
         pending = [] if flow is None else timers(flow)
         armed = next((a for a in pending if a.name == fired.timer), None)
         at_ms = 0 if item.at is None else item.at.time_ns // 1_000_000
@@ -170,15 +208,26 @@ class Flows:
             if await activation.fresh(folded):
                 self._done(folded, item)
             return
-        if flow.parked is not None:
-            part = FlowPart(flow.name, (Fired(fired.timer),), flow.parked)
-            if await self._store(folded, begun_by(item, part)):
-                self._done(folded, item)
-            return
         woken: list[Record] = [Fired(fired.timer)]
         if fired.timer == DEADLINE:
             woken.append(Cancelled("its deadline has passed"))
-        await self._have(folded, flow.name, item, woken)
+        await self._happened(folded, flow, item, *woken)
+
+    async def _ask_again(
+        self, folded: Folded, item: Item, flow: OpenFlow, asked: Asked, fired: TimerFired
+    ) -> None:
+        """An answer may have been lost with its process."""
+        activation, host = self._activation, self._activation.host
+        if not await activation.fresh(folded):
+            return
+        now_ms = host.now_ms()
+        waited_ms = max(int(ASK_AGAIN_S * 1000), now_ms - flow.since_ms)
+        due_ms = now_ms + min(int(ASK_AGAIN_MAX_S * 1000), waited_ms)
+        if not await arm(host, activation.address, flow.name, Armed(fired.timer, due_ms)):
+            await activation.pause()
+            return
+        host.asking.ask(activation.address, flow.name, asked)
+        self._done(folded, item)
 
     async def _go_on(self, folded: Folded, item: Item, key: str, woken: list[Record]) -> None:
         """Let a flow have a turn, also one that is parked, if it is open at all."""
@@ -247,7 +296,7 @@ class Flows:
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
-            await self._ended(folded, item, *drive.ended)
+            await self._ended(folded, item, *drive.ended, drive.asker)
         self._activation.execution.saving.after_commit(folded)
         self._let_go(folded)
 
@@ -261,8 +310,21 @@ class Flows:
         else:
             self._answer(item, error)
 
+    def _push(self, asker: str, answer: bytes) -> None:
+        """Bring the outcome to another flow that waits for it."""
+        host = self._activation.host
+        try:
+            host.asking.push(FLOW + host.tokens.signed(asker), answer)
+        except BadToken as error:
+            logger.error("no flow is answered: %s", error, extra={"action": "flow.strange"})
+
     async def _ended(
-        self, folded: Folded, item: Item | None, final: Outcome, sequence: int
+        self,
+        folded: Folded,
+        item: Item | None,
+        final: Outcome,
+        sequence: int,
+        asker: str | None = None,
     ) -> None:
         execution = self._activation.execution
         if final.dead is not None:
@@ -271,6 +333,8 @@ class Flows:
                 return
         answer = outcome_answer(final, sequence, folded.version)
         execution.remember(final, answer)
+        if asker is not None:
+            self._push(asker, answer)
         if item is not None and not isinstance(item.command, Waker):
             execution.finish(item, answer, final.name)
             return
@@ -329,12 +393,13 @@ class Flows:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
         why = f"{woken[-1].why}, and nothing was undone: {described(error)}"  # type: ignore[union-attr]
+        asker = folded.flows[key].asker
         final = ended_by(key, folded.flows[key], FlowCancelled(why))
         own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
         if sequence is not None:
-            await self._ended(folded, item, final, sequence)
+            await self._ended(folded, item, final, sequence, asker)
 
     async def _park(
         self,
@@ -375,6 +440,12 @@ class Flows:
                     self._activation.address, flow.name, record
                 )
         return Suspended(waits_for=names_of(flow), resume_token=token)
+
+
+def _told(error: Raw) -> str:
+    """A cluster error's text, as another flow hears it."""
+    found: dict[str, Any] = msgspec.json.decode(error)
+    return f"{found.get('type')}: {found.get('cause') or ''}"
 
 
 def _is_shown(flow: OpenFlow, record: Record) -> bool:

@@ -12,6 +12,7 @@ from ..entities.settings import Settings
 from ..streams.members import View
 from ..streams.port import Session
 from ..streams.token import Tokens
+from .asking import Asking
 from .group import Group
 from .ledger import LedgerLimits
 from .pace import Pace
@@ -109,6 +110,7 @@ class Host:
         self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
         self.tokens: Tokens = Tokens(secrets, session.subjects.namespace)
+        self.asking: Asking = Asking(session, settings, self.tokens if secrets else None)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
 
     def __repr__(self) -> str:

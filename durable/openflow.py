@@ -5,7 +5,17 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from ..entities.record import Armed, Asked, Began, Fired, Opened, Record, Resolved, Waits
+from ..entities.record import (
+    Answered,
+    Armed,
+    Asked,
+    Began,
+    Fired,
+    Opened,
+    Record,
+    Resolved,
+    Waits,
+)
 from ..streams.asks import NULL
 from ..streams.commit import FlowPart, Outcome
 
@@ -25,11 +35,13 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     since_ms: int
     records: list[Record] = []
     parked: str | None = None
+    asker: str | None = None
 
     def add(self, part: FlowPart) -> None:
         """What happened in it."""
         self.records += part.records
         self.parked = part.parked
+        self.asker = self.asker or part.asker
 
     @property
     def waits(self) -> Waits | None:
@@ -62,6 +74,19 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
                 case Opened() if record.name == name:
                     found = record
                 case Resolved() if record.name == name:
+                    return None
+                case _:
+                    pass
+        return found
+
+    def asked(self, name: str) -> Asked | None:
+        """What another entity is asked, if it hasn't answered."""
+        found: Asked | None = None
+        for record in self.records:
+            match record:
+                case Asked() if record.name == name:
+                    found = record
+                case Answered() if record.name == name:
                     return None
                 case _:
                     pass

@@ -85,7 +85,8 @@ class Hosted:
     def __init__(self, host: Host, sharding: Sharding) -> None:
         self.host: Host = host
         self.sharding: Sharding = sharding
-        answers = Answers(host.session.asks, host.settings.reply_prefixes)
+        session, prefixes = host.session, host.settings.reply_prefixes
+        answers = Answers(session.asks, prefixes, host.asking.push)
         self.notices: Notices = Notices(host.entity.name, host.runner, sharding.shards)
         self.shards: list[Shard] = [
             Shard(host, sharding, n, answers, self.notices) for n in range(sharding.shards)
@@ -324,7 +325,8 @@ class Runner:
     def at_work(self) -> bool:
         """The same, but for who only waits for what isn't on its way: a flow's outcome."""
         relays = self._relaying is not None and self._relaying.busy
-        return relays or any(activation.at_work for activation in self._activations())
+        asks = any(hosted.host.asking.busy for hosted in self._hosted)
+        return relays or asks or any(activation.at_work for activation in self._activations())
 
     def _activations(self) -> Iterator[Activation]:
         for hosted in self._hosted:

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Raw
 
 from ..entities.record import Armed
-from ..streams.asks import NULL
+from ..streams.asks import NULL, Answer
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest
-from ..streams.resuming import CANCEL, RESUME, RETRY
+from ..streams.resuming import ANSWER, CANCEL, RESUME, RETRY
 from ..streams.token import BadToken, read_token
 
 FIRED = "$fired"
@@ -48,6 +48,21 @@ class Retry(msgspec.Struct, frozen=True, tag=RETRY, forbid_unknown_fields=True):
     flow: str
 
 
+class AnswerCame(msgspec.Struct, frozen=True, tag=ANSWER, forbid_unknown_fields=True):
+    """Another entity has the outcome of what a flow asked it."""
+
+    token: str
+    answer: Answer
+
+    @property
+    def flow(self) -> str:
+        """Of which flow, if the token can be read."""
+        try:
+            return read_token(self.token).flow
+        except BadToken:
+            return ""
+
+
 class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True):
     """A timer's time has come, says whoever relays the schedules."""
 
@@ -61,7 +76,7 @@ def timer_token(flow: str, armed: Armed) -> str:
     return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 
 
-Waker: TypeAlias = Resume | Cancel | Retry | TimerFired
+Waker: TypeAlias = Resume | Cancel | Retry | AnswerCame | TimerFired
 
 _wakers: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Waker)
 
@@ -78,7 +93,7 @@ def waker_of(data: bytes, limit: int) -> Waker | None:
     tag = tag_of(data, limit)
     if tag is None or not tag.startswith("$"):
         return None
-    if tag not in (RESUME, CANCEL, RETRY, FIRED):
+    if tag not in (RESUME, CANCEL, RETRY, ANSWER, FIRED):
         raise Undecodable(f"no command {tag[:60]!r}"[:TEXT_CHARS])
     made: Waker = decode(_wakers, data, limit=limit, what=tag)
     return made

@@ -51,6 +51,7 @@ class AskRef(FlowRef[S]):
                 self._entity,
                 self._id,
                 Raw(msgspec.json.encode(command)),
+                self._run.effects.nonce(),
             )
             return AskWait(self._run, asked, contract, returns=returns)
 

@@ -34,6 +34,7 @@ from .snowflake import Snowflake
 from .state import State
 from .steps import Call, StepFailed, StepRun, ran
 from .story import FlowCancelled, Mismatch, Misuse, Story
+from .tagged import Failure
 from .waits import All, AskFailed, DeferredWait, First, Sleep, Wait, WrongValue
 
 S = TypeVar("S", bound=State)
@@ -224,8 +225,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
 
     def key_of(self, what: str) -> str:
         """An idempotency key for what this flow does elsewhere, the same in every run."""
-        text = f"{self._address}\0{self._key}\0{what}"
-        return f"f-{blake2b(text.encode(), digest_size=HASH_BYTES).hexdigest()}"
+        return flow_key(self._address, self._key, what)
 
     async def wait(self, wait: Wait[T]) -> T:
         """Come to a line that waits: go on if it is over, else end here."""
@@ -262,12 +262,16 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
     async def carry_out(self, handler: Handler, command: Any) -> object:
         """The flow's code, and if that refuses or breaks, what undoes its steps, newest first.
 
-        What the code returned, or the `StepFailed`, `AskFailed` or `FlowCancelled` that ended it.
-        Raises StepFailed for an undo that fails, and what else the code raises.
+        What the code returned, or the `StepFailed`, `AskFailed`, `FlowCancelled` or undeclared
+        Failure that ended it; a declared one that it raises is a refusal. Raises StepFailed for an
+        undo that fails, and what else the code raises.
         """
         decision: object
         try:
             decision = await handler(self, command)
+        except Failure as failure:
+            declared = type(failure) in self.contract.failures
+            decision = Decision((), None, failure) if declared else failure
         except (StepFailed, AskFailed, FlowCancelled) as error:
             decision = error
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
@@ -381,6 +385,12 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             yield
         finally:
             self._exclusive -= 1
+
+
+def flow_key(address: Address, flow: str, what: str) -> str:
+    """An idempotency key for what a flow does elsewhere."""
+    text = f"{address}\0{flow}\0{what}"
+    return f"f-{blake2b(text.encode(), digest_size=HASH_BYTES).hexdigest()}"
 
 
 def _decoder(name: str, of: Any) -> msgspec.json.Decoder[Any]:

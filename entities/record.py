@@ -64,6 +64,8 @@ class Asked(msgspec.Struct, frozen=True, tag="asked", omit_defaults=True):
     entity: str
     id: str
     command: Raw
+    nonce: str = ""
+    """Part of what the answer has to show; nothing can be made of it alone."""
 
 
 class Waits(msgspec.Struct, frozen=True, tag="waits", omit_defaults=True):

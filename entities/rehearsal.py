@@ -25,7 +25,7 @@ from .state import State
 from .steps import Call, StepFailed
 from .story import Mismatch, Misuse, Story
 from .tagged import Failure, to_wire
-from .waits import AskFailed, WrongValue
+from .waits import WrongValue
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
@@ -225,7 +225,7 @@ class Rehearsal(Generic[S, Ev]):
             self.version += 1
 
     def _end(self, run: FlowRun[S, Ev], decision: Any) -> None:
-        if isinstance(decision, (StepFailed, AskFailed)):
+        if isinstance(decision, BaseException):
             raise decision
         if not isinstance(decision, Decision):
             raise AssertionError(f"the flow returned {decision!r}, not a Decision")

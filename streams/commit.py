@@ -85,6 +85,8 @@ class FlowPart(msgspec.Struct, frozen=True, omit_defaults=True):
     records: tuple[Record, ...] = ()
     parked: str | None = None
     """Why it doesn't go on until an operator says so."""
+    asker: str | None = None
+    """Which other flow waits for the outcome of one that begins: without what could prove it."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

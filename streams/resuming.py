@@ -15,6 +15,7 @@ from .token import BadToken, read_token
 RESUME = "$resume"
 CANCEL = "$cancel"
 RETRY = "$retry"
+ANSWER = "$answer"
 """The `type` of the payload. No class of a command has a tag like this."""
 
 

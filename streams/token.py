@@ -17,7 +17,11 @@ from hashlib import sha256
 import msgspec
 
 from ..entities.address import Address
-from ..entities.record import Opened
+from ..entities.record import Asked, Opened
+
+ASK = "ask "
+"""Before the name of a question that one entity asks another, in the place of a deferred's: so it
+can be taken for none, as no name begins with it."""
 
 FORMAT = 1
 TOKEN_CHARS = 2_048
@@ -66,6 +70,18 @@ class Tokens:
             ),
         )
 
+    def of_ask(self, address: Address, flow: str, asked: Asked) -> str:
+        """What shows that an answer is to that very question."""
+        return self.of(address, flow, Opened(f"{ASK}{asked.name}", asked.nonce))
+
+    def signed(self, head: str) -> str:
+        """The token of which only the body is known. Raises BadToken."""
+        return make_token(self._secrets, self._namespace, read_body(head))
+
+    def genuine(self, text: str) -> Body:
+        """What a token of any entity here says, expired or not. Raises BadToken."""
+        return verify_token(self._secrets, self._namespace, text, 0)
+
     def verify(self, text: str, address: Address, now_ms: int) -> Body:
         """What a token of that entity says. Raises BadToken."""
         body = verify_token(self._secrets, self._namespace, text, now_ms)
@@ -78,6 +94,11 @@ def make_token(secrets: Sequence[bytes], namespace: str, body: Body) -> str:
     """The token of that body."""
     data = msgspec.msgpack.encode(body)
     return f"{_text(data)}.{_text(_mac(secrets[0], namespace, data))}"
+
+
+def read_body(head: str) -> Body:
+    """What the part of a token says that is before the dot. Raises BadToken."""
+    return read_token(f"{head}.{_text(bytes(MAC_BYTES))}")
 
 
 def read_token(text: str) -> Body:

@@ -387,7 +387,7 @@ async def test_another_entity_is_asked_and_answers() -> None:
     after.waits_for("more")
     after.answer("more", 3).accepts("7, 3")
     after.answer("more", SoldOut(left=1)).accepts("7, then 1")
-    with pytest.raises(SoldOut):
+    with pytest.raises(SoldOut):  # which `Try` doesn't declare
         when.answer("reserve", SoldOut(left=0))
 
 

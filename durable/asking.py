@@ -1,0 +1,107 @@
+"""Asking: what a flow asks of other entities, and how their outcomes come back.
+
+A question is a tell to the other entity, under a key of its own, with a token in the place of a
+reply subject. Whoever owns that entity stores the recorded outcome as a tell to the one that
+asked, at once. Should it end before, a timer of the asking flow asks again, and it is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from ..entities.address import Address
+from ..entities.flowrun import flow_key
+from ..entities.record import Asked
+from ..entities.settings import Settings
+from ..streams.asks import Envelope, decode_answer, encode_envelope
+from ..streams.codec import Undecodable, digest
+from ..streams.port import Appended, Full, NoAck, PublishAnswer, Session
+from ..streams.token import ASK, BadToken, Tokens
+from .answers import FLOW
+from .secret import resume_secrets
+from .waker import AnswerCame
+
+logger: logging.Logger = logging.getLogger("perdure.flow")
+
+AGAIN_S = 0.25
+AGAIN_MAX_S = 5.0
+TRIES = 10
+"""Between tries to store something, in seconds, and how many there are: then a timer does it."""
+
+ASK_AGAIN_S = 30.0
+ASK_AGAIN_MAX_S = 3600.0
+"""After how long a question without an answer is asked again, in seconds: at first soon, then
+twice as long each time. It is only for what was lost with its process."""
+
+
+class Asking:
+    """A runner's questions and answers."""
+
+    def __init__(self, session: Session, settings: Settings, tokens: Tokens | None) -> None:
+        """Without `tokens` they are made when they are needed: a type may have no flows."""
+        self._session, self._settings, self._tokens = session, settings, tokens
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"Asking({len(self._tasks)} on their way)"
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self._tasks)
+
+    def ask(self, address: Address, flow: str, asked: Asked) -> None:
+        """Ask in the name of a flow; how often doesn't matter."""
+        assert self._tokens is not None, "a type with flows has tokens"
+        token = self._tokens.of_ask(address, flow, asked)
+        key = flow_key(address, flow, f"{ASK}{asked.name}")
+        envelope = Envelope(1, "tell", asked.command, key, reply_to=f"{FLOW}{token}")
+        self._spawn(self._store(Address(asked.entity, asked.id), envelope))
+
+    def push(self, reply: str, data: bytes) -> None:
+        """Bring an outcome to the flow that waits for it, if that is genuine."""
+        self._spawn(self._push(reply.removeprefix(FLOW), data))
+
+    async def _push(self, token: str, data: bytes) -> None:
+        if self._tokens is None:
+            secrets = await resume_secrets(self._session, self._settings)
+            self._tokens = Tokens(secrets, self._session.subjects.namespace)
+        try:
+            body = self._tokens.genuine(token)
+            answer = decode_answer(data)
+        except (BadToken, Undecodable) as error:
+            logger.warning("no flow is answered: %s", error, extra={"action": "reply.forbidden"})
+            return
+        payload = msgspec.json.encode(AnswerCame(token, answer))
+        key = f"answer-{digest(token.encode())}"
+        envelope = Envelope(1, "tell", msgspec.Raw(payload), key)
+        await self._store(Address(body.entity, body.id), envelope)
+
+    async def stop(self) -> None:
+        """What isn't stored yet is asked again later."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _store(self, address: Address, envelope: Envelope) -> None:
+        body = encode_envelope(envelope)
+        for attempt in range(1, TRIES + 1):
+            answer: PublishAnswer = await self._session.commands.publish(address, body)
+            match answer:
+                case Appended():
+                    return
+                case Full() | NoAck():
+                    await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * attempt))
+                case _:  # nobody hosts it yet
+                    await asyncio.sleep(AGAIN_MAX_S)
+        logger.warning("%s can't be told yet", address, extra={"action": "flow.not_told"})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
