@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from ..entities.address import Address
 from ..entities.flowrun import flow_key
@@ -20,7 +21,8 @@ from ..entities.record import Asked
 from ..entities.settings import Settings
 from ..streams.asks import Envelope, decode_answer, encode_envelope
 from ..streams.codec import Undecodable, digest
-from ..streams.port import Appended, Full, NoAck, PublishAnswer, Session
+from ..streams.port import Appended, Full, NoAck, PublishAnswer, Session, Unreachable
+from ..streams.subjects import escape
 from ..streams.token import ASK, BadToken, Tokens
 from .answers import FLOW
 from .secret import resume_secrets
@@ -33,10 +35,39 @@ AGAIN_MAX_S = 5.0
 TRIES = 10
 """Between tries to store something, in seconds, and how many there are: then a timer does it."""
 
+ANSWER_S = 2.0
+"""How long the owner may take to say that it has something, in seconds."""
+
 ASK_AGAIN_S = 30.0
 ASK_AGAIN_MAX_S = 3600.0
 """After how long a question without an answer is asked again, in seconds: at first soon, then
 twice as long each time. It is only for what was lost with its process."""
+
+
+async def deliver(session: Session, address: Address, envelope: Envelope) -> bool:
+    """Bring a flow what it waits for: by its command stream, or where its mailbox is full, to its
+    owner at once, since what fills it may wait for that flow. Whether it is known to be there."""
+    body = encode_envelope(envelope)
+    asked = encode_envelope(msgspec.structs.replace(envelope, kind="ask"))
+    for attempt in range(1, TRIES + 1):
+        stored = await session.commands.publish(address, body)
+        if isinstance(stored, Appended):
+            return True
+        if isinstance(stored, Full) and await _taken(session, address, asked):
+            return True
+        await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * attempt))
+    logger.warning("%s can't be told yet", address, extra={"action": "flow.not_told"})
+    return False
+
+
+async def _taken(session: Session, address: Address, body: bytes) -> bool:
+    """Whether the owner took it, by an ask."""
+    subject = session.subjects.ask(address.entity, escape(address.id))
+    try:
+        answer = await session.asks.request(subject, body, timeout_s=ANSWER_S)
+        return not answer.no_responders and decode_answer(answer.data).error is UNSET
+    except (Unreachable, Undecodable):
+        return False
 
 
 class Asking:
@@ -80,7 +111,7 @@ class Asking:
         payload = msgspec.json.encode(AnswerCame(token, answer))
         key = f"answer-{digest(token.encode())}"
         envelope = Envelope(1, "tell", msgspec.Raw(payload), key)
-        await self._store(Address(body.entity, body.id), envelope)
+        await deliver(self._session, Address(body.entity, body.id), envelope)
 
     async def stop(self) -> None:
         """What isn't stored yet is asked again later."""

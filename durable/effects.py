@@ -38,8 +38,8 @@ class RunnerEffects:
         self._drive, self._host, self._address = drive, host, address
 
     def now_ms(self) -> int:
-        """The runner's clock."""
-        return self._host.now_ms()
+        """The server's clock, by which timers fire."""
+        return self._host.server_ms()
 
     def nonce(self) -> str:
         """What nobody can guess."""

@@ -71,6 +71,7 @@ class Drive:
         self._flow: OpenFlow | None = folded.flows.get(key)
         self.asker: str | None = None if self._flow is None else self._flow.asker
         """Which other flow waits for this one, if one does."""
+        self._open = self._flow is not None and self._flow.waits is None
         self._stops = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -97,7 +98,9 @@ class Drive:
             raise Misuse("it catches what ends it where it waits: say `except Exception`, or less")
         if waits:
             self._set_deadline()
-            await self._append([self._progress()], self._run.state, len(self._run.events))
+            # What woke it may not be what it waits for: then no line of it saw the present state.
+            state = self._run.state if self._entered else self._folded.state
+            await self._append([self._progress()], state, len(self._run.events))
         elif task.cancelled():
             raise RuntimeError("the flow was cancelled by something that it waited for")
         elif isinstance(raised, BaseException):
@@ -175,7 +178,7 @@ class Drive:
     async def _append(self, outcomes: list[Outcome], state: Any, events: int) -> int | None:
         """Append to the log; the sequence, None if it isn't there. Raises Mismatch."""
         run = self._run
-        if run.version - len(run.events) != self._folded.version:
+        if self._entered and run.version - len(run.events) != self._folded.version:
             raise Mismatch("others changed the entity while it was held")
         if not await self._armed():
             self.lost = True
@@ -192,6 +195,12 @@ class Drive:
                 self._host.asking.ask(self._activation.address, self.key, record)
         return sequence
 
+    @property
+    def _entered(self) -> bool:
+        """Whether the run has come to the segment that is open now."""
+        goes_on = self._flow is None or self._open
+        return goes_on or self._run.story.begin_is_fresh
+
     def _set_deadline(self) -> None:
         """The command's own deadline is the flow's, too."""
         item, story = self._item, self._run.story
@@ -203,7 +212,7 @@ class Drive:
     async def _armed(self) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
-        again_ms = self._host.now_ms() + int(ASK_AGAIN_S * 1000)
+        again_ms = self._host.server_ms() + int(ASK_AGAIN_S * 1000)
         for record in self._run.story.fresh:
             armed = record if isinstance(record, Armed) else None
             if isinstance(record, Asked):

@@ -157,7 +157,7 @@ class Flows:
     async def _resume(self, folded: Folded, item: Item, resume: Resume) -> None:
         activation, host = self._activation, self._activation.host
         try:
-            body = host.tokens.verify(resume.token, activation.address, host.now_ms())
+            body = host.tokens.verify(resume.token, activation.address, host.server_ms())
         except BadToken as why:
             await self._refuse(folded, item, f"the resume token: {why}")
             return
@@ -171,7 +171,7 @@ class Flows:
     async def _answered(self, folded: Folded, item: Item, came: AnswerCame) -> None:
         activation, host = self._activation, self._activation.host
         try:
-            body = host.tokens.verify(came.token, activation.address, host.now_ms())
+            body = host.tokens.verify(came.token, activation.address, host.server_ms())
         except BadToken as why:
             await self._refuse(folded, item, f"the answer's token: {why}")
             return
@@ -203,10 +203,19 @@ class Flows:
             return
         pending = [] if flow is None else timers(flow)
         armed = next((a for a in pending if a.name == fired.timer), None)
-        at_ms = 0 if item.at is None else item.at.time_ns // 1_000_000
-        if flow is None or armed is None or armed.due_ms != fired.due_ms or at_ms < armed.due_ms:
+        host = activation.host
+        at_ms = host.server_ms() if item.at is None else item.at.time_ns // 1_000_000
+        if flow is None or armed is None:
             if await activation.fresh(folded):
                 self._done(folded, item)
+            return
+        if armed.due_ms != fired.due_ms or at_ms < armed.due_ms:  # what is pending is armed
+            if not await activation.fresh(folded):
+                return
+            if await arm(host, activation.address, flow.name, armed):
+                self._done(folded, item)
+            else:
+                await activation.pause()
             return
         woken: list[Record] = [Fired(fired.timer)]
         if fired.timer == DEADLINE:
@@ -220,7 +229,7 @@ class Flows:
         activation, host = self._activation, self._activation.host
         if not await activation.fresh(folded):
             return
-        now_ms = host.now_ms()
+        now_ms = host.server_ms()
         waited_ms = max(int(ASK_AGAIN_S * 1000), now_ms - flow.since_ms)
         due_ms = now_ms + min(int(ASK_AGAIN_MAX_S * 1000), waited_ms)
         if not await arm(host, activation.address, flow.name, Armed(fired.timer, due_ms)):
@@ -239,7 +248,10 @@ class Flows:
 
     async def _refuse(self, folded: Folded, item: Item, why: str) -> None:
         error = MalformedMessage(cause=why, may_have_taken_effect=False)
-        await self._activation.execution.bury(folded, item, "malformed", error)
+        if item.way == "tell":
+            await self._activation.execution.bury(folded, item, "malformed", error)
+        elif await self._activation.fresh(folded):
+            self._activation.refuse(item, error)
 
     # -- asks -----------------------------------------------------------------------------------
     async def _take_ask(self, folded: Folded, item: Item) -> None:
@@ -259,9 +271,17 @@ class Flows:
             answer = await host.session.commands.publish(
                 activation.address, encode_envelope(envelope)
             )
+            if not activation.live:
+                return
             match answer:
                 case Appended():
                     pass
+                case Full() if isinstance(item.command, Waker):
+                    # What fills it may wait for this very flow. And it brings the entity back to
+                    # memory, should this process end before the flow waits again.
+                    item.overtakes = True
+                    await self._wake(folded, item, item.command)
+                    return
                 case Full():
                     full = MailboxFull(capacity=host.settings.mailbox_capacity)
                     activation.refuse(item, full)

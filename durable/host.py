@@ -134,3 +134,7 @@ class Host:
     def now_ms(self) -> int:
         """The runner's clock, Unix milliseconds."""
         return self.session.clock.now_ns() // 1_000_000
+
+    def server_ms(self) -> int:
+        """The clock by which timers fire."""
+        return self.session.schedules.now_ms()

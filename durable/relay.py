@@ -7,21 +7,26 @@ stores it as a tell under a key of its own, so that it takes effect once, and th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import msgspec
 from msgspec import Raw
 
 from ..entities.address import Address
-from ..streams.asks import Envelope, encode_envelope
+from ..streams.asks import Envelope
 from ..streams.codec import digest
-from ..streams.port import Appended, Firing, Relay, Session, Unreachable
+from ..streams.port import Firing, Relay, Session, Unreachable
 from ..streams.subjects import unescape
+from .asking import deliver
 
 logger: logging.Logger = logging.getLogger("perdure.relay")
 
 CREDIT = 256
 """Firings that one runner holds at most: each waits for one acknowledgement."""
+MEASURE_S = 60.0
+"""How often the server's clock is looked at, in seconds: two clocks drift apart by some
+thousandths of a second meanwhile."""
 AGAIN_S = 0.25
 AGAIN_MAX_S = 5.0
 """Between tries to store one, or to take part again, in seconds: at first soon, then longer."""
@@ -58,17 +63,21 @@ class Relaying:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if relay is not None:
-            await relay.stop()
+            with contextlib.suppress(Unreachable):
+                await relay.stop()
 
     async def _lasting(self) -> None:
-        tries = 0
+        tries, schedules = 0, self._session.schedules
         while True:
             self._lost = asyncio.Event()
             try:
-                self._relay = await self._session.schedules.relay(self._fires, self._is_lost)
+                self._relay = await schedules.relay(self._fires, self._is_lost)
                 self._relay.grant(CREDIT)
                 tries = 0
-                await self._lost.wait()
+                while not self._lost.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._lost.wait(), MEASURE_S)
+                    await schedules.measure()
             except Unreachable as error:
                 logger.debug("no timers yet: %s", error, extra={"action": "relay.unreachable"})
             tries += 1
@@ -85,17 +94,15 @@ class Relaying:
     async def _pass_on(self, firing: Firing, relay: Relay | None) -> None:
         """Store it as a tell, then acknowledge it."""
         key = f"timer-{digest(firing.data)}"
-        body = encode_envelope(Envelope(1, "tell", Raw(firing.data), key))
+        envelope = Envelope(1, "tell", Raw(firing.data), key)
         try:
             address = Address(firing.entity, unescape(firing.token))
             msgspec.json.decode(firing.data)
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a timer of ours: %s", error, extra={"action": "relay.strange"})
         else:
-            tries = 0
-            while not isinstance(await self._session.commands.publish(address, body), Appended):
-                tries += 1
-                await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * tries))
+            while not await deliver(self._session, address, envelope):
+                pass  # it has waited
         if relay is not None:
             relay.ack(firing.handle)
             relay.grant(1)

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from ..entities.address import Address
 from ..entities.duration import Duration, seconds
-from ..entities.errors import ClusterError
+from ..entities.errors import ClusterError, MailboxFull
 from ..entities.settings import Settings
 from .alarm import Alarm
 from .answers import Answers
@@ -132,6 +132,23 @@ class Caller:
             )
             answer = await call.attach(self._result_envelope(target, deadline, payload))
         return self._saw(target, answer)
+
+    async def wake(self, target: Target, payload: Raw) -> Answer:
+        """Bring a flow what it waits for: stored first. Where its entity's mailbox is full it goes
+        to the owner at once, since what fills it may wait for that flow."""
+        key = lasting_key(self.session.entropy)
+        try:
+            return await self.ask(target, payload, Way(key, self._timeout_s, durable=True))
+        except MailboxFull:
+            return await self._wake_at_once(target.keyed(key), payload)
+
+    async def _wake_at_once(self, target: Target, payload: Raw) -> Answer:
+        """Not after this client's tells, which may be what fills the mailbox."""
+
+        def envelope(_: Route) -> Envelope:
+            return Envelope(1, "ask", payload, key=target.key, request=target.request)
+
+        return await self._call(target, self._policy(Effect.COMMAND), self._timeout_s, envelope)
 
     async def tell(self, target: Target, payload: Raw) -> None:
         """Store a command; on return it can't be lost any more."""

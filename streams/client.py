@@ -26,7 +26,7 @@ from ..entities.signal import Signal
 from ..entities.snowflake import Snowflake
 from ..entities.state import State
 from .broadcast import RATE, Broadcast, BroadcastProgress
-from .caller import Caller, Way
+from .caller import Caller
 from .history import Commit, history, watch
 from .incoming import value_of
 from .listing import Listing, place_of
@@ -174,8 +174,7 @@ class Cluster:
         caller = self._caller
         payload, address = resuming(token, value, caller.settings.max_payload_bytes)
         target = caller.target(address)
-        way = Way(None, caller.timeout_s(None), durable=True)
-        answer = await caller.ask(target, payload, way)
+        answer = await caller.wake(target, payload)
         with caller.checking(target):
             value_of(_nothing, answer, "resume")
 

@@ -477,6 +477,17 @@ class Schedules(Protocol):
         """Create what it takes unless it is there. Raises Incompatible, Unreachable."""
         ...
 
+    def now_ms(self) -> int:
+        """The time by the clock by which timers fire, Unix milliseconds, as far as it is known.
+
+        Not the process's own, which may be wrong, and be put right at any moment.
+        """
+        ...
+
+    async def measure(self) -> None:
+        """Look at that clock again. Raises Unreachable."""
+        ...
+
     async def arm(self, address: Address, timer: str, due_ms: int, data: bytes) -> bool:
         """Set a timer for a Unix time; whether the server confirmed. `timer` is a subject token,
         a new one for each: the same would be overwritten silently."""

@@ -165,8 +165,7 @@ class Ref(Generic[S]):
         target = self._target()
         with self._caller.checking(target):
             payload = cancelling(check_key(key))
-            timeout_s = self._caller.timeout_s(None)
-        answer = await self._caller.ask(target, payload, Way(None, timeout_s, durable=True))
+        answer = await self._caller.wake(target, payload)
         with self._caller.checking(target):
             value_of(_nothing, answer, "cancel")
 

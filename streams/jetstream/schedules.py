@@ -6,6 +6,7 @@ within the same stream. What is due waits for one of those who pull from the sha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -71,11 +72,25 @@ class JetStreamSchedules:
 
     def __init__(self, connection: Connection, subjects: Subjects, settings: Settings) -> None:
         self._connection, self._subjects, self._settings = connection, subjects, settings
+        self._offset_ms: float | None = None  # the server's clock before the loop's
 
     async def provision(self) -> None:
         """Create the stream and its consumer. Raises Incompatible, Unreachable."""
         await topology.provision_time(self._connection, self._settings, self._subjects)
         await self._consumer()
+        await self.measure()
+
+    def now_ms(self) -> int:
+        """The server's clock: what it said last, carried on by a clock that nobody sets."""
+        assert self._offset_ms is not None, "provision() measures it"
+        return int(asyncio.get_running_loop().time() * 1000 + self._offset_ms)
+
+    async def measure(self) -> None:
+        """Ask the server for its time. Raises Unreachable."""
+        loop = asyncio.get_running_loop()
+        server_ns = await topology.server_time_ns(self._connection, self._subjects)
+        # What it said may be a little old when it arrives: so nothing is due too early.
+        self._offset_ms = server_ns / 1e6 - loop.time() * 1000
 
     async def _consumer(self) -> None:
         subjects = self._subjects

@@ -43,6 +43,13 @@ class MemorySchedules:
         self._connection.demand()
         await self._connection.answer(None)
 
+    def now_ms(self) -> int:
+        """The broker's clock."""
+        return self._timers.now_ms()
+
+    async def measure(self) -> None:
+        """It is known."""
+
     async def arm(self, address: Address, timer: str, due_ms: int, data: bytes) -> bool:
         """Set a timer; whether the broker confirmed."""
         if not self._connection.up:

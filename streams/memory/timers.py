@@ -35,6 +35,10 @@ class Timers:
     def __repr__(self) -> str:
         return f"<Timers {len(self._armed)} armed, {len(self._due)} due>"
 
+    def now_ms(self) -> int:
+        """The broker's clock."""
+        return self._now_ns() // 1_000_000
+
     @property
     def next_due_ms(self) -> int | None:
         """When the next one is due."""
@@ -51,7 +55,7 @@ class Timers:
 
     def fire(self) -> None:
         """Give out what is due by the clock."""
-        now_ms = self._now_ns() // 1_000_000
+        now_ms = self.now_ms()
         due = sorted((at, key) for key, (at, _) in self._armed.items() if at <= now_ms)
         for _, key in due:
             _, data = self._armed.pop(key)

@@ -59,7 +59,8 @@ def leaving(owner: Owner) -> int:
 
 def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
     """What idle runners still hold and should not; together they have all shards, each once."""
-    shards, terms = scenario.settings.shards, 0
+    types = len(owners[0].runner._hosted) if owners else 1  # pyright: ignore[reportPrivateUsage]
+    shards, terms = scenario.settings.shards * types, 0
     for owner in owners:
         statistics, name = owner.runner.statistics(), owner.process.name
         terms += statistics.terms
@@ -70,7 +71,7 @@ def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
                 f"{len(waits)} of them for a result"
             )
         tasks = owner.process.loop.pending(owner.process)
-        if tasks > IDLE_TASKS + MEMBER_TASKS + shards:
+        if tasks > IDLE_TASKS + MEMBER_TASKS + types + shards:
             yield f"{name} is idle, but has {tasks} tasks"
         if leaving(owner):
             yield f"{name} is idle, but stores last snapshots of {leaving(owner)} bytes"

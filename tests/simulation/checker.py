@@ -290,7 +290,9 @@ def _told(histories: dict[str, History], evidence: Evidence) -> Iterator[str]:
     for data in evidence.told:
         answer = json.loads(data)
         said = answer.get("reply") or answer.get("failure")
-        entity = entities.get(said.get("uid"))
+        if not isinstance(said, dict):  # of a flow, which are checked elsewhere
+            continue
+        entity = entities.get(said.get("uid", -1))
         if entity is None or entity in evidence.damaged:
             continue
         lost = histories[entity].lost

@@ -37,21 +37,23 @@ def replay_line(seed: int, name: str | None = None, runners: int = 1) -> str:
     return f"python -m tests.simulation.run --seed {seed}{plant}{least} --trace"
 
 
-def chunk(work: tuple[int, int, str | None, int]) -> list[Verdict]:
+def chunk(work: tuple[int, int, str | None, int, bool]) -> list[Verdict]:
     """Some seeds in a row; called in a worker process."""
-    first, count, name, runners = work
+    first, count, name, runners, flows = work
     with planted(name):
-        verdicts = [simulate(seed, runners=runners) for seed in range(first, first + count)]
+        verdicts = [
+            simulate(seed, runners=runners, flows=flows) for seed in range(first, first + count)
+        ]
     gc.collect()
     return verdicts
 
 
 def verdicts_of(
-    first: int, count: int, jobs: int, name: str | None, runners: int
+    first: int, count: int, jobs: int, name: str | None, runners: int, flows: bool
 ) -> Iterator[Verdict]:
     """All verdicts, in the order of their seeds."""
     work = [
-        (seed, min(CHUNK, first + count - seed), name, runners)
+        (seed, min(CHUNK, first + count - seed), name, runners, flows)
         for seed in range(first, first + count, CHUNK)
     ]
     gc.freeze()
@@ -115,10 +117,10 @@ def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iter
     )
 
 
-def show(seed: int, name: str | None, runners: int, *, trace: bool) -> int:
+def show(seed: int, name: str | None, runners: int, *, trace: bool, flows: bool) -> int:
     """One seed, with its trace."""
     with planted(name):
-        verdict = simulate(seed, trace=trace, runners=runners)
+        verdict = simulate(seed, trace=trace, runners=runners, flows=flows)
     for line in verdict.lines:
         print(line)
     print(
@@ -133,7 +135,7 @@ def show(seed: int, name: str | None, runners: int, *, trace: bool) -> int:
 def many(args: argparse.Namespace) -> int:
     """Many seeds, with progress on the error output."""
     tally, begin = Tally(), time.monotonic()
-    work = args.first, args.seeds, args.jobs, args.planted, args.runners
+    work = args.first, args.seeds, args.jobs, args.planted, args.runners, args.flows
     for verdict in verdicts_of(*work):
         tally.add(verdict)
         if verdict.violations and len(tally.failing) <= args.show:
@@ -162,13 +164,14 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--runners", type=int, default=1, help="at least so many runners")
+    parser.add_argument("--flows", action="store_true", help="with flows beside the rest")
     parser.add_argument("--planted", choices=sorted(PLANTED), help="plant this bug")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: show everything")
     parser.add_argument("--show", type=int, default=10, help="failing seeds to show")
     args = parser.parse_args(list(arguments) if arguments is not None else None)
     if args.seed is not None:
-        return show(args.seed, args.planted, args.runners, trace=args.trace)
+        return show(args.seed, args.planted, args.runners, trace=args.trace, flows=args.flows)
     return many(args)
 
 

@@ -9,12 +9,17 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from random import Random
 from unittest.mock import patch
 
 from .bounds import forgotten, leaving, leftovers
 from .checker import violations
+from .flowing import Flowing
 from .loop import Deadlock, Endless
 from .nemesis import Nemesis
+from .saga import Outside
+from .sagacheck import saga_violations
+from .sagas import Sagas
 from .scenario import Scenario
 from .situations import count_evidence, listening
 from .workload import Workload
@@ -46,24 +51,32 @@ class Verdict:
     lines: list[str] = field(default_factory=list[str])  # the trace, if it was wanted
 
 
-def simulate(seed: int, *, trace: bool = False, runners: int = 1) -> Verdict:
-    """Run a seed, with at least so many runners. It gives the same verdict in every process."""
+def simulate(seed: int, *, trace: bool = False, runners: int = 1, flows: bool = False) -> Verdict:
+    """Run a seed, with at least so many runners, with flows or without. It gives the same verdict
+    in every process."""
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, so it isn't
     scenario = Scenario.draw(seed, runners=runners)
-    world = World(scenario, trace=trace)
+    sagas = Sagas()
+    outside = Outside(Random(f"outside {seed}")) if flows else None
+    world = World(scenario, trace=trace, outside=outside)
+    flowing = None if outside is None else Flowing(world, sagas, outside)
     try:
         with (
-            constants(scenario),
+            constants(scenario, flows=flows),
             listening(world.situations, world.evidence, world.say if trace else None),
         ):
             try:
-                world.loop.run(_life(world, scenario))
+                world.loop.run(_life(world, scenario, flowing))
             except (Deadlock, Endless) as error:
                 world.evidence.uncaught.append(repr(error))
             world.collect()
         count_evidence(world.evidence, world.situations)
         found = violations(world.evidence, world.scenario.limits)
+        if outside is not None:
+            sagas.logs, sagas.waiting = world.saga_logs(), world.saga_tells()
+            sagas.effects = outside.effects
+            found += saga_violations(sagas)
         return Verdict(
             seed,
             found,
@@ -82,23 +95,29 @@ def simulate(seed: int, *, trace: bool = False, runners: int = 1) -> Verdict:
 
 
 @contextmanager
-def constants(scenario: Scenario) -> Generator[None]:
+def constants(scenario: Scenario, *, flows: bool = False) -> Generator[None]:
     """Bounds of the real modules, as the scenario has them."""
     with ExitStack() as stack:
         for module, name, value in scenario.constants:
+            if flows and name == "HELD":  # what an exclusive flow holds may starve nobody here
+                continue
             stack.enter_context(patch.object(module, name, value))
         yield
 
 
-async def _life(world: World, scenario: Scenario) -> None:
+async def _life(world: World, scenario: Scenario, flowing: Flowing | None) -> None:
     workload = Workload(world)
     nemesis = Nemesis(world, workload)
     for number in range(scenario.runners):
         world.at(number * 0.05, world.start_runner)
     await asyncio.sleep(0.01)
     workload.start()
+    if flowing is not None:
+        flowing.start()
     await nemesis.run()
     await nemesis.heal()
+    if flowing is not None:
+        await flowing.finish()
     await _answered(world, workload)
     await _quiet(world)
     alive = [caller for caller in world.callers if caller.process.alive]

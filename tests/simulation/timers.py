@@ -47,6 +47,12 @@ class SimulatedSchedules:
     async def provision(self) -> None:
         await self._wire.call("provision timers", self._inner.provision)
 
+    def now_ms(self) -> int:
+        return self._inner.now_ms()
+
+    async def measure(self) -> None:
+        await self._wire.call("measure", self._inner.measure)
+
     async def arm(self, address: Address, timer: str, due_ms: int, data: bytes) -> bool:
         try:
             return await self._wire.call(

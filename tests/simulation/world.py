@@ -35,6 +35,8 @@ from perdure.streams.subjects import unescape
 from .evidence import Accepted, Evidence, Logged
 from .loop import PROCESS, Process, SimulatedLoop
 from .ports import SeededEntropy, SimulatedClock, SimulatedSession
+from .saga import OUTSIDE, Outside, saga
+from .sagacheck import SagaLog
 from .scenario import Scenario
 from .staging import Staging
 from .till import HAZARDS, Hazards, till
@@ -91,8 +93,13 @@ class Caller(Member):
 class World:
     """See the module."""
 
-    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+    def __init__(
+        self, scenario: Scenario, *, trace: bool = False, outside: Outside | None = None
+    ) -> None:
+        """`outside`: of the flows, where there are any."""
         self.scenario = scenario
+        self.outside = outside
+        self.types: list[Any] = [till] if outside is None else [till, saga]
         self.random = Random(f"world {scenario.seed}")
         self.loop = SimulatedLoop()
         self.weather = Weather(
@@ -121,6 +128,8 @@ class World:
         self._names = 0
         self._hazards = Hazards(self._killed_by_poison)
         self._provision()
+        if outside is not None:
+            self.broker.provision(scenario.settings, saga.name)
 
     # -- small things ---------------------------------------------------------------------------
     def say(self, *words: object) -> None:
@@ -189,6 +198,8 @@ class World:
         name = f"{kind}{self._names}"
         process = Process(self.loop, name)
         process.context.run(HAZARDS.set, self._hazards)
+        if self.outside is not None:
+            process.context.run(OUTSIDE.set, self.outside)
         skew = 0.0
         if "skew" in self.scenario.troubles:
             skew = self.random.choice(self.scenario.skews_s)
@@ -214,7 +225,7 @@ class World:
         form = self.random.choice(["json", "json", "msgpack"])  # one log may have both
         settings = structs.replace(self.scenario.settings, commit_format=form)
         owner.runner = owner.process.context.run(
-            lambda: Runner(owner.session, [till], settings, id=name, place=("simulated", 1))
+            lambda: Runner(owner.session, self.types, settings, id=name, place=("simulated", 1))
         )
         owner.process.spawn(self._start(owner))
         return owner
@@ -397,6 +408,29 @@ class World:
         return all(
             tell is None or entity_of(tell.token) in self.evidence.damaged for tell in tells
         )
+
+    def saga_tells(self) -> list[int]:
+        """The tells of flows that still wait."""
+        queue = self.broker.streams("perdure").queues[saga.name]
+        return [s for s in range(1, queue.last_sequence + 1) if queue.by_sequence(s) is not None]
+
+    def open_flows(self) -> bool:
+        """Whether a flow hasn't ended, or a tell to one waits."""
+        logs = self.saga_logs()
+        found = (SagaLog(entity, messages) for entity, messages in logs.items())
+        ended = all(flow.final for log in found for flow in log.flows.values())
+        return bool(self.saga_tells()) or not ended
+
+    def saga_logs(self) -> dict[str, list[Logged]]:
+        """What the logs of flows say."""
+        log = self.broker.streams("perdure").logs[saga.name]
+        return {
+            entity_of(token): [
+                Logged(m.sequence, m.time_ns, m.data, m.mark)
+                for m in log.between(token, 0, None, 1_000_000)
+            ]
+            for token in log.tokens()
+        }
 
     def collect(self) -> None:
         """Read what is left at the broker into the evidence."""

@@ -1,0 +1,36 @@
+"""What the checker of flows reads: plain records, and nothing of the code under test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .evidence import Logged
+
+
+@dataclass(slots=True)
+class FlowCall:
+    """One ask or tell that begins a flow, and what its client heard."""
+
+    entity: str
+    uid: int
+    key: str
+    script: int
+    reply: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    error: str | None = None
+    cause: str = ""
+    stored: bool = False  # it is known to have been stored
+
+
+@dataclass(slots=True)
+class Sagas:
+    """Everything about flows in one run."""
+
+    calls: list[FlowCall] = field(default_factory=list[FlowCall])
+    pokes: dict[int, str] = field(default_factory=dict[int, str])  # uid: entity
+    logs: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
+    waiting: list[int] = field(default_factory=list[int])  # tells that are left
+    cancelled: set[str] = field(default_factory=set[str])  # keys
+    effects: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
+    untagged: list[str] = field(default_factory=list[str])
