@@ -76,7 +76,8 @@ class Relaying:
                 tries = 0
                 while not self._lost.is_set():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._lost.wait(), MEASURE_S)
+                        async with asyncio.timeout(MEASURE_S):
+                            await self._lost.wait()
                     await schedules.measure()
             except Unreachable as error:
                 logger.debug("no timers yet: %s", error, extra={"action": "relay.unreachable"})

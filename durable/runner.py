@@ -278,6 +278,13 @@ class Runner:
             extra={"action": "runner.start", "runner": self.id},
         )
 
+    async def _stop_flows(self) -> None:
+        """What is on its way for flows is done by others, or comes again."""
+        if self._relaying is not None:
+            await self._relaying.stop()
+        for hosted in self._hosted:
+            await hosted.host.asking.stop()
+
     async def _secrets(self, entity: Entity[Any, Any]) -> tuple[bytes, ...]:
         return await resume_secrets(self._session, self._settings) if entity.flows else ()
 
@@ -307,10 +314,9 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
-        if self._relaying is not None:
-            await self._relaying.stop()
         await self.singletons.release()
         await asyncio.gather(*(hosted.release() for hosted in self._hosted))
+        await self._stop_flows()
         await self.membership.leave()
         for subscription in self._heard:
             await subscription.stop()
@@ -341,8 +347,7 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
-        if self._relaying is not None:
-            await self._relaying.stop()
+        await self._stop_flows()
         await self.membership.abandon()
         await self.singletons.abandon()
         for hosted in self._hosted:
