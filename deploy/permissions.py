@@ -4,8 +4,9 @@ Four roles: a *caller* asks and tells, a *reader* reads logs and ids (`history`,
 *runner* hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`,
 `drain`, `shards resize`), which takes a caller's and a reader's rights too. Who broadcasts needs
 both of these as well: the ids, and to tell. What a runner needs beyond that to create or update a
-stream is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody needs more,
-and nobody should have it: who may publish to a log's subject can write history.
+stream is apart (`creating`): it may have it, or somebody lends it for a moment. What flows take
+is apart, too (`flowing`). Nobody needs more, and nobody should have it: who may publish to a log's
+subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from ..streams.jetstream.schedules import CONSUMER as RELAY
 from ..streams.subjects import Subjects
 
 Role: TypeAlias = Literal["caller", "reader", "runner", "operator"]
@@ -97,6 +99,27 @@ def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[
     """What it takes to create streams that are missing, or to update bounds that changed."""
     why = f"{verb.lower()} a stream"
     return [_api(f"STREAM.{verb}.{name}", why) for name in streams]
+
+
+def flowing(subjects: Subjects) -> list[Need]:
+    """What a runner needs beside the rest if a type that it hosts has flows.
+
+    One that hosts a type which flows ask needs the right to tell those that asked.
+    """
+    stream, later, due = subjects.time_stream, subjects.later, subjects.due
+    start, take = f"CONSUMER.CREATE.{stream}.{RELAY}.", f"CONSUMER.MSG.NEXT.{stream}."
+    probe = f"{start}{due(PROBE, PROBE, PROBE)}"
+    return [
+        _publish(later("*", "*", "*"), "set timers", later(PROBE, PROBE, PROBE)),
+        _publish(subjects.to("*", "*"), "tell flows what comes", subjects.to(PROBE, PROBE)),
+        _publish(subjects.ask("*", "*"), "the same", subjects.ask(PROBE, PROBE)),
+        _api(f"STREAM.INFO.{stream}", "check the stream of timers"),
+        _api(f"STREAM.PURGE.{stream}", "forget timers"),
+        _api(f"{start}{due('*', '*', '*')}", "take part in relaying timers", probe),
+        _api(f"{take}*", "take timers whose time has come", f"{take}{PROBE}"),
+        _api(f"CONSUMER.INFO.{stream}.{RELAY}", "see whether they still come"),
+        _publish(f"$JS.ACK.{stream}.>", "acknowledge timers", f"$JS.ACK.{stream}.{PROBE}"),
+    ]
 
 
 def stats_need(subjects: Subjects) -> Need:

@@ -24,7 +24,7 @@ from .snowflake import MACHINES
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
-_SECRET = frozenset({"password", "token"})
+_SECRET = frozenset({"password", "token", "resume_secrets"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -131,7 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Made keys that one entity remembers at most."""
     resume_secrets: tuple[str, ...] = ()
     """What signs resume tokens: the first signs, all of them verify, so that a new one can be put
-    before the old. With none the runners make one and keep it in the members bucket."""
+    before the old. With none the runners make one and keep it in the members bucket. Never
+    shown."""
     snapshot_min_commits: int = 50
     """No snapshot before this many commits since the last: folding them takes milliseconds."""
     snapshot_max_commits: int = 500
@@ -348,7 +349,7 @@ def _prefix_problems(prefix: str, namespace: str) -> Iterator[tuple[str, str]]:
 
 
 def _show(name: str, value: object) -> str:
-    if name in _SECRET and value is not None:
+    if name in _SECRET and value:
         return "'***'"
     return repr(_USERINFO.sub("***@", value) if isinstance(value, str) else value)
 

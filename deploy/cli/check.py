@@ -50,14 +50,16 @@ def check(
         raise UsageError("APP and --type together", "give one of them")
     for name in type:
         type_of(name)
-    names = [entity.name for entity in load_app(app)] if app is not None else list(type)
+    loaded = load_app(app) if app is not None else []
+    names = [entity.name for entity in loaded] or list(type)
+    flowing = [entity.name for entity in loaded if entity.flows]
     settings = common.settings()
     if settings.url.startswith(MEMORY):
         raise UsageError(f"{settings.url} has no server", "give the --url of one")
 
     async def main() -> int:
         found: list[Finding] = []
-        async for finding in checks(settings, names, role):
+        async for finding in checks(settings, names, role, flowing):
             found.append(finding)
             show(common.output(), finding)
         return SUCCESS if all(finding.ok for finding in found) else FAILED

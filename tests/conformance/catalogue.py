@@ -6,7 +6,18 @@ import inspect
 from types import ModuleType
 
 from .backend import Check
-from .checks import asks, batches, commands, ids, logs, registers, resizing, rewinds, terms
+from .checks import (
+    asks,
+    batches,
+    commands,
+    ids,
+    logs,
+    registers,
+    resizing,
+    rewinds,
+    terms,
+    timers,
+)
 
 
 def _of(module: ModuleType) -> list[Check]:
@@ -23,6 +34,6 @@ ALONE: list[Check] = _of(rewinds)
 """Those that restart the server; each gets one of its own."""
 ALL: list[Check] = [
     check
-    for module in (logs, batches, commands, terms, resizing, asks, registers, ids)
+    for module in (logs, batches, commands, terms, resizing, asks, registers, ids, timers)
     for check in _of(module)
 ] + ALONE

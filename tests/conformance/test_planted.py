@@ -13,7 +13,7 @@ from ..simulation.loop import SimulatedLoop
 from .backend import Check
 from .catalogue import ALL
 from .memory import MemoryBackend
-from .plants import batches, core, ids, logs, queues, registers, resizing
+from .plants import batches, core, ids, logs, queues, registers, resizing, timers
 from .plants.plant import PLANTS, Plant
 
 CHECKS = {check.__name__: check for check in ALL}
@@ -54,7 +54,7 @@ def test_a_planted_error_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_check_has_a_planted_error() -> None:
-    plants = (batches, core, ids, logs, queues, registers, resizing)
+    plants = (batches, core, ids, logs, queues, registers, resizing, timers)
     modules = {module.__name__ for module in plants}
     assert modules == {p.plant.__module__ for p in PLANTS}
     assert set(CHECKS) == {name for plant in PLANTS for name in plant.noticed_by}

@@ -30,11 +30,14 @@ ENOUGH = 1_000
 """Seeds within which every situation must be met, and every planted bug caught."""
 
 
-def replay_line(seed: int, name: str | None = None, runners: int = 1) -> str:
+def replay_line(
+    seed: int, name: str | None = None, runners: int = 1, *, flows: bool = False
+) -> str:
     """The command that shows one seed again."""
     plant = f" --planted {name}" if name else ""
     least = f" --runners {runners}" if runners > 1 else ""
-    return f"python -m tests.simulation.run --seed {seed}{plant}{least} --trace"
+    beside = " --flows" if flows else ""
+    return f"python -m tests.simulation.run --seed {seed}{plant}{least}{beside} --trace"
 
 
 def chunk(work: tuple[int, int, str | None, int, bool]) -> list[Verdict]:

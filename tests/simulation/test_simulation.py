@@ -28,6 +28,9 @@ CLUSTERS_FAILED = (201907, 202116, 1795951502, 400003992, 400007915)
 """Seeds under which a promise was broken once. The code has moved on, so each is another history
 now; they are kept since what is cheap to run again should be."""
 
+FLOWS = range(1, 9)
+"""Seeds with flows beside the rest, the same each time."""
+
 WITHIN = 1_000
 """Seeds within which a planted bug must be caught."""
 
@@ -52,6 +55,13 @@ def check(verdict: Verdict) -> None:
     assert verdict.faults >= 20
 
 
+def check_flows(seed: int) -> None:
+    """The same, with flows beside the rest."""
+    verdict = simulate(seed, flows=True)
+    assert not verdict.violations, f"{verdict.violations[:3]}\n{replay_line(seed, flows=True)}"
+    assert verdict.faults >= 20
+
+
 @pytest.mark.parametrize("seed", ONCE_FAILED)
 def test_seeds_that_once_failed(seed: int) -> None:
     check(simulate(seed))
@@ -60,6 +70,18 @@ def test_seeds_that_once_failed(seed: int) -> None:
 @pytest.mark.parametrize("seed", CLUSTERS_FAILED)
 def test_seeds_that_once_failed_with_several_runners(seed: int) -> None:
     check(simulate(seed, runners=3))
+
+
+@pytest.mark.parametrize("seed", FLOWS)
+def test_seeds_with_flows(seed: int) -> None:
+    check_flows(seed)
+
+
+@pytest.mark.timeout(60 + 2 * SEEDS)
+def test_fresh_seeds_with_flows() -> None:
+    first = SystemRandom().randrange(10**6, 10**9)
+    for seed in range(first, first + SEEDS // 4):
+        check_flows(seed)
 
 
 @pytest.mark.timeout(60 + SEEDS)

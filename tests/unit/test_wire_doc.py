@@ -100,6 +100,8 @@ def test_subjects() -> None:
         SUBJECTS.snapshot("account", "a-1"),
         SUBJECTS.dead("account", "a-1"),
         SUBJECTS.ids("account", f"{runner}-7"),
+        SUBJECTS.later("account", "a-1", "00ff00ff"),
+        SUBJECTS.due("account", "a-1", "00ff00ff"),
     ]
 
 
@@ -267,11 +269,12 @@ def test_streams() -> None:
     streams = (
         *topology.type_streams(settings, SUBJECTS, "account", sharding),
         *topology.shared_streams(settings, SUBJECTS),
+        topology.time_stream(settings, SUBJECTS),
     )
     rows = {row[0]: row[1:] for row in table("streams")}
     assert list(rows) == [stream.name for stream in streams]
     for stream in streams:
-        assert [rows[stream.name][0]] == stream.config["subjects"]
+        assert rows[stream.name][0].replace("`", "").split(", ") == stream.config["subjects"]
     command, log = streams[0].config, streams[1].config
     assert command["subject_transform"]["dest"] in rows[streams[0].name][1]
     assert command["max_msgs_per_subject"] == 100

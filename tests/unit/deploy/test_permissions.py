@@ -11,16 +11,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from perdure.deploy.permissions import Need, Role, Verb, creating, needs
+from perdure.deploy.permissions import Need, Role, Verb, creating, flowing, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 from perdure.durable.runner import Runner
+from perdure.entities.errors import RpcClientError, Suspended
+from perdure.entities.flow import Token
 from perdure.entities.settings import Settings
 from perdure.streams.connect import open_session
+from perdure.streams.ref import Ref
 from perdure.streams.subjects import Sharding, Subjects
-from perdure.streams.topology import shared_streams, type_streams
+from perdure.streams.topology import shared_streams, time_stream, type_streams
 
+from .booking import Book, Trip, hotel, trip
 from .commands import Shell, plain_client
 from .counter import Add, Counter, GetTotal, Take, TooFew, counter
 
@@ -159,9 +163,58 @@ async def test_each_role_can_do_its_work_with_these_alone(
     assert [error["action"] for error in errors] == ["command.dead"] * 2  # again, retried
 
 
+async def test_flows_run_with_what_they_need_and_no_more(
+    own_server: OwnServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = [time_stream(Settings(), SUBJECTS).name]
+    streams += [
+        stream.name
+        for entity in ("trip", "hotel")
+        for stream in type_streams(Settings(), SUBJECTS, entity, Sharding(1, 4))
+    ]
+    streams += [stream.name for stream in shared_streams(Settings(), SUBJECTS)]
+    wanted = [*needs("runner", SUBJECTS, "trip"), *needs("runner", SUBJECTS, "hotel")]
+    wanted += flowing(SUBJECTS)
+    lent = granted([*wanted, *creating(streams, "CREATE")])
+    calling = granted([*needs("caller", SUBJECTS, "trip"), *needs("caller", SUBJECTS, "hotel")])
+    users = {"creator": lent, "runner": granted(wanted), "caller": calling}
+    server = await own_server(extra=configured(users))
+
+    def login(user: str) -> Settings:
+        return Settings(url=server.url, user=user, password="p", shards=4)
+
+    async with connect(serving=[trip, hotel], settings=login("creator")):
+        pass
+    async with (
+        connect(serving=[trip, hotel], settings=login("runner")),
+        connect(settings=login("caller")) as caller,
+    ):
+        ref = caller.at(Trip, "t-1")
+        await caller.resume(await shown_token(ref), 2)
+        assert await ref.result(Book, "k") == 2
+        await ref.tell(Book(), key="cancelled")
+        await ref.cancel("cancelled")
+        with pytest.raises(RpcClientError, match="it was cancelled"):
+            await ref.result(Book, "cancelled")
+    assert "Violation" not in server.log_file.read_text()
+    assert [vars(record)["action"] for record in caplog.records if record.levelno > 20] == []
+
+
+async def shown_token(ref: Ref[Trip]) -> Token[int]:
+    """That of somebody's word, as soon as the trip waits for it."""
+    async with asyncio.timeout(30):
+        while True:
+            with pytest.raises(Suspended) as raised:
+                await ref.ask(Book(), key="k", on_suspend="raise")
+            if raised.value.resume_token is not None:
+                return Token(raised.value.resume_token)
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role) -> None:
     wanted = [*of_role(role), *creating(["PERDURE_LOG_counter"], "UPDATE")]
+    if role == "runner":
+        wanted += flowing(SUBJECTS)
     everything = {f"u{i}": granted([need], "deny") for i, need in enumerate(wanted)}
     server = await own_server(extra=configured({**everything, "all": granted(wanted)}))
     for name, expected in [(f"u{i}", [need]) for i, need in enumerate(wanted)] + [("all", [])]:
@@ -173,7 +226,7 @@ async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role
 
 def test_probes_lie_at_or_below_their_subjects() -> None:
     for role in ROLES:
-        for need in of_role(role):
+        for need in [*of_role(role), *flowing(SUBJECTS)]:
             assert matches(need.subject, need.probe), need
     assert of_role("caller")[0] in of_role("reader")
 
