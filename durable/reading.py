@@ -251,8 +251,9 @@ class Reading:
         key = read.envelope.key or ""
         flow = folded.flows.get(key)
         if flow is not None and read.payload in (None, flow.payload_hash):
-            if not flow.runs and await activation.fresh(folded) and read in self._waiting:
-                self._send(read, activation.flows.standing(flow))
+            if await activation.fresh(folded) and read in self._waiting:
+                if not flow.runs:  # else who has its turn tells them
+                    self._send(read, activation.flows.standing(flow))
                 self._await_outcome(read)
             return
         seen = folded.ledger.find(key)

@@ -23,6 +23,7 @@ from perdure import (
     Query,
     Retry,
     RpcClientError,
+    SendTimeout,
     State,
     Suspended,
     Token,
@@ -32,6 +33,7 @@ from perdure.durable.testing import MS, TestCluster
 from perdure.entities.address import Address
 from perdure.entities.steps import StepFailed
 from perdure.streams.asks import Envelope, encode_envelope
+from perdure.streams.port import Session
 
 DAY = timedelta(days=1)
 
@@ -309,6 +311,22 @@ async def test_steps_are_run_once_each_with_a_key_of_their_own() -> None:
         assert await cluster.at(Case, "c").ask(Walk(3)) == "3"
         assert world.calls == [("act", "0"), ("act", "1"), ("act", "2")]
         assert len(set.union(*world.keys.values())) == 3
+
+
+async def test_who_asks_for_the_result_of_a_turn_that_ended_midway_waits() -> None:
+    """Also where what began it doesn't come again, so that nobody has that turn."""
+    async with hosted() as (cluster, world):
+        world.gate = asyncio.Event()
+        key = await cluster.at(Case, "c").tell(Walk(2))
+        await world.called("0")
+        broker: Any = vars(cluster)["_broker"]
+        operator: Session = broker.session("operator")
+        await operator.commands.remove("case", 1)
+        assert await operator.commands.count("case") == 0
+        await cluster.crash()
+        with pytest.raises(SendTimeout):
+            await cluster.at(Case, "c").result(Walk, key, timeout=0.2)
+        assert await cluster.at(Case, "c").query(Read()) == ()
 
 
 async def test_what_was_recorded_is_not_run_again_after_a_crash() -> None:
