@@ -67,7 +67,8 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
 class _WithFlows(_Snapshot, frozen=True, array_like=True):
     """The same of an entity that has open flows; most have none."""
 
-    flows: tuple[OpenFlow, ...] = ()
+    flows: bytes = b"[]"
+    """In JSON, like the state: what they hold raw is."""
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -78,6 +79,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 _snapshots = msgspec.msgpack.Decoder(_WithFlows)
+_flows = msgspec.json.Decoder(list[OpenFlow])
 _heads = msgspec.msgpack.Decoder(_Head)
 
 
@@ -113,7 +115,8 @@ def encode(entity: Entity[Any, Any], address: Address, folded: Folded) -> bytes:
     )
     if not folded.flows:
         return msgspec.msgpack.encode(_Snapshot(*fields))
-    return msgspec.msgpack.encode(_WithFlows(*fields, tuple(folded.flows.values())))
+    flows = msgspec.json.encode(list(folded.flows.values()))
+    return msgspec.msgpack.encode(_WithFlows(*fields, flows))
 
 
 def decode(
@@ -127,6 +130,7 @@ def decode(
         if kept.fingerprint != entity.fingerprint:
             raise OtherCode("made by other types or another revision of evolve")
         state = entity.state_decoder.decode(kept.state)
+        flows = _flows.decode(kept.flows)
         ledger = Ledger(limits)
         ledger.unpack(kept.ledger)
     except Unusable:
@@ -144,7 +148,7 @@ def decode(
         time=kept.time,
         watermark=kept.watermark,
         snapshot_bytes=len(body),
-        flows={flow.name: flow for flow in kept.flows},
+        flows={flow.name: flow for flow in flows},
     )
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from ..port import Firing
 from .connection import Connection
 
+EARLY_S = 0.001
+"""How long to wait at least before a timer is looked at, in seconds: the clock's step."""
+
 
 @dataclass(eq=False)
 class Relayer:
@@ -47,7 +50,7 @@ class Timers:
     def arm(self, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
         """Set one."""
         self._armed[entity, token, timer] = due_ms, data
-        self._wake_at(due_ms)
+        self._wake_at(entity, token, timer)
 
     def disarm(self, entity: str, token: str, timer: str) -> None:
         """Forget one."""
@@ -88,7 +91,14 @@ class Timers:
                 relayer.held[firing.handle] = firing
                 relayer.connection.post(relayer.on_firing, firing)
 
-    def _wake_at(self, due_ms: int) -> None:
-        """Look again when it is due, if the clock goes with the loop's."""
-        after_s = max(0.0, due_ms / 1000 - self._now_ns() / 1e9)
-        asyncio.get_running_loop().call_later(after_s, self.fire)
+    def _wake_at(self, entity: str, token: str, timer: str) -> None:
+        """Look again when it is due, as often as it takes: the loop may come a moment too early,
+        and the clock may have been set meanwhile."""
+        due_ms, _ = self._armed[entity, token, timer]
+        after_s = max(EARLY_S, due_ms / 1000 - self._now_ns() / 1e9)
+        asyncio.get_running_loop().call_later(after_s, self._wake, entity, token, timer)
+
+    def _wake(self, entity: str, token: str, timer: str) -> None:
+        self.fire()
+        if (entity, token, timer) in self._armed:
+            self._wake_at(entity, token, timer)

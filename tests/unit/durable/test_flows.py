@@ -31,6 +31,7 @@ from perdure import (
 )
 from perdure.durable.testing import MS, TestCluster
 from perdure.entities.address import Address
+from perdure.entities.settings import Settings
 from perdure.entities.steps import StepFailed
 from perdure.streams.asks import Envelope, encode_envelope
 from perdure.streams.port import Session
@@ -290,6 +291,24 @@ async def test_what_is_no_token_of_this_flow_is_refused_and_changes_nothing() ->
         await suspended(cluster)
         await cluster.resume(world.tokens[0], 5)
         assert await cluster.at(Case, "c").result(Open, "k") == "5 after begun"
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_a_snapshot_has_the_flows(form: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    often = Settings(snapshot_min_commits=1, snapshot_max_commits=1, commit_format=form)
+    async with memory(case_of(world), settings=often) as cluster:
+        await suspended(cluster)
+        broker: Any = vars(cluster)["_broker"]
+        operator: Session = broker.session("operator")
+        async with asyncio.timeout(10):
+            while await operator.snapshots.get(Address("case", "c")) is None:
+                await asyncio.sleep(0.001)
+        await cluster.crash()
+        await cluster.resume(world.tokens[0], 5)
+        assert await cluster.at(Case, "c").result(Open, "k") == "5 after begun"
+    actions = [vars(record).get("action") for record in caplog.records]
+    assert "snapshot.ignored" not in actions
 
 
 async def test_no_token_is_in_the_log() -> None:
