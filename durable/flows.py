@@ -466,10 +466,3 @@ def _told(error: Raw) -> str:
     """A cluster error's text, as another flow hears it."""
     found: dict[str, Any] = msgspec.json.decode(error)
     return f"{found.get('type')}: {found.get('cause') or ''}"
-
-
-def _is_shown(flow: OpenFlow, record: Record) -> bool:
-    """Whether it is an open deferred whose token who asked may see."""
-    if not isinstance(record, Opened) or not record.tell_caller:
-        return False
-    return flow.opened(record.name) is not None

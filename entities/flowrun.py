@@ -276,8 +276,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             decision = error
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
             decision, self._alive = self.cancelled, True
-        refused = isinstance(decision, Decision) and decision.failure is not None
-        if self.trouble is None and (refused or isinstance(decision, BaseException)):
+        if self.trouble is None and _is_undone(decision):
             for make in reversed(self.undos):
                 await self._undo(make())
         return decision
@@ -400,3 +399,10 @@ def _decoder(name: str, of: Any) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(of)
     except TypeError as error:
         raise Misuse(str(error)) from None
+
+
+def _is_undone(decision: object) -> bool:
+    """Whether what the flow's code came to undoes its steps."""
+    if isinstance(decision, Decision):
+        return decision.failure is not None
+    return isinstance(decision, BaseException)

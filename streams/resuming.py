@@ -24,8 +24,9 @@ def resuming(token: Any, value: Any, limit: int) -> tuple[Raw, Address]:
     if not isinstance(token, Token):
         raise MalformedMessage(cause=f"resume takes a Token, not {type(token).__name__}")
     try:
-        body = read_token(str(token))
-        data = msgspec.json.encode({"type": RESUME, "token": str(token), "value": value})
+        text = f"{token}"
+        body = read_token(text)
+        data = msgspec.json.encode({"type": RESUME, "token": text, "value": value})
     except BadToken as why:
         raise MalformedMessage(cause=f"the resume token: {why}") from None
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.text import Text
 
+from ...entities.entity import Entity
 from ...streams.connect import MEMORY
 from ..checks import check as checks
 from ..finding import Finding
@@ -50,7 +51,7 @@ def check(
         raise UsageError("APP and --type together", "give one of them")
     for name in type:
         type_of(name)
-    loaded = load_app(app) if app is not None else []
+    loaded: list[Entity[Any, Any]] = [] if app is None else list(load_app(app))
     names = [entity.name for entity in loaded] or list(type)
     flowing = [entity.name for entity in loaded if entity.flows]
     settings = common.settings()

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .evidence import Accepted, Call, Evidence
 from .model import History, Recorded, lost_of, read_log
@@ -289,8 +290,8 @@ def _told(histories: dict[str, History], evidence: Evidence) -> Iterator[str]:
     logged = {entity: {m.sequence for m in log} for entity, log in evidence.logs.items()}
     for data in evidence.told:
         answer = json.loads(data)
-        said = answer.get("reply") or answer.get("failure")
-        if not isinstance(said, dict):  # of a flow, which are checked elsewhere
+        said: Any = answer.get("reply") or answer.get("failure")
+        if not hasattr(said, "get"):  # of a flow, which are checked elsewhere
             continue
         entity = entities.get(said.get("uid", -1))
         if entity is None or entity in evidence.damaged:

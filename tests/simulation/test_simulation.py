@@ -29,8 +29,8 @@ CLUSTERS_FAILED = (201907, 202116, 1795951502, 400003992, 400007915)
 now; they are kept since what is cheap to run again should be."""
 
 FLOWS = (147225626, *range(1, 9))
-"""Seeds with flows beside the rest. Under the first, who asked for the result of a turn that nobody
-had kept the runner from everything else."""
+"""Seeds with flows beside the rest. Under the first, a question for the result of a turn that
+nobody had kept the runner from everything else."""
 
 WITHIN = 1_000
 """Seeds within which a planted bug must be caught."""
