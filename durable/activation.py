@@ -217,7 +217,7 @@ class Activation:
 
     def kick(self) -> None:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
-        if self.live and not self._at_work and (self.mailbox.queue or self.reading.urgent()):
+        if self.live and not self._at_work and self._has_work:
             self._woken = True
             self.host.load.turns.line_up(self._decide)
 
@@ -311,8 +311,8 @@ class Activation:
         if not self.live:
             return False
         folded, urgent = self.folded, self.reading.urgent()
-        if folded is None or urgent or self.doubted:
-            if urgent or self.mailbox.queue:
+        if folded is None or urgent or self.doubted or self.flows.first(folded):
+            if self._has_work:
                 self.work(None)
             return False
         if not self.mailbox.queue:
@@ -351,7 +351,7 @@ class Activation:
         try:
             if first is not None and self.live:
                 await first()
-            while self.live and (self.mailbox.queue or self.reading.urgent()):
+            while self.live and self._has_work:
                 match self.phase:
                     case Running(folded):
                         if not self.doubted or await self.fresh(folded):
@@ -368,6 +368,13 @@ class Activation:
         self.kick()
         if self.live:
             self._weigh()
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a worker has something to do."""
+        if self.mailbox.queue or self.reading.urgent():
+            return True
+        return isinstance(self.phase, Running) and self.flows.first(self.phase.folded)
 
     async def pause(self) -> None:
         """Wait before the next try to reach the backend, longer each time."""

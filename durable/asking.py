@@ -90,7 +90,7 @@ class Asking:
         """Ask in the name of a flow; how often doesn't matter."""
         assert self._tokens is not None, "a type with flows has tokens"
         token = self._tokens.of_ask(address, flow, asked)
-        key = flow_key(address, flow, f"{ASK}{asked.name}")
+        key = flow_key(address, flow, f"{ASK}{asked.name} {asked.nonce}")
         envelope = Envelope(1, "tell", asked.command, key, reply_to=f"{FLOW}{token}")
         self._spawn(self._store(Address(asked.entity, asked.id), envelope))
 

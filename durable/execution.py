@@ -154,10 +154,11 @@ class Execution:
         """Do the next thing: answer reads, or take commands from the front of the queue."""
         if self._activation.reading.urgent():
             await self._activation.reading.serve(folded)
-        if not self._ready(folded):
+        activation = self._activation
+        if activation.live and activation.folded is folded and activation.flows.first(folded):
+            await activation.flows.do_first(folded)
             return
-        if self._activation.flows.first(folded):
-            await self._activation.flows.do_first(folded)
+        if not self._ready(folded):
             return
         front = islice(self._activation.mailbox.queue, BODIES)
         evicted = [item for item in front if item.evicted]

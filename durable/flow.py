@@ -9,6 +9,7 @@ end it has that turn before anything else (durable/flows.py).
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Dead, FlowPart, Outcome
-from ..streams.token import ASK
+from ..streams.token import ASK, BadToken
 from .answers import FLOW
 from .asking import ASK_AGAIN_S
 from .effects import RunnerEffects
@@ -37,6 +38,8 @@ from .waker import TimerFired, Waker, timer_token
 if TYPE_CHECKING:
     from .activation import Activation
     from .host import Host
+
+logger: logging.Logger = logging.getLogger("perdure.flow")
 
 SWALLOWED_S = 1.0
 """How long a flow's code may take to end where it waits, in seconds: what it opened is closed."""
@@ -171,6 +174,7 @@ class Drive:
         run = self._run
         if not run.fresh() and (self.stored or self._item is None):
             return True
+        self._set_deadline()
         found = await self._append([self._progress()], run.state, len(run.events))
         return found is not None
 
@@ -240,7 +244,14 @@ class Drive:
         """Which other flow waits for the outcome of one that begins."""
         replies = [asker.reply for asker in self._item.askers] if self._item is not None else []
         token = next((r.removeprefix(FLOW) for r in replies if r.startswith(FLOW)), None)
-        return None if token is None else token.partition(".")[0]
+        if token is None:
+            return None
+        try:
+            self._host.tokens.genuine(token)  # else who asks could have any answer signed
+        except BadToken as error:
+            logger.warning("no flow asks this: %s", error, extra={"action": "reply.forbidden"})
+            return None
+        return token.partition(".")[0]
 
     def _final(self, final: Outcome) -> list[Outcome]:
         """The outcomes of the commit that ends the flow."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -58,6 +59,9 @@ logger: logging.Logger = logging.getLogger("perdure.flow")
 REPLIED = Outcome(name="", payload_hash="", reply=NULL)
 """What whoever wakes a flow is answered: it is recorded, now or before."""
 
+STORED = 256
+"""Asks of one entity, at most, that are known to be in the stream."""
+
 CERTAIN = (Mismatch, Misuse, Unencodable)
 """What is wrong with a flow at each try."""
 
@@ -70,6 +74,7 @@ class Flows:
         self.held: list[Item] = []
         """Tells that wait while a flow has the entity for itself."""
         self._attempts: dict[str, int] = {}  # turns in a row that failed, by flow
+        self._stored: OrderedDict[str, None] = OrderedDict()  # asks that are in the stream
 
     # -- before anything else -------------------------------------------------------------------
     def first(self, folded: Folded) -> bool:
@@ -129,15 +134,21 @@ class Flows:
         """
         host, address = self._activation.host, self._activation.address
         cause = f"flow-{digest(f'{address}/{flow.name}'.encode())}"
-        count = await add_mark(host.session.members, host.entity.name, cause)
-        if not self._activation.live:
-            return
-        if count > host.settings.poison_marks:
-            await self._park(folded, flow.name, f"poison: it ended its process {count - 1} times")
-        else:
-            await self._have(folded, flow.name, None, [])
-        if self._activation.live:
-            await remove_mark(host.session.members, host.entity.name, cause)
+        try:
+            count = await add_mark(host.session.members, host.entity.name, cause)
+            if not self._activation.live:
+                return
+            if count > host.settings.poison_marks:
+                why = f"poison: it ended its process {count - 1} times"
+                await self._park(folded, flow.name, why)
+            else:
+                await self._have(folded, flow.name, None, [])
+            if self._activation.live:
+                await remove_mark(host.session.members, host.entity.name, cause)
+        finally:
+            if not self._activation.live:  # the process lives
+                unmark = remove_mark(host.session.members, host.entity.name, cause)
+                self._activation.shard.spawn(unmark)
 
     async def _wake(self, folded: Folded, item: Item, waker: Waker) -> None:
         match waker:
@@ -162,7 +173,8 @@ class Flows:
             await self._refuse(folded, item, f"the resume token: {why}")
             return
         flow = folded.flows.get(body.flow)
-        if flow is None or flow.opened(body.deferred) is None:
+        opened = None if flow is None else flow.opened(body.deferred)
+        if flow is None or opened is None or opened.nonce != body.nonce:
             if await activation.fresh(folded):  # it was resolved before
                 self._done(folded, item)
             return
@@ -176,7 +188,9 @@ class Flows:
             await self._refuse(folded, item, f"the answer's token: {why}")
             return
         flow, name = folded.flows.get(body.flow), body.deferred.removeprefix(ASK)
-        if flow is None or flow.asked(name) is None or not body.deferred.startswith(ASK):
+        asked = None if flow is None else flow.asked(name)
+        theirs = asked is not None and asked.nonce == body.nonce
+        if flow is None or not theirs or not body.deferred.startswith(ASK):
             if await activation.fresh(folded):  # it was answered before
                 self._done(folded, item)
             return
@@ -258,7 +272,7 @@ class Flows:
         """Store it as a tell, unless its flow is open; its askers wait for the outcome."""
         activation, host = self._activation, self._activation.host
         flow = folded.flows.get(item.name)
-        if flow is None and activation.reading.awaited(item):
+        if flow is None and item.name in self._stored and activation.reading.awaited(item):
             pass  # it is in the stream
         elif flow is None:
             envelope = Envelope(
@@ -275,7 +289,9 @@ class Flows:
                 return
             match answer:
                 case Appended():
-                    pass
+                    self._stored[item.name] = None
+                    while len(self._stored) > STORED:
+                        self._stored.popitem(last=False)
                 case Full() if isinstance(item.command, Waker):
                     # What fills it may wait for this very flow. And it brings the entity back to
                     # memory, should this process end before the flow waits again.

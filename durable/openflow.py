@@ -58,8 +58,24 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
 
     @property
     def runs(self) -> bool:
-        """Whether its turn isn't over."""
-        return self.parked is None and self.waits is None
+        """Whether its turn isn't over, or it came to wait for what had happened meanwhile."""
+        return self.parked is None and (self.waits is None or self._late)
+
+    @property
+    def _late(self) -> bool:
+        """Whether something happened within the turn that ended last: while it was parked."""
+        ended = False
+        for record in reversed(self.records):
+            match record:
+                case Waits():
+                    ended = True
+                case Began():
+                    return False
+                case Resolved() | Fired() | Answered() if ended:
+                    return True
+                case _:
+                    pass
+        return False
 
     @property
     def waits_for(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
-from .waker import Waker
+from .waker import Waker, may_be_waker
 
 OUTCOME_BYTES = 512
 """What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
@@ -220,7 +220,8 @@ def _held(entity: Entity[Any, Any], folded: Folded, queue: Iterable[Item], *, no
         elif drives(entity, item, verdict, now_ms=now_ms) and (
             isinstance(item.command, Waker) or verdict is Standing.OPEN
         ):
-            plan.flow = item
+            plan.flow = None if item.suspect else item
+            plan.suspect = item if item.suspect else None
             break
         else:
             plan.held.append(item)
@@ -356,7 +357,7 @@ def dead_letter(
     It always fits into a message, else nothing could ever take its tell out of the way.
     """
     room = max_bytes - DEAD_BYTES
-    waker = isinstance(item.command, Waker)  # its token is nobody's business
+    waker = may_be_waker(item)  # its token is nobody's business
     undecodable = waker or item.problem is not None or len(bytes(item.raw)) > room
     return Outcome(
         name=item.name if named else item.cause or item.name,

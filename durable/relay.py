@@ -15,7 +15,6 @@ from msgspec import Raw
 
 from ..entities.address import Address
 from ..streams.asks import Envelope
-from ..streams.codec import digest
 from ..streams.port import Firing, Relay, Session, Unreachable
 from ..streams.subjects import unescape
 from .asking import deliver
@@ -74,15 +73,20 @@ class Relaying:
                 self._relay = await schedules.relay(self._fires, self._is_lost)
                 self._relay.grant(CREDIT)
                 tries = 0
-                while not self._lost.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(MEASURE_S):
-                            await self._lost.wait()
-                    await schedules.measure()
+                await self._until_lost()
+                await self._relay.stop()
             except Unreachable as error:
                 logger.debug("no timers yet: %s", error, extra={"action": "relay.unreachable"})
             tries += 1
             await asyncio.sleep(min(AGAIN_MAX_S, AGAIN_S * tries))
+
+    async def _until_lost(self) -> None:
+        while not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MEASURE_S):
+                    await self._lost.wait()
+            with contextlib.suppress(Unreachable):  # it goes by what it measured before
+                await self._session.schedules.measure()
 
     def _is_lost(self, reason: str) -> None:
         self._lost.set()
@@ -93,17 +97,20 @@ class Relaying:
         task.add_done_callback(self._tasks.discard)
 
     async def _pass_on(self, firing: Firing, relay: Relay | None) -> None:
-        """Store it as a tell, then acknowledge it."""
-        key = f"timer-{digest(firing.data)}"
-        envelope = Envelope(1, "tell", Raw(firing.data), key)
+        """Store it as a tell, then acknowledge it.
+
+        Without a key, which somebody could use up before. It takes effect once, by the records.
+        """
+        envelope = Envelope(1, "tell", Raw(firing.data))
+        acknowledged = True
         try:
             address = Address(firing.entity, unescape(firing.token))
             msgspec.json.decode(firing.data)
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a timer of ours: %s", error, extra={"action": "relay.strange"})
         else:
-            while not await deliver(self._session, address, envelope):
-                pass  # it has waited
+            acknowledged = await deliver(self._session, address, envelope)
         if relay is not None:
-            relay.ack(firing.handle)
+            if acknowledged:  # else it is given again, after a while
+                relay.ack(firing.handle)
             relay.grant(1)

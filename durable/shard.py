@@ -415,12 +415,13 @@ class Shard:
 
     def _answerable(self, item: Item, address: Address) -> bool:
         """A bare ask whose answer may go nowhere is not executed: its name would be a weapon."""
-        if item.key is not None or self.answers.allowed(item.name):
+        reply = item.askers[0].reply if item.askers else item.name
+        if item.key is not None or self.answers.allowed(reply):
             return True
         logger.warning(
             "an ask of %s was not executed: %s",
             address,
-            forbidden(item.name, self.host.settings.reply_prefixes),
+            forbidden(reply, self.host.settings.reply_prefixes),
             extra={"action": "reply.forbidden", "address": str(address)},
         )
         return False

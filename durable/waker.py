@@ -16,7 +16,8 @@ from ..entities.record import Armed
 from ..streams.asks import NULL, Answer
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest
 from ..streams.resuming import ANSWER, CANCEL, RESUME, RETRY
-from ..streams.token import BadToken, read_token
+from ..streams.token import ASK, BadToken, read_token
+from .item import Item
 
 FIRED = "$fired"
 
@@ -72,7 +73,10 @@ class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=T
 
 
 def timer_token(flow: str, armed: Armed) -> str:
-    """The subject token of a timer: another one for each due time."""
+    """The subject token of a timer: another one for each due time; but a question is asked again
+    by one timer at a time, the last one that was set."""
+    if armed.name.startswith(ASK):
+        return digest(f"{flow}\0{armed.name}".encode())
     return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 
 
@@ -115,3 +119,14 @@ def tag_of(data: bytes, limit: int) -> str | None:
     except Undecodable:
         return None
     return named.type
+
+
+def may_be_waker(item: Item) -> bool:
+    """Whether a token may be in what came, however wrong it is."""
+    if isinstance(item.command, Waker):
+        return True
+    data = bytes(item.raw)
+    if item.problem is None or not is_waker(data):
+        return False
+    tag = tag_of(data, len(data))
+    return tag is None or tag.startswith("$")

@@ -46,6 +46,9 @@ U = TypeVar("U")
 NAME_CHARACTERS = 200
 """Of the name of a step, a wait or a timer: it is stored with its entity, and shown to people."""
 
+RESERVED = ("ask ", "(")
+"""What the runner's own timers and tokens are called."""
+
 HASH_BYTES = 16
 """128 bits: the keys of two steps, or two lists of events, have different ones."""
 
@@ -117,6 +120,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         self._made: list[Wait[Any]] = []
         self._names: set[str] = set()
         self._exclusive = 0
+        self._busy: str | None = None  # the step that is at work
         self._alive = True
         self._changed = False  # whether the state is others' work, in a segment that begins here
         self._state, self._version = present, -1
@@ -205,14 +209,28 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             self.trouble = Misuse("it catches what ends it: say `except Exception`, or less")
             raise Ended
         try:
+            if self._busy is not None:
+                what = f"{self._busy} is at work: a flow does one thing at a time"
+                raise Misuse(f"{what}; several waits are for `first` and `all`")
             yield
         except (Mismatch, Misuse, WrongValue) as error:
             self.trouble = self.trouble or error
             raise
 
+    @contextmanager
+    def alone(self, what: str) -> Generator[None]:
+        """Something new is done, which takes its time."""
+        self._busy = what
+        try:
+            yield
+        finally:
+            self._busy = None
+
     def take_name(self, name: str) -> None:
         """Use a name, once. Raises Misuse."""
         kind, _, given = name.partition(" ")
+        if kind in ("deferred", "timer") and given.startswith(RESERVED):
+            raise Misuse(f"{kind} {given[:60]!r}: no name begins with {' or '.join(RESERVED)}")
         if not given or len(given) > NAME_CHARACTERS:
             raise Misuse(f"{kind} {given[:60]!r}: a name has 1 to {NAME_CHARACTERS} characters")
         if name in self._names:
@@ -287,8 +305,9 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             record = self.story.find(Ran, call.name)
             if record is None:
                 self.story.require_open(f"{call.name} is new, and runs")
-                await self.effects.flush()
-                record = await ran(self, call)
+                with self.alone(call.name):
+                    await self.effects.flush()
+                    record = await ran(self, call)
                 if record.error is not None:  # it isn't done: it is tried again
                     raise StepFailed(call.name, record.error)
                 self.story.add(record)

@@ -89,9 +89,10 @@ class StepRun(Step):
             record = run.story.find(Ran, self.name)
             if record is None:
                 run.story.require_open(f"step {self.name!r} is new, and runs")
-                await run.effects.flush()
                 call = Call(self.name, self.key, fn, args, kwargs, self._retry, self._timeout)
-                record = await ran(run, call)
+                with run.alone(f"step {self.name!r}"):
+                    await run.effects.flush()
+                    record = await ran(run, call)
                 run.story.add(record)
             if self._undo is not None and record.failure is UNSET:
                 run.undos.append(self._undo)

@@ -34,7 +34,7 @@ class BadToken(Exception):
     """Not a token of this cluster; the text says why, without the token."""
 
 
-class Body(msgspec.Struct, frozen=True, array_like=True):
+class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a token says."""
 
     v: int
@@ -123,7 +123,7 @@ def _split(text: str) -> tuple[Body, bytes, bytes]:
     try:
         data, mac = _bytes(head), _bytes(tail)
         body = _bodies.decode(data)
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError):
         raise BadToken("it isn't whole") from None
     if not dot or body.v != FORMAT or len(mac) != MAC_BYTES:
         raise BadToken("it isn't whole")

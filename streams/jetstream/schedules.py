@@ -27,7 +27,7 @@ CONSUMER = "relay"
 """The consumer that all runners share."""
 ACK_WAIT_NS = 30 * 1_000_000_000
 """After which a firing is given to another runner; passing one on takes milliseconds."""
-LATEST = datetime(2262, 1, 1, tzinfo=UTC)
+LATEST_MS = 9_214_646_400_000  # 2262-01-01
 """Beyond it the server's 64-bit nanoseconds end, and a timer would fire at once."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -150,5 +150,5 @@ class JetStreamSchedules:
 
 def _rfc3339(due_ms: int) -> str:
     """A time as the server reads it."""
-    due = min(_EPOCH + timedelta(milliseconds=due_ms), LATEST)
+    due = _EPOCH + timedelta(milliseconds=max(0, min(due_ms, LATEST_MS)))
     return due.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -122,11 +122,8 @@ def test_a_bug_in_the_app_shows_its_traceback_and_one_line(tmp_path: Path) -> No
     assert ran.err.endswith("ZeroDivisionError: division by zero\n")
 
 
-async def test_what_it_cannot_host_is_a_usage_error(own_server: OwnServer, tmp_path: Path) -> None:
-    server = await own_server()
-    shell = Shell(tmp_path)
-    (tmp_path / "flows.py").write_text(Path(__file__).parents[2].joinpath("bank.py").read_text())
-    ran = await asyncio.to_thread(shell.run, "run", "flows.py", "--url", server.url)
+def test_a_url_that_it_does_not_know_is_a_usage_error(tmp_path: Path) -> None:
+    ran = Shell(tmp_path).run("run", "app", "--url", "http://127.0.0.1:1")
     assert ran.code == 2
-    assert "error: entity 'account' has flows" in ran.err
+    assert ran.err.startswith("error: url: http:// isn't one of nats://, ")
     assert ran.err.endswith("; next: correct APP or --url\n")

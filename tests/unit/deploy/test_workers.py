@@ -256,17 +256,11 @@ async def test_one_worker_is_this_process(
 
 
 # -- what isn't understood ----------------------------------------------------------------------
-async def test_what_none_of_them_can_host_is_told_once(
-    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
-) -> None:
-    bank = Path(__file__).parents[2].joinpath("bank.py").read_text()
-    (tmp_path / "flows.py").write_text(bank)
-    env = {"PERDURE_URL": nats_server.url, "PERDURE_NAMESPACE": namespace}
-    shell = Shell(tmp_path, PERDURE_COMMAND_STREAM_BYTES=str(2**24), **env)
-    run = ("run", "flows", "--workers", "2", "--log-level", "warning")
-    ran = await asyncio.to_thread(shell.run, *run)
+def test_what_none_of_them_can_do_is_told_once(tmp_path: Path) -> None:
+    run = ("run", "app", "--workers", "2", "--log-level", "warning")
+    ran = Shell(tmp_path).run(*run, "--url", "http://127.0.0.1:1")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: entity 'account' has flows")
+    assert ran.err.startswith("error: url: http:// isn't one of nats://, ")
     assert ran.err.count("\n") == 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -311,6 +313,74 @@ async def test_a_snapshot_has_the_flows(form: Any, caplog: pytest.LogCaptureFixt
     assert "snapshot.ignored" not in actions
 
 
+async def publish(cluster: TestCluster, payload: bytes) -> None:
+    """Tell the case something, as any program can."""
+    broker: Any = vars(cluster)["_broker"]
+    plain: Session = broker.session("plain")
+    body = encode_envelope(Envelope(1, "tell", Raw(payload)))
+    await plain.commands.publish(Address("case", "c"), body)
+
+
+async def test_a_token_that_is_nothing_but_depth_harms_nobody() -> None:
+    deep = b"\x97\x01\xa4case\xa1c\xa1k\xa6answer\xa0" + b"\x91" * 1_400 + b"\x01"
+    head = base64.urlsafe_b64encode(deep).rstrip(b"=").decode()
+    longer = base64.urlsafe_b64encode(b"\x98" + deep[1:]).rstrip(b"=").decode()
+    async with hosted() as (cluster, world):
+        await suspended(cluster)
+        for text in (f"{head}.{'A' * 22}", f"{longer}.{'A' * 22}"):
+            for kind, rest in (("$resume", {"value": 1}), ("$answer", {"answer": {}})):
+                await publish(cluster, msgspec.json.encode({"type": kind, "token": text, **rest}))
+        await cluster.quiet()
+        await cluster.resume(world.tokens[0], 5)
+        assert await cluster.at(Case, "c").result(Open, "k") == "5 after begun"
+
+
+async def test_a_wrong_resume_leaves_its_token_nowhere() -> None:
+    world = World()
+    case = case_of(world)
+    async with memory(case) as cluster:
+        await suspended(cluster)
+        text = str(world.tokens[0])
+        payload = msgspec.json.encode({"type": "$resume", "token": text, "value": 1, "more": 2})
+        await publish(cluster, payload)
+        await publish(cluster, payload.replace(b"$resume", b"$resumed"))
+        await cluster.quiet()
+        stored = [commit async for commit in cluster.history(case, "c")]
+        assert sum(commit.dead is not None for commit in stored) == 2
+        assert text not in repr(stored)
+        assert base64.b64encode(text.encode())[4:-4].decode() not in repr(stored)
+
+
+async def test_a_question_for_the_result_does_not_keep_its_command_away() -> None:
+    async with hosted() as (cluster, _):
+        early = asyncio.create_task(cluster.at(Case, "c").result(Walk, "k", timeout=20))
+        await cluster.at(Case, "c").query(Read())
+        assert await cluster.at(Case, "c").ask(Walk(1), key="k", timeout=10) == "1"
+        assert await early == "1"
+
+
+async def test_a_bare_ask_of_a_flow_is_answered() -> None:
+    async with hosted() as (cluster, _):
+        broker: Any = vars(cluster)["_broker"]
+        plain: Session = broker.session("plain")
+        subject = plain.subjects.ask("case", "c")
+        answer = await plain.asks.request(subject, b'{"type":"walk","steps":1}', timeout_s=10)
+        assert msgspec.json.decode(answer.data)["reply"] == "1"
+
+
+async def test_steps_side_by_side_are_refused() -> None:
+    world = World()
+
+    async def both(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        one, two = flow.step("one"), flow.step("two")
+        await asyncio.gather(one.run(world.act, "one", "1"), two.run(world.act, "two", "2"))
+        return command.accept("")
+
+    async with memory(Entity(Case(), decide, evolve, flows=[both])) as cluster:
+        with pytest.raises(RpcClientError, match="a flow does one thing at a time"):
+            await cluster.at(Case, "c").ask(Open(), key="k", timeout=5)
+
+
 async def test_no_token_is_in_the_log() -> None:
     world = World()
     case = case_of(world)
@@ -345,7 +415,8 @@ async def test_who_asks_for_the_result_of_a_turn_that_ended_midway_waits() -> No
         await cluster.crash()
         with pytest.raises(SendTimeout):
             await cluster.at(Case, "c").result(Walk, key, timeout=0.2)
-        assert await cluster.at(Case, "c").query(Read()) == ()
+        world.gate.set()
+        assert await cluster.at(Case, "c").result(Walk, key) == "2"
 
 
 async def test_what_was_recorded_is_not_run_again_after_a_crash() -> None:
