@@ -186,14 +186,13 @@ async def publish(cluster: TestCluster, payload: bytes) -> None:
 
 
 async def test_a_token_that_is_nothing_but_depth_harms_nobody() -> None:
-    deep = b"\x97\x01\xa4case\xa1c\xa1k\xa6answer\xa0" + b"\x91" * 1_400 + b"\x01"
-    head = base64.urlsafe_b64encode(deep).rstrip(b"=").decode()
-    longer = base64.urlsafe_b64encode(b"\x98" + deep[1:]).rstrip(b"=").decode()
+    known = b"\x98\x01\xa4case\xa1c\xa1k\xa6answer\xa0\xc0"
+    deep = base64.urlsafe_b64encode(known + b"\x91" * 1_400 + b"\x01").rstrip(b"=").decode()
+    text = f"{deep}.{'A' * 22}"
     async with hosted() as (cluster, world):
         await suspended(cluster)
-        for text in (f"{head}.{'A' * 22}", f"{longer}.{'A' * 22}"):
-            for rest in (b'"$resume","value":1', b'"$answer","answer":{}'):
-                await publish(cluster, b'{"token":"%b","type":%b}' % (text.encode(), rest))
+        for rest in (b'"$resume","value":1', b'"$answer","answer":{}'):
+            await publish(cluster, b'{"token":"%b","type":%b}' % (text.encode(), rest))
         await cluster.quiet()
         await cluster.resume(world.tokens[0], 5)
         assert await cluster.at(Case, "c").result(Open, "k") == "5 after begun"
@@ -209,10 +208,15 @@ async def test_a_wrong_resume_leaves_its_token_nowhere() -> None:
         await publish(cluster, payload)
         await publish(cluster, payload.replace(b"$resume", b"$resumed"))
         await cluster.quiet()
-        stored = [commit async for commit in cluster.history(case, "c")]
-        assert sum(commit.dead is not None for commit in stored) == 2
-        assert text not in repr(stored)
-        assert base64.b64encode(text.encode())[4:-4].decode() not in repr(stored)
+        broker: Any = vars(cluster)["_broker"]
+        reader = broker.session("reader")
+        last = await reader.log.last(Address("case", "c"))
+        log = reader.log.read(Address("case", "c"), after=0, upto=last.sequence)
+        outcomes = [o async for m in log for o in msgspec.json.decode(m.data)["outcomes"]]
+        buried = [outcome["dead"] for outcome in outcomes if "dead" in outcome]
+        assert len(buried) == 2
+        assert not any("raw" in dead for dead in buried)
+        assert text not in repr(outcomes)
 
 
 async def test_a_question_for_the_result_does_not_keep_its_command_away() -> None:
