@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -208,3 +210,20 @@ async def test_nobody_else_can_answer() -> None:
         await cluster.quiet()
         await cluster.advance(3600)
         assert (await cluster.at(Order, "o").result(Place, key)).split()[1] == "300"
+
+
+async def test_who_begins_a_flow_cannot_have_its_answer_signed_for_another() -> None:
+    body = [1, "order", "o", "k", "ask pay", ""]
+    head = base64.urlsafe_b64encode(msgspec.msgpack.encode(body)).rstrip(b"=").decode()
+    forged = f"flow:{head}.{'A' * 22}"
+    evil = Envelope(1, "tell", Raw(b'{"type":"pay","cents":1}'), "evil", reply_to=forged)
+    async with shop() as cluster:
+        caller = cluster._caller  # pyright: ignore[reportPrivateUsage]
+        await caller.session.commands.publish(Address("payment", "x"), encode_envelope(evil))
+        await cluster.advance(1800)
+        await cluster.at(Order, "o").tell(Place(3), key="k")
+        await cluster.advance(1800)
+        assert await cluster.at(Payment, "x").query(GetPaid()) == 1
+        assert await cluster.at(Order, "o").query(GetDone()) == ("reserved, 7 left",)
+        await cluster.advance(1800)
+        assert await cluster.at(Order, "o").result(Place, "k") == "7 300"
