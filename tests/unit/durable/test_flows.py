@@ -17,6 +17,7 @@ from perdure import (
     Entity,
     Flow,
     MalformedMessage,
+    Retry,
     RpcClientError,
     SendTimeout,
     Suspended,
@@ -477,3 +478,23 @@ def test_step_failed_is_one() -> None:
 
 def test_any() -> None:
     assert Any is not None
+
+
+async def test_what_came_while_a_turn_was_parked_midway_is_not_waited_for_again() -> None:
+    world, broken = World(), [True]
+
+    async def asks(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        answer = flow.deferred("answer", int)
+        await flow.step("send").run(world.send, answer.token)
+        if broken:
+            raise ValueError("a mistake")
+        return command.accept(f"{await answer}")
+
+    hasty = Settings(defect_retry=Retry(attempts=1))
+    async with memory(Entity(Case(), decide, evolve, flows=[asks]), settings=hasty) as cluster:
+        with pytest.raises(RpcClientError, match=r"the flow is parked: .*a mistake"):
+            await cluster.at(Case, "c").ask(Open(), key="k", timeout=5)
+        await cluster.resume(world.tokens[0], 5)
+        broken.clear()
+        await publish(cluster, b'{"type":"$retry","flow":"k"}')
+        assert await cluster.at(Case, "c").result(Open, "k", timeout=5) == "5"
