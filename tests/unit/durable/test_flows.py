@@ -498,3 +498,26 @@ async def test_what_came_while_a_turn_was_parked_midway_is_not_waited_for_again(
         broken.clear()
         await publish(cluster, b'{"type":"$retry","flow":"k"}')
         assert await cluster.at(Case, "c").result(Open, "k", timeout=5) == "5"
+
+
+async def test_what_was_held_goes_on_where_a_flow_ends_that_cannot_be_undone() -> None:
+    world = World()
+
+    async def holds(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        async with flow.exclusive():
+            await flow.deferred("answer", int)
+        return command.accept("")
+
+    async def other(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.step("another").run(world.act, "x", "y")
+        return command.accept("")
+
+    async with memory(Entity(Case(), decide, evolve, flows=[holds])) as cluster:
+        await suspended(cluster)
+        held = await cluster.at(Case, "c").tell(Note("held"))
+        await cluster.quiet()
+        vars(cluster)["_entities"] = (Entity(Case(), decide, evolve, flows=[other]),)
+        await cluster.crash()
+        await cluster.at(Case, "c").cancel("k")
+        assert await cluster.at(Case, "c").result(Note, held, timeout=5) == 1
+        assert await cluster.at(Case, "c").query(Read()) == ("held",)
