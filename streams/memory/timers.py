@@ -14,6 +14,10 @@ EARLY_S = 0.001
 """How long to wait at least before a timer is looked at, in seconds: the clock's step."""
 
 
+ACK_WAIT_S = 30.0
+"""After which a firing is given again, in seconds, as on JetStream."""
+
+
 @dataclass(eq=False)
 class Relayer:
     """One of those who relay."""
@@ -89,7 +93,15 @@ class Timers:
                 firing = self._due.popleft()
                 relayer.credit -= 1
                 relayer.held[firing.handle] = firing
+                loop = asyncio.get_running_loop()
+                loop.call_later(ACK_WAIT_S, self._again, relayer, firing)
                 relayer.connection.post(relayer.on_firing, firing)
+
+    def _again(self, relayer: Relayer, firing: Firing) -> None:
+        """Nobody acknowledged it: somebody is given it again."""
+        if relayer.held.pop(firing.handle, None) is not None:
+            self._due.append(firing)
+            self._give()
 
     def _wake_at(self, entity: str, token: str, timer: str) -> None:
         """Look again when it is due, as often as it takes: the loop may come a moment too early,

@@ -143,7 +143,8 @@ def many(args: argparse.Namespace) -> int:
         tally.add(verdict)
         if verdict.violations and len(tally.failing) <= args.show:
             print(f"seed {verdict.seed}: {verdict.violations[0][:300]}")
-            print(f"  again: {replay_line(verdict.seed, args.planted, args.runners)}", flush=True)
+            again = replay_line(verdict.seed, args.planted, args.runners, flows=args.flows)
+            print(f"  again: {again}", flush=True)
         if args.planted and caught(verdict.violations):
             tally.caught = True
             break
