@@ -39,7 +39,7 @@ from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
 from ..streams.commit import FlowPart, Outcome
 from ..streams.port import Appended, Full
-from ..streams.token import ASK, BadToken
+from ..streams.token import ASK, BadToken, Body
 from .answers import FLOW, outcome_answer
 from .asking import ASK_AGAIN_MAX_S, ASK_AGAIN_S
 from .defect import described
@@ -166,32 +166,26 @@ class Flows:
                 assert_never(waker)
 
     async def _resume(self, folded: Folded, item: Item, resume: Resume) -> None:
-        activation, host = self._activation, self._activation.host
-        try:
-            body = host.tokens.verify(resume.token, activation.address, host.server_ms())
-        except BadToken as why:
-            await self._refuse(folded, item, f"the resume token: {why}")
+        body = await self._verified(folded, item, resume.token, "the resume token")
+        if body is None:
             return
         flow = folded.flows.get(body.flow)
         opened = None if flow is None else flow.opened(body.deferred)
         if flow is None or opened is None or opened.nonce != body.nonce:
-            if await activation.fresh(folded):  # it was resolved before
+            if await self._activation.fresh(folded):  # it was resolved before
                 self._done(folded, item)
             return
         await self._happened(folded, flow, item, Resolved(body.deferred, resume.value))
 
     async def _answered(self, folded: Folded, item: Item, came: AnswerCame) -> None:
-        activation, host = self._activation, self._activation.host
-        try:
-            body = host.tokens.verify(came.token, activation.address, host.server_ms())
-        except BadToken as why:
-            await self._refuse(folded, item, f"the answer's token: {why}")
+        body = await self._verified(folded, item, came.token, "the answer's token")
+        if body is None:
             return
         flow, name = folded.flows.get(body.flow), body.deferred.removeprefix(ASK)
         asked = None if flow is None else flow.asked(name)
         theirs = asked is not None and asked.nonce == body.nonce
         if flow is None or not theirs or not body.deferred.startswith(ASK):
-            if await activation.fresh(folded):  # it was answered before
+            if await self._activation.fresh(folded):  # it was answered before
                 self._done(folded, item)
             return
         answer = came.answer
@@ -199,6 +193,15 @@ class Flows:
         await self._happened(
             folded, flow, item, Answered(name, answer.reply, answer.failure, told)
         )
+
+    async def _verified(self, folded: Folded, item: Item, token: str, what: str) -> Body | None:
+        """What a token says; None if it isn't one of this entity, which is refused."""
+        host = self._activation.host
+        try:
+            return host.tokens.verify(token, self._activation.address, host.server_ms())
+        except BadToken as why:
+            await self._refuse(folded, item, f"{what}: {why}")
+            return None
 
     async def _happened(self, folded: Folded, flow: OpenFlow, item: Item, *woken: Record) -> None:
         """Let a flow go on with what happened; one that is parked only learns of it."""
@@ -415,8 +418,10 @@ class Flows:
             await asyncio.sleep(delay_s(policy, attempt, host.session.entropy.uniform(0.0, 1.0)))
             return
         del self._attempts[key]
-        if item is not None and any(isinstance(record, Cancelled) for record in woken):
-            await self._give_up(folded, drive, item, woken, error)
+        cancelled = next((record for record in woken if isinstance(record, Cancelled)), None)
+        if item is not None and cancelled is not None:
+            why = f"{cancelled.why}, and nothing was undone: {described(error)}"
+            await self._give_up(folded, drive, item, woken, why)
         elif key in folded.flows:
             await self._park(folded, key, described(error), item, woken, stored=drive.stored)
         else:
@@ -424,11 +429,10 @@ class Flows:
             await self._activation.execution.bury(folded, item, "defect", defect_error(error))
 
     async def _give_up(
-        self, folded: Folded, drive: Drive, item: Item, woken: list[Record], error: Exception
+        self, folded: Folded, drive: Drive, item: Item, woken: list[Record], why: str
     ) -> None:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
-        why = f"{woken[-1].why}, and nothing was undone: {described(error)}"  # type: ignore[union-attr]
         asker = folded.flows[key].asker
         final = ended_by(key, folded.flows[key], FlowCancelled(why))
         own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]

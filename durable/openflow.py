@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import Raw
 
@@ -23,6 +25,9 @@ FLOW_BYTES = 512
 """What a flow takes in memory beside its command and its records."""
 RECORD_BYTES = 200
 """What a record takes beside its value. Generous."""
+
+
+P = TypeVar("P", Opened, Asked)
 
 
 class OpenFlow(msgspec.Struct, array_like=True, eq=False):
@@ -84,28 +89,20 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
 
     def opened(self, name: str) -> Opened | None:
         """A deferred, if it is open."""
-        found: Opened | None = None
-        for record in self.records:
-            match record:
-                case Opened() if record.name == name:
-                    found = record
-                case Resolved() if record.name == name:
-                    return None
-                case _:
-                    pass
-        return found
+        return self._pending(Opened, Resolved, name)
 
     def asked(self, name: str) -> Asked | None:
         """What another entity is asked, if it hasn't answered."""
-        found: Asked | None = None
+        return self._pending(Asked, Answered, name)
+
+    def _pending(self, kind: type[P], over: type[Resolved | Answered], name: str) -> P | None:
+        """The record of that kind and name, unless there is one that ends it."""
+        found: P | None = None
         for record in self.records:
-            match record:
-                case Asked() if record.name == name:
-                    found = record
-                case Answered() if record.name == name:
-                    return None
-                case _:
-                    pass
+            if isinstance(record, kind) and record.name == name:
+                found = record
+            elif isinstance(record, over) and record.name == name:
+                return None
         return found
 
     @property

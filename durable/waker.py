@@ -16,7 +16,7 @@ from ..entities.record import Armed
 from ..streams.asks import NULL, Answer
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest
 from ..streams.resuming import ANSWER, CANCEL, RESUME, RETRY
-from ..streams.token import ASK, BadToken, read_token
+from ..streams.token import ASK
 from .item import Item
 
 FIRED = "$fired"
@@ -27,14 +27,6 @@ class Resume(msgspec.Struct, frozen=True, tag=RESUME, forbid_unknown_fields=True
 
     token: str
     value: Raw = NULL
-
-    @property
-    def flow(self) -> str:
-        """Of which flow, if the token can be read."""
-        try:
-            return read_token(self.token).flow
-        except BadToken:
-            return ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=CANCEL, forbid_unknown_fields=True):
@@ -54,14 +46,6 @@ class AnswerCame(msgspec.Struct, frozen=True, tag=ANSWER, forbid_unknown_fields=
 
     token: str
     answer: Answer
-
-    @property
-    def flow(self) -> str:
-        """Of which flow, if the token can be read."""
-        try:
-            return read_token(self.token).flow
-        except BadToken:
-            return ""
 
 
 class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True):
