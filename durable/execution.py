@@ -97,9 +97,6 @@ class Execution:
         """
         activation, host = self._activation, self._host
         queue = activation.mailbox.queue
-        if activation.flows.first(folded):
-            activation.work(None)
-            return
         if any(item.evicted for item in islice(queue, BODIES)):
             activation.work(None)
             return

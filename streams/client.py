@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakSet
 
-import msgspec
 from typing_extensions import TypeVar
 
 from ..entities.address import Address
@@ -33,7 +32,7 @@ from .listing import Listing, place_of
 from .outgoing import check_key, lasting_key, payload_of
 from .port import Session
 from .ref import Ref
-from .resuming import resuming
+from .resuming import RECORDED, resuming
 from .signals import Sig, Signals, encode_signal
 from .singleton import Declare, Run, check_singleton
 
@@ -176,7 +175,7 @@ class Cluster:
         target = caller.target(address)
         answer = await caller.wake(target, payload)
         with caller.checking(target):
-            value_of(_nothing, answer, "resume")
+            value_of(RECORDED, answer, "resume")
 
     async def singleton(self, name: str, run: Run) -> None:
         """Run a coroutine on exactly one of the runners that declare it under this name.
@@ -240,9 +239,6 @@ class Cluster:
             signals.end()
         self._caller.close()
         await self._caller.session.close()
-
-
-_nothing: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
 
 
 def _address(entity: str, id: Any) -> Address:

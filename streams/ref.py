@@ -28,7 +28,7 @@ from .call import Target
 from .caller import Caller, Way
 from .incoming import outcome_of, value_of
 from .outgoing import check_key, contract_for, lasting_key, payload_of
-from .resuming import cancelling
+from .resuming import RECORDED, cancelling
 
 S = TypeVar("S", bound=State)
 R = TypeVar("R")
@@ -41,7 +41,6 @@ class _Status(EntityStatus, frozen=True, kw_only=True):
     runner: str = ""
 
 
-_nothing: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
 _statuses = msgspec.json.Decoder(_Status)
 
 
@@ -167,7 +166,7 @@ class Ref(Generic[S]):
             payload = cancelling(check_key(key))
         answer = await self._caller.wake(target, payload)
         with self._caller.checking(target):
-            value_of(_nothing, answer, "cancel")
+            value_of(RECORDED, answer, "cancel")
 
     async def status(self) -> EntityStatus:
         """What the entity is doing, as its owner says. Raises a ClusterError."""

@@ -36,6 +36,10 @@ def resuming(token: Any, value: Any, limit: int) -> tuple[Raw, Address]:
     return Raw(data), Address(body.entity, body.id)
 
 
+RECORDED: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
+"""What it is answered with: it is in the log, and no more is to be said."""
+
+
 def cancelling(key: str) -> Raw:
     """The payload that cancels the flow which the command of that key began."""
     return Raw(msgspec.json.encode({"type": CANCEL, "flow": key}))

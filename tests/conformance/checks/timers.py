@@ -66,6 +66,7 @@ async def the_far_future_is_no_reason_to_fire(backend: Backend) -> None:
     session = await _session(backend)
     taken = await _relaying(session, 10)
     await _armed(session, "y5000", 95_617_584_000_000)
+    await _armed(session, "beyond-all-dates", 10**15)
     await _armed(session, "soon", session.schedules.now_ms() + SOON_MS)
     await until(backend, lambda: bool(taken.firings), "a firing")
     assert taken.texts == ["soon"]

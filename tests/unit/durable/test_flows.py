@@ -425,6 +425,26 @@ async def test_a_deadline_cancels_a_flow() -> None:
         assert world.names == ["hotel", "car", "undo car", "undo hotel"]
 
 
+async def test_a_deadline_holds_also_where_the_first_turn_was_interrupted() -> None:
+    async with hosted() as (cluster, world):
+        world.gate = asyncio.Event()
+        deadline = cluster.clock.now_ns() // MS + 60_000
+        envelope = Envelope(*(1, "tell", Raw(b'{"type":"book"}'), "k"), deadline=deadline)
+        broker: Any = vars(cluster)["_broker"]
+        plain: Session = broker.session("plain")
+        await plain.commands.publish(Address("case", "c"), encode_envelope(envelope))
+        await world.called("hotel")
+        await cluster.crash()
+        world.gate.set()
+        await world.called("car")
+        await cluster.advance(59)
+        with pytest.raises(Suspended):
+            await cluster.at(Case, "c").result(Book, "k", timeout=0.1)
+        await cluster.advance(1)
+        with pytest.raises(RpcClientError, match="its deadline has passed"):
+            await cluster.at(Case, "c").result(Book, "k")
+
+
 # -- one at a time ------------------------------------------------------------------------------
 async def test_while_a_flow_is_exclusive_asks_are_refused_and_tells_wait() -> None:
     async with hosted() as (cluster, world):

@@ -13,11 +13,16 @@ from perdure import Command, Decision, Entity, Event, Failure, State
 from perdure.durable.folded import Folded
 from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger, LedgerLimits, Seen
+from perdure.durable.openflow import OpenFlow
 from perdure.durable.plan import Limits, Plan, Standing, make_plan, standing
+from perdure.durable.waker import Cancel
 from perdure.entities.address import Address
+from perdure.entities.record import Began, Record, Waits
 from perdure.streams.codec import payload_hash
 from perdure.streams.commands import cause_of
 from perdure.streams.commit import At
+
+from .case import Case, World, case_of
 
 A1 = Address("counter", "c-1")
 LIMITS = Limits(outcomes=4, bytes=100_000, max_bytes=200_000)
@@ -264,3 +269,18 @@ def test_a_plan_ends_before_a_body_that_is_not_in_memory() -> None:
     got = plan(tell(Add(1), 1, key="old"), tell(Add(1), 2, evicted=True), item(Add(1)), on=on)
     assert len(got.recorded) == 1
     assert not got.taken
+
+
+def test_a_suspect_waker_of_an_exclusive_flow_is_marked_before_it_is_tried() -> None:
+    case = case_of(World())
+    records: list[Record] = [Began(0), Waits(("deferred answer",), exclusive=True)]
+    flow = OpenFlow("k", "", Raw(b"{}"), None, 0, records)
+    held = Folded(Case(), Ledger(LedgerLimits(10_000, 100, 1000, 100)), flows={"k": flow})
+    waker = tell(Cancel("k"), 1, "c")
+
+    def planned() -> Plan:
+        return make_plan(case, A1, held, [waker], limits=LIMITS, now_ns=10**18)
+
+    assert (planned().flow, planned().suspect) == (waker, None)
+    waker.suspect = True
+    assert (planned().flow, planned().suspect) == (None, waker)
