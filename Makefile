@@ -89,7 +89,7 @@ simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=
 
 chaos: $(DEV) ## kill, freeze, drain real runners and servers under load: make chaos LATENCY=1
 	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) PERDURE_LATENCY=$(LATENCY) \
-	  $(PYTEST) -q -s -o faulthandler_timeout=0 tests/chaos
+	  $(PYTEST) -q -s tests/chaos
 
 integration: $(DEV) ## against NATS in a container; needs Docker
 	$(PYTEST) -q -rs tests/integration

@@ -15,8 +15,19 @@ from itertools import count
 
 from msgspec import Struct
 
+EARLY_S = 0.001
+"""How much earlier than asked for a loop may ring, in seconds by its own clock: uvloop counts in
+whole milliseconds, asyncio runs what is due within its clock's resolution."""
+
 LEAST = 256
 """Entries that are not worth being tidied up."""
+
+
+def over(moment: float) -> bool:
+    """Whether a moment that was waited for (loop time, seconds) has come. Whoever compares it with
+    the loop's time alone is woken too early, finds that there is time left, and tries again and
+    again, as long as the clock stands: a loop with something to do doesn't look at it."""
+    return asyncio.get_running_loop().time() >= moment - EARLY_S
 
 
 class Moment(Struct, order=False, eq=False):

@@ -23,6 +23,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
+from .alarm import over
 from .answers import Answers, Closed, attempt_of
 from .asks import Answer, Envelope, decode_answer, encode_envelope
 from .attempts import (
@@ -133,7 +134,7 @@ class Call:
             answer = await self._listen()
             if answer is not None:
                 return answer
-            if self._loop.time() >= self._deadline:
+            if over(self._deadline):
                 entity = self._target.address.entity
                 raise self._failed(expired(self._state, self._policy, entity, self._timeout_s))
             await self._send(envelope)
@@ -142,7 +143,7 @@ class Call:
     async def _send(self, envelope: Callable[[Route], Envelope]) -> None:
         """One attempt, if there is a way and the time isn't up."""
         self._answers.check()
-        if self._loop.time() >= self._deadline:
+        if over(self._deadline):
             return
         if not self._session.connected:
             self._apply(

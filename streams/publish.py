@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 from ..entities.errors import ClusterError, MalformedMessage, RpcClientError
+from .alarm import over
 from .answers import Answers, Closed
 from .attempts import ELSEWHERE_S, Fail, Policy, Publishes, Repeat, published, unpublished
 from .call import Target
@@ -84,7 +85,7 @@ async def _ready(
     loop = asyncio.get_running_loop()
     while not answers.held:
         answers.check()
-        late = loop.time() >= deadline
+        late = over(deadline)
         if session.connected:
             if late:
                 raise unpublished(state, timeout_s)

@@ -14,6 +14,7 @@ from benchmarks.options import parse, plan_of
 from benchmarks.process import ROOT
 from benchmarks.results import PERDURE, RAW, RAW_BATCHED, Results, recorded
 
+from ...support.lines import read_line
 from .runs import ENVIRONMENT, LIMIT_S, command, finished, left_behind
 
 COLD = (FIRST, AGAIN, ACTIVATION, DIRECT_GET)
@@ -51,9 +52,10 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         text=True,
     ) as process:
         try:
-            assert process.stderr is not None
-            assert process.stderr.readline() == "default: starting\n"
-            assert process.stderr.readline().startswith("default: ask")  # all processes are there
+            assert read_line(process, process.stderr) == "default: starting\n"
+            assert read_line(process, process.stderr).startswith(
+                "default: ask"
+            )  # all processes are there
             assert len(list(left_behind(tmp_path))) > 7
             process.send_signal(signal.SIGINT)
             assert process.wait(LIMIT_S) == 130

@@ -23,9 +23,10 @@ from nats.aio.client import Client
 
 from perdure.deploy.cli.parser import run
 
+from ...support.lines import LIMIT_S, read_line
+
 APP = Path(__file__).with_name("counter.py").read_text()
 MAIN = "from perdure.deploy.cli import main; main()"
-LIMIT_S = 60.0
 
 
 async def plain_client(url: str, **options: Any) -> Any:
@@ -131,8 +132,7 @@ class Process:
 
     def line(self) -> str:
         """The next line of standard output."""
-        assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
+        line = read_line(self.popen, self.popen.stdout)
         assert line, self.end()
         return line.rstrip("\n")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ...support.lines import LIMIT_S
 from .commands import Process, Shell
 
 
@@ -204,7 +205,7 @@ def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
     with shell.running("history", "counter", "pipe-1", "--json") as process:
         assert process.popen.stdout is not None
         process.popen.stdout.close()
-        assert process.popen.wait() == 1
+        assert process.popen.wait(LIMIT_S) == 1
         assert process.err.read_text() == ""
 
 

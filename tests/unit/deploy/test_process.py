@@ -18,6 +18,8 @@ from perdure.deploy.process import (
     run_until_signalled,
 )
 
+from ...support.lines import read_line
+
 PROGRAM = """
 import asyncio
 import sys
@@ -46,15 +48,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_ends_with_0(number: signal.Signals) -> None:
     with start() as process:
-        assert read_line(process) == "ready\n"
+        assert read_line(process, process.stdout) == "ready\n"
         process.send_signal(number)
         out, _ = process.communicate(timeout=20)
     assert out == "draining\ndrained\n"
@@ -63,9 +60,9 @@ def test_a_signal_drains_and_ends_with_0(number: signal.Signals) -> None:
 
 def test_a_second_signal_ends_it_at_once() -> None:
     with start("slow") as process:
-        assert read_line(process) == "ready\n"
+        assert read_line(process, process.stdout) == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert read_line(process) == "draining\n"
+        assert read_line(process, process.stdout) == "draining\n"
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=20)
     assert out == ""
@@ -74,20 +71,20 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 def test_what_a_second_signal_does_can_be_given() -> None:
     with start("slow", "patient") as process:
-        assert read_line(process) == "ready\n"
+        assert read_line(process, process.stdout) == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert read_line(process) == "draining\n"
+        assert read_line(process, process.stdout) == "draining\n"
         for number in (signal.SIGTERM, signal.SIGINT):
             process.send_signal(number)
-            assert read_line(process) == f"{number.name}\n"
+            assert read_line(process, process.stdout) == f"{number.name}\n"
         process.kill()
 
 
 def test_a_closed_terminal_may_say_so_twice() -> None:
     with start() as process:
-        assert read_line(process) == "ready\n"
+        assert read_line(process, process.stdout) == "ready\n"
         process.send_signal(signal.SIGHUP)
-        assert read_line(process) == "draining\n"
+        assert read_line(process, process.stdout) == "draining\n"
         process.send_signal(signal.SIGHUP)
         out, _ = process.communicate(timeout=20)
     assert (out, process.returncode) == ("drained\n", 0)
@@ -98,7 +95,7 @@ def test_nohup_is_respected() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ignoring + PROGRAM], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert read_line(process) == "ready\n"
+        assert read_line(process, process.stdout) == "ready\n"
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)  # SIGHUP first would be a first signal, this a second
         out, _ = process.communicate(timeout=20)
