@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,12 +37,11 @@ from ..streams.topology import (
     halted_by,
     sharding_of,
     shared_streams,
-    time_stream,
     type_streams,
 )
 from .finding import Finding, bad, good, odd
 from .fleet import Fleet, Layout
-from .permissions import Need, Role, creating, flowing, needs, role_told, stats_need
+from .permissions import Need, Role, creating, needs, role_told, stats_need
 from .probe import Nobody, Probe, Silent
 
 FIRST_GENERATION = 1
@@ -64,13 +63,9 @@ ALLOW = "allow it in the server's configuration for this login"
 class Checks:
     """The checks over one open probe, for one role."""
 
-    def __init__(
-        self, probe: Probe, settings: Settings, role: Role, flowing: Collection[str] = ()
-    ) -> None:
-        """`flowing` are the types that have flows."""
+    def __init__(self, probe: Probe, settings: Settings, role: Role) -> None:
         self._probe, self._settings = probe, settings
         self._role: Role = role
-        self._flowing = frozenset(flowing)
         self._subjects = Subjects(settings.namespace)
         self._clock = SystemClock()
         self._ahead_s: float | None = None  # this machine's clock, before the server's
@@ -162,8 +157,7 @@ class Checks:
     def _wanted(self, entity: str, sharding: Sharding | None) -> list[Stream]:
         cut = sharding or Sharding(FIRST_GENERATION, self._settings.shards)
         shared = shared_streams(self._settings, self._subjects)
-        timers = [time_stream(self._settings, self._subjects)] if entity in self._flowing else []
-        return [*type_streams(self._settings, self._subjects, entity, cut), *shared, *timers]
+        return [*type_streams(self._settings, self._subjects, entity, cut), *shared]
 
     async def _configs(self, entity: str) -> dict[str, Config | None]:
         """Each stream's configuration; None: it doesn't exist; left out: it can't be read."""
@@ -185,10 +179,9 @@ class Checks:
 
     async def _permissions(self, entity: str, missing: Sequence[str]) -> AsyncIterator[Finding]:
         prefixes = self._settings.reply_prefixes
-        wanted = needs(self._role, self._subjects, entity, prefixes)
+        timers = self._settings.timers
+        wanted = needs(self._role, self._subjects, entity, prefixes, timers=timers)
         wanted += creating(missing, "CREATE")
-        if self._role == "runner" and entity in self._flowing:
-            wanted += flowing(self._subjects)
         try:
             denied = await self._probe.denied(wanted)
         except Silent as error:
@@ -499,11 +492,8 @@ def _code(answer: dict[str, Any]) -> int | None:
 
 
 # -- all of it --------------------------------------------------------------------------------
-async def check(
-    settings: Settings, entities: Sequence[str], role: Role, flowing: Collection[str] = ()
-) -> AsyncIterator[Finding]:
-    """Connect, and run all checks; `entities` empty: those that the server has; `flowing` are the
-    types that have flows."""
+async def check(settings: Settings, entities: Sequence[str], role: Role) -> AsyncIterator[Finding]:
+    """Connect, and run all checks; `entities` empty: those that the server has."""
     try:
         probe = Probe(settings)
     except Incompatible as error:
@@ -522,7 +512,7 @@ async def check(
     try:
         yield good("server", f"{shown(settings.url)} answers")
         yield good("version", f"nats-server {probe.version}")
-        async for finding in Checks(probe, settings, role, flowing).run(entities):
+        async for finding in Checks(probe, settings, role).run(entities):
             yield finding
     finally:
         await probe.close()

@@ -4,9 +4,8 @@ Four roles: a *caller* asks and tells, a *reader* reads logs and ids (`history`,
 *runner* hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`,
 `drain`, `shards resize`), which takes a caller's and a reader's rights too. Who broadcasts needs
 both of these as well: the ids, and to tell. What a runner needs beyond that to create or update a
-stream is apart (`creating`): it may have it, or somebody lends it for a moment. What flows take
-is apart, too (`flowing`). Nobody needs more, and nobody should have it: who may publish to a log's
-subject can write history.
+stream is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody needs more,
+and nobody should have it: who may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an
@@ -80,9 +79,15 @@ def role_told(role: Role) -> str:
 
 
 def needs(
-    role: Role, subjects: Subjects, entity: str, reply_prefixes: Sequence[str] = (INBOX,)
+    role: Role,
+    subjects: Subjects,
+    entity: str,
+    reply_prefixes: Sequence[str] = (INBOX,),
+    *,
+    timers: bool = True,
 ) -> list[Need]:
-    """What a role needs for one entity type. A runner answers below the reply prefixes."""
+    """What a role needs for one entity type. A runner answers below the reply prefixes, and needs
+    more if it takes part in timers."""
     answers = _subscribe(f"{INBOX}.>", "get answers", f"{INBOX}.{PROBE}")
     match role:
         case "caller":
@@ -90,7 +95,8 @@ def needs(
         case "reader":
             return [answers, *_reading(subjects, entity), *_following(subjects, entity)]
         case "runner":
-            return [answers, *_hosting(subjects, entity, reply_prefixes)]
+            timing = _timing(subjects) if timers else []
+            return [answers, *_hosting(subjects, entity, reply_prefixes), *timing]
         case "operator":
             return [answers, *_operating(subjects, entity)]
 
@@ -101,11 +107,9 @@ def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[
     return [_api(f"STREAM.{verb}.{name}", why) for name in streams]
 
 
-def flowing(subjects: Subjects) -> list[Need]:
-    """What a runner needs beside the rest if a type that it hosts has flows.
-
-    One that hosts a type which flows ask needs the right to tell those that asked.
-    """
+def _timing(subjects: Subjects) -> list[Need]:
+    """What a runner needs for timers, those of other types, too, and to tell flows of any type
+    what they asked."""
     stream, later, due = subjects.time_stream, subjects.later, subjects.due
     start, take = f"CONSUMER.CREATE.{stream}.{RELAY}.", f"CONSUMER.MSG.NEXT.{stream}."
     probe = f"{start}{due(PROBE, PROBE, PROBE)}"
@@ -158,6 +162,8 @@ def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield from _calling(subjects, entity)
     yield from _reading(subjects, entity)
     yield from _following(subjects, entity)
+    yield _api(f"DIRECT.GET.{subjects.time_stream}", "list open flows")
+    yield _api(f"STREAM.MSG.GET.{subjects.time_stream}", "list open flows at the leader")
     yield stats_need(subjects)
     yield _publish(subjects.member("*"), "ping and drain runners", subjects.member(PROBE))
     yield _api(f"DIRECT.GET.KV_{subjects.members_bucket}", "see which runners are silent")

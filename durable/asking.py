@@ -20,6 +20,7 @@ from ..entities.flowrun import flow_key
 from ..entities.record import Asked
 from ..entities.settings import Settings
 from ..streams.asks import Envelope, decode_answer, encode_envelope
+from ..streams.chain import Chain, link, longer
 from ..streams.codec import Undecodable, digest
 from ..streams.port import Appended, Full, NoAck, PublishAnswer, Session, Unreachable
 from ..streams.subjects import escape
@@ -86,12 +87,16 @@ class Asking:
         """Whether anything is on its way."""
         return bool(self._tasks)
 
-    def ask(self, address: Address, flow: str, asked: Asked) -> None:
-        """Ask in the name of a flow; how often doesn't matter."""
+    def ask(self, address: Address, flow: str, asked: Asked, chain: Chain) -> None:
+        """Ask in the name of a flow, for which others wait; how often doesn't matter."""
         assert self._tokens is not None, "a type with flows has tokens"
         token = self._tokens.of_ask(address, flow, asked)
         key = flow_key(address, flow, f"{ASK}{asked.name} {asked.nonce}")
-        envelope = Envelope(1, "tell", asked.command, key, reply_to=f"{FLOW}{token}")
+        envelope = Envelope(
+            *(1, "tell", asked.command, key),
+            reply_to=f"{FLOW}{token}",
+            chain=longer(chain, link(address, flow)),
+        )
         self._spawn(self._store(Address(asked.entity, asked.id), envelope))
 
     def push(self, reply: str, data: bytes) -> None:

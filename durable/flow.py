@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
-from ..entities.address import Address
 from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
-from ..entities.flowrun import FlowRun
-from ..entities.record import Armed, Asked, Began, Record
+from ..entities.flowrun import FlowRun, Handler
+from ..entities.later import TIME, later
+from ..entities.record import Armed, Asked, Began, Record, Waits
 from ..entities.story import FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..streams.asks import NULL, raw
+from ..streams.chain import Chain
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Dead, FlowPart, Outcome
 from ..streams.token import ASK, BadToken
@@ -33,11 +35,11 @@ from .folded import Folded, evolve_all
 from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
-from .waker import TimerFired, Waker, timer_token
+from .timers import LISTED, Timing, arm
+from .waker import Waker
 
 if TYPE_CHECKING:
     from .activation import Activation
-    from .host import Host
 
 logger: logging.Logger = logging.getLogger("perdure.flow")
 
@@ -89,7 +91,7 @@ class Drive:
         self._run: FlowRun[Any, Any] = FlowRun(
             *(entity, address, self.key, contract, self._story(), self._folded.state, effects)
         )
-        work = self._run.carry_out(entity.flow_of[contract.tag], command)
+        work = self._run.carry_out(self._handler(contract), command)
         task = asyncio.get_running_loop().create_task(work)
         waits = await self._until_it_stops(task)
         raised = task.done() and not task.cancelled() and task.exception()
@@ -151,10 +153,23 @@ class Drive:
                 command = decode(entity.messages, data, limit=limit, what=entity.name)
             except Undecodable as error:
                 raise Mismatch(f"the command that began it can't be read: {error}") from None
-        contract = entity.contracts[command.__struct_config__.tag]
+        return command, entity.contracts[command.__struct_config__.tag]
+
+    def _handler(self, contract: Contract) -> Handler:
+        """What handles the command that began the flow. Raises Mismatch."""
+        entity = self._host.entity
+        if (due_ms := self._due_ms()) is not None:
+            return later(entity, self._activation.address, self.key, due_ms)
         if contract.tag not in entity.flow_of:
             raise Mismatch(f"{contract.tag} is handled by a flow no more")
-        return command, contract
+        return entity.flow_of[contract.tag]
+
+    def _due_ms(self) -> int | None:
+        """When the command's time comes, of one that was told for later."""
+        if self._flow is None:
+            return None if self._item is None else self._item.later
+        timers = (r for r in self._flow.records if isinstance(r, Armed) and r.name == TIME)
+        return next((armed.due_ms for armed in timers), None)
 
     def _story(self) -> Story:
         began = Began(self._folded.version)
@@ -163,6 +178,16 @@ class Drive:
         records = self._flow.records
         new = [*self._woken, began] if self._flow.waits is not None else self._woken
         return Story([*records, *new], stored=len(records))
+
+    @property
+    def was_parked(self) -> bool:
+        """Whether an operator had to let it go on."""
+        return self._flow is not None and self._flow.was_parked
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """All that has happened in the flow."""
+        return self._run.story.records
 
     # -- for the run ----------------------------------------------------------------------------
     def stops(self) -> None:
@@ -196,7 +221,7 @@ class Drive:
             self.stored = True
             run.stored()
             for record in asked:
-                self._host.asking.ask(self._activation.address, self.key, record)
+                self._host.asking.ask(self._activation.address, self.key, record, self._chain)
         return sequence
 
     @property
@@ -224,7 +249,18 @@ class Drive:
             if armed is not None and not await self._arm(armed):
                 await self._activation.pause()
                 return False
+        if self._is_unlisted() and not await self._arm(LISTED):
+            await self._activation.pause()
+            return False
         return self._activation.live
+
+    def _is_unlisted(self) -> bool:
+        """Whether it is about to wait, and nothing that is armed would tell of it."""
+        story = self._run.story
+        if not story.fresh or not isinstance(story.fresh[-1], Waits):
+            return False
+        before = self._flow is not None and Timing(self._flow.records).unlisted
+        return not before and Timing(story.records).unlisted
 
     async def _arm(self, armed: Armed) -> bool:
         return await arm(self._host, self._activation.address, self.key, armed)
@@ -232,13 +268,21 @@ class Drive:
     def _progress(self) -> Outcome:
         """What has happened in the flow since the last commit."""
         run, item = self._run, self._item
-        asker = self._asker() if self._flow is None and not self.stored else None
-        part = FlowPart(self.key, tuple(run.fresh()), asker=asker)
+        begins = self._flow is None and not self.stored
+        asker, chain = (self._asker(), self._chain) if begins else (None, ())
+        part = FlowPart(self.key, tuple(run.fresh()), asker=asker, chain=chain)
         events = tuple(raw(event) for event in run.events)
         if item is None or self.stored:
             hash = self._folded.flows[self.key].payload_hash
             return Outcome(name=self.key, payload_hash=hash, events=events, flow=part)
         return begun_by(item, part, events)
+
+    @property
+    def _chain(self) -> Chain:
+        """The flows that wait for this one."""
+        if self._flow is not None:
+            return self._flow.chain
+        return () if self._item is None else self._item.chain
 
     def _asker(self) -> str | None:
         """Which other flow waits for the outcome of one that begins."""
@@ -302,13 +346,6 @@ def broken(item: Item, error: BaseException) -> Outcome:
         told = RpcClientError(cause=cause, may_have_taken_effect=True, advice="check")
     dead = Dead(reason, raw(to_wire(told)))
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
-
-
-async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
-    """Set a timer of a flow; whether that was confirmed."""
-    timer = timer_token(flow, armed)
-    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms))
-    return await host.session.schedules.arm(address, timer, armed.due_ms, data)
 
 
 def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:

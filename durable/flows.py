@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -43,12 +44,13 @@ from ..streams.token import ASK, BadToken, Body
 from .answers import FLOW, outcome_answer
 from .asking import ASK_AGAIN_MAX_S, ASK_AGAIN_S
 from .defect import described
-from .flow import DEADLINE, Drive, arm, begun_by, ended_by
+from .flow import DEADLINE, Drive, begun_by, ended_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
-from .openflow import OpenFlow, names_of, timers
+from .openflow import OpenFlow, names_of
 from .plan import Plan, Unencodable, defect_error
+from .timers import LISTED, Timing, arm
 from .waker import AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
@@ -218,8 +220,7 @@ class Flows:
         if flow is not None and asked is not None and fired.timer.startswith(ASK):
             await self._ask_again(folded, item, flow, asked, fired)
             return
-        pending = [] if flow is None else timers(flow)
-        armed = next((a for a in pending if a.name == fired.timer), None)
+        armed = None if flow is None else Timing(flow.records).pending.get(fired.timer)
         host = activation.host
         at_ms = host.server_ms() if item.at is None else item.at.time_ns // 1_000_000
         if flow is None or armed is None:
@@ -252,7 +253,7 @@ class Flows:
         if not await arm(host, activation.address, flow.name, Armed(fired.timer, due_ms)):
             await activation.pause()
             return
-        host.asking.ask(activation.address, flow.name, asked)
+        host.asking.ask(activation.address, flow.name, asked, flow.chain)
         self._done(folded, item)
 
     async def _go_on(self, folded: Folded, item: Item, key: str, woken: list[Record]) -> None:
@@ -335,6 +336,7 @@ class Flows:
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
+            self._forget(key, drive.records, was_parked=drive.was_parked)
             await self._ended(folded, item, *drive.ended, drive.asker)
         self._activation.execution.saving.after_commit(folded)
         self._let_go(folded)
@@ -348,6 +350,11 @@ class Flows:
             self._done(folded, item)
         else:
             self._answer(item, error)
+
+    def _forget(self, key: str, records: Iterable[Record], *, was_parked: bool) -> None:
+        """It has ended: nobody waits for its timers."""
+        armed = Timing(records).armed(was_parked=was_parked)
+        self._activation.host.forgetting.add(self._activation.address, key, armed)
 
     def _push(self, asker: str, answer: bytes) -> None:
         """Bring the outcome to another flow that waits for it."""
@@ -433,13 +440,14 @@ class Flows:
     ) -> None:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
-        asker = folded.flows[key].asker
-        final = ended_by(key, folded.flows[key], FlowCancelled(why))
+        flow = folded.flows[key]
+        final = ended_by(key, flow, FlowCancelled(why))
         own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
         if sequence is not None:
-            await self._ended(folded, item, final, sequence, asker)
+            self._forget(key, flow.records, was_parked=flow.was_parked)
+            await self._ended(folded, item, final, sequence, flow.asker)
 
     async def _park(
         self,
@@ -453,6 +461,8 @@ class Flows:
     ) -> None:
         """Let a flow wait for an operator; what woke it isn't lost."""
         hash = folded.flows[key].payload_hash
+        # Where that isn't confirmed, it isn't listed.
+        await arm(self._activation.host, self._activation.address, key, LISTED)
         outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, (), why))
         if item is not None and not stored:
             outcome = begun_by(item, FlowPart(key, tuple(woken or ()), why))

@@ -19,6 +19,7 @@ from .pace import Pace
 from .plan import Limits
 from .registrar import Registrar
 from .residents import Residents
+from .timers import Forgetting
 from .turns import Turns
 
 HEADER_BYTES = 1024
@@ -110,6 +111,7 @@ class Host:
         self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)
         self.tokens: Tokens = Tokens(secrets, session.subjects.namespace)
+        self.forgetting: Forgetting = Forgetting(session)
         self.asking: Asking = Asking(session, settings, self.tokens if secrets else None)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
 

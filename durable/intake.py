@@ -17,6 +17,7 @@ from msgspec import Raw
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import is_key
 from ..streams.asks import NULL, Envelope, open_body
+from ..streams.chain import DEPTH, Chain, depth, is_chain
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At
@@ -25,7 +26,8 @@ from .defect import described
 from .host import Host
 from .item import Asker, Item
 from .reads import Read
-from .waker import Waker, tag_of, waker_of
+from .timers import LISTED
+from .waker import tag_of, waker_of
 
 logger: logging.Logger = logging.getLogger("perdure.intake")
 
@@ -76,6 +78,8 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
                 envelope = msgspec.structs.replace(envelope, payload=NULL)
             return Read(kind, asker, envelope, None, payload, now, size)
         command = _command(host, envelope)
+        if envelope.at is not None:
+            raise Undecodable("only a tell can be for later")
         writes = _writes(host, command)
         hash = payload_hash(command) if writes else ""
     except Undecodable as error:
@@ -99,6 +103,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         birth=envelope.birth if envelope.key else None,
         deadline=envelope.deadline,
         after=envelope.after,
+        moves=_is_flow(host, command),
         request=asker.request,
         trace=_cut(envelope.trace, TRACE_CHARS),
         askers=[asker] if message.reply else [],
@@ -145,6 +150,8 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         command = _command(host, envelope)
         if not _writes(host, command):
             raise Undecodable("a query is asked, not published")
+        _check_later(host, envelope.at)
+        _check_chain(envelope.chain)
         raw, hash = envelope.payload, payload_hash(command)
     except Undecodable as error:
         problem = str(error)
@@ -157,6 +164,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
     key = envelope.key if envelope.key and is_key(envelope.key) else None
     request = _cut(envelope.request, REQUEST_CHARS)
     askers = [Asker(envelope.reply_to, request, told=True)] if envelope.reply_to else []
+    later = envelope.at if (envelope.at or 0) > at.time_ns // 1_000_000 else None
     return Item(
         way="tell",
         name=key or cause,
@@ -168,6 +176,9 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         at=at,
         birth=envelope.birth if key and problem is None else None,
         deadline=envelope.deadline,
+        later=later,
+        chain=envelope.chain,
+        moves=problem is None and (later is not None or _is_flow(host, command)),
         request=request,
         trace=_cut(envelope.trace, TRACE_CHARS),
         askers=askers,
@@ -182,7 +193,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
 def _command(host: Host, envelope: Envelope) -> Any:
     """The command or query of a payload. Raises Undecodable, which says what there is instead."""
     limit, entity, data = host.settings.max_payload_bytes, host.entity, bytes(envelope.payload)
-    if entity.flow_of and (waker := waker_of(data, limit)) is not None:
+    if (waker := waker_of(data, limit)) is not None:
         return waker
     try:
         return decode(entity.messages, data, limit=limit, what=entity.name)
@@ -204,13 +215,13 @@ def _name_of(host: Host, envelope: Envelope, command: Any, reply: str) -> str:
     owner stores it as a tell."""
     if envelope.key is not None:
         return envelope.key
-    flows = host.entity.flow_of
-    stored = bool(flows) and (isinstance(command, Waker) or _tag_of(command) in flows)
-    return f"r-{digest(reply.encode())}" if stored else reply
+    return f"r-{digest(reply.encode())}" if _is_flow(host, command) else reply
 
 
-def _tag_of(command: Any) -> str:
-    return str(command.__struct_config__.tag)
+def _is_flow(host: Host, command: Any) -> bool:
+    """Whether it begins a flow, or wakes one."""
+    tag: str = command.__struct_config__.tag
+    return tag.startswith("$") or tag in host.entity.flow_of
 
 
 def _payload(host: Host, envelope: Envelope) -> str | None:
@@ -234,6 +245,23 @@ def _check_birth(host: Host, birth: int | None) -> None:
         return
     if not 0 <= birth <= host.now_ms() + host.ledger_limits.made_window_ms * EARLY_PART:
         raise Undecodable("the key's birth isn't a time that can be: is the caller's clock right?")
+
+
+def _check_later(host: Host, at: int | None) -> None:
+    """Refuse what can't be waited for, rather than do it at once."""
+    if at is None:
+        return
+    if not host.settings.timers:
+        raise Undecodable("its runner takes no part in timers (the setting `timers`)")
+    if at > LISTED.due_ms:
+        raise Undecodable("a command is told for 2261 at the latest")
+
+
+def _check_chain(chain: Chain) -> None:
+    if not is_chain(chain):
+        raise Undecodable("what waits for it isn't told as it should be")
+    if depth(chain) > DEPTH:
+        raise Undecodable(f"over {DEPTH} flows wait for one another: {' → '.join(chain)}")
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -9,7 +9,6 @@ from msgspec import Raw
 
 from ..entities.record import (
     Answered,
-    Armed,
     Asked,
     Began,
     Fired,
@@ -41,12 +40,16 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     records: list[Record] = []
     parked: str | None = None
     asker: str | None = None
+    chain: tuple[str, ...] = ()
+    was_parked: bool = False
 
     def add(self, part: FlowPart) -> None:
         """What happened in it."""
         self.records += part.records
         self.parked = part.parked
+        self.was_parked |= part.parked is not None
         self.asker = self.asker or part.asker
+        self.chain = self.chain or part.chain
 
     @property
     def waits(self) -> Waits | None:
@@ -126,12 +129,6 @@ def _bytes(record: Record) -> int:
             return RECORD_BYTES + len(value)
         case _:
             return RECORD_BYTES
-
-
-def timers(flow: OpenFlow) -> list[Armed]:
-    """Those that haven't fired."""
-    fired = {record.name for record in flow.records if isinstance(record, Fired)}
-    return [r for r in flow.records if isinstance(r, Armed) and r.name not in fired]
 
 
 def names_of(flow: OpenFlow) -> tuple[str, ...]:

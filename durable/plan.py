@@ -31,6 +31,7 @@ from ..entities.errors import (
 )
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
+from ..streams.chain import link, shown
 from ..streams.commit import Dead, Outcome
 from .defect import described
 from .folded import Folded, evolve_all, milliseconds
@@ -152,7 +153,7 @@ def make_plan(
 ) -> Plan:
     """What to do with the front of the queue. Changes nothing but the plan."""
     if folded.flows and folded.exclusive is not None:
-        return _held(entity, folded, queue, now_ms=now_ns // 1_000_000)
+        return _held(address, folded, queue, limits, now_ms=now_ns // 1_000_000)
     plan = Plan(state=folded.state)
     names: set[str] = set()
     now = to_datetime(now_ns) if entity.with_context else None
@@ -165,7 +166,7 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        if drives(entity, item, verdict, now_ms=now_ns // 1_000_000):
+        if drives(item, verdict, now_ms=now_ns // 1_000_000):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break
@@ -201,10 +202,15 @@ def make_plan(
     return plan
 
 
-def _held(entity: Entity[Any, Any], folded: Folded, queue: Iterable[Item], *, now_ms: int) -> Plan:
+def _held(
+    address: Address, folded: Folded, queue: Iterable[Item], limits: Limits, *, now_ms: int
+) -> Plan:
     """The same while a flow has the entity for itself: only what wakes a flow is taken, out of its
-    turn. All else is held: asks are refused, tells wait."""
+    turn. All else is held: asks are refused, tells wait. But what that very flow waits for would
+    wait for ever."""
     plan = Plan(state=folded.state)
+    flow = folded.exclusive
+    own = "" if flow is None else link(address, flow.name)
     for item in queue:
         if item.evicted:  # it may be what wakes one: its body is read first
             break
@@ -217,27 +223,32 @@ def _held(entity: Entity[Any, Any], folded: Folded, queue: Iterable[Item], *, no
             plan.recorded.append((item, found))
         elif verdict is Standing.PROCESSED:
             plan.processed.append(item)
-        elif drives(entity, item, verdict, now_ms=now_ms) and (
+        elif drives(item, verdict, now_ms=now_ms) and (
             isinstance(item.command, Waker) or verdict is Standing.OPEN
         ):
             plan.flow = None if item.suspect else item
             plan.suspect = item if item.suspect else None
             break
+        elif own in item.chain:
+            item.overtakes = True
+            error = MalformedMessage(
+                cause=f"a call cycle: {shown(item.chain, address)}, whose flow waits for this",
+                may_have_taken_effect=False,
+            )
+            alone = Plan(state=folded.state)
+            room = limits.max_bytes
+            _refuse(alone, address, item, "cycle", error, limits, named=True, room=room)
+            return alone
         else:
             plan.held.append(item)
     return plan
 
 
-def drives(entity: Entity[Any, Any], item: Item, verdict: Standing, *, now_ms: int) -> bool:
+def drives(item: Item, verdict: Standing, *, now_ms: int) -> bool:
     """Whether a command is a flow's business: it begins one, wakes one, or repeats what did."""
-    if not entity.flow_of or item.problem is not None:
-        return False
     if verdict is Standing.OPEN:
-        return True
-    if verdict not in (Standing.NEW, Standing.REWOUND):
-        return False
-    waker = isinstance(item.command, Waker)
-    if not waker and item.command.__struct_config__.tag not in entity.flow_of:
+        return item.problem is None
+    if not item.moves or verdict not in (Standing.NEW, Standing.REWOUND):
         return False
     return refuse(item, verdict, now_ms=now_ms) is None
 

@@ -34,6 +34,7 @@ from .paging import load
 from .reads import (
     Past,
     Read,
+    answer_flows,
     answer_query,
     answer_state,
     answer_status,
@@ -184,6 +185,8 @@ class Reading:
                 self._send(read, self._query(read, folded))
             case "status":
                 self._send(read, self._status(folded))
+            case "flows":
+                self._send(read, answer_flows(folded))
             case "result":
                 kept = activation.execution.recent.get(envelope.key or "")
                 if kept is None or read.payload not in (None, kept[0]):
@@ -215,6 +218,8 @@ class Reading:
                 self._send(read, self._query(read, folded))
             case "status":
                 self._send(read, self._status(folded))
+            case "flows":
+                self._send(read, answer_flows(folded))
             case _:
                 self._state(read, folded)
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from ..entities.address import Address
+from ..entities.clock import to_datetime
 from ..entities.context import Context
 from ..entities.entity import Entity
 from ..entities.errors import (
@@ -23,6 +24,7 @@ from ..entities.errors import (
     RpcClientError,
     SerializationError,
 )
+from ..entities.suspension import Suspension
 from ..streams.asks import Answer, Envelope, encode_answer, raw
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Commit, Damaged, unseal
@@ -31,14 +33,20 @@ from .defect import described
 from .folded import Folded, evolve_all, fold
 from .item import Asker
 from .ledger import Ledger, LedgerLimits
+from .openflow import OpenFlow, names_of
 from .plan import Unencodable, as_decision
+from .timers import LISTED, Timing
+from .waker import tag_of
+
+MS = 1_000_000
+"""Nanoseconds."""
 
 
 @dataclass(slots=True, eq=False)
 class Read:
     """One question about an entity."""
 
-    kind: Literal["query", "result", "status", "state"]
+    kind: Literal["query", "result", "status", "state", "flows"]
     asker: Asker
     envelope: Envelope
     message: Any = None  # of a query, decoded
@@ -96,6 +104,25 @@ def answer_status(folded: Folded, *, busy: bool, runner: str) -> bytes:
         "runner": runner,
     }
     return encode_answer(Answer(reply=raw(body), seq=folded.sequence, version=folded.version))
+
+
+def answer_flows(folded: Folded) -> bytes:
+    """The flows that have begun and not ended."""
+    flows = [_suspension(flow) for flow in folded.flows.values()]
+    return encode_answer(Answer(reply=raw(flows), seq=folded.sequence, version=folded.version))
+
+
+def _suspension(flow: OpenFlow) -> Suspension:
+    due_ms = min((armed.due_ms for armed in Timing(flow.records).pending.values()), default=None)
+    data = bytes(flow.command)
+    return Suspension(
+        command=tag_of(data, len(data)) or "",
+        key=flow.name,
+        waits_for=names_of(flow),
+        since=to_datetime(flow.since_ms * MS),
+        due=None if due_ms is None else to_datetime(min(due_ms, LISTED.due_ms) * MS),
+        parked=flow.parked,
+    )
 
 
 def answer_state(folded: Folded) -> bytes | ClusterError:

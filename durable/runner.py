@@ -35,7 +35,7 @@ from ..streams.members import (
     Word,
     encode_word,
 )
-from ..streams.port import Message, Session, Subscription, Unreachable
+from ..streams.port import Incompatible, Message, Session, Subscription, Unreachable
 from ..streams.subjects import Sharding
 from .activation import Activation, loop_time
 from .answers import Answers
@@ -212,7 +212,7 @@ class Runner:
         )
         self.singletons: Singletons = Singletons(session, settings, self.membership)
         self._stats = Stats(session, self._load, self.membership, self.singletons)
-        self._relaying: Relaying | None = None  # of timers, for those that host flows
+        self._relaying: Relaying | None = None  # of timers
         self._heard: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
 
@@ -237,6 +237,9 @@ class Runner:
         """Own the types' shards. Raises Incompatible, Unreachable."""
         session, membership = self._session, self.membership
         for entity in self._entities:
+            if entity.flows and not self._settings.timers:
+                why = "has flows, which need timers: the setting `timers` is off"
+                raise Incompatible(f"{entity.name} {why}")
             # Before it looks how the type is cut: who cuts it anew halts it first, then asks here.
             hears = await session.asks.subscribe(session.subjects.resize(entity.name), self._hosts)
             self._heard.append(hears)
@@ -250,7 +253,7 @@ class Runner:
             hosted = Hosted(host, sharding)
             self._hosted.append(hosted)
             hosted.start()
-        if any(entity.flows for entity in self._entities):
+        if self._settings.timers:
             self._relaying = Relaying(session)
             await self._relaying.start()
         membership.own = self._described()
@@ -284,6 +287,7 @@ class Runner:
             await self._relaying.stop()
         for hosted in self._hosted:
             await hosted.host.asking.stop()
+            await hosted.host.forgetting.stop()
 
     async def _secrets(self, entity: Entity[Any, Any]) -> tuple[bytes, ...]:
         return await resume_secrets(self._session, self._settings) if entity.flows else ()

@@ -172,6 +172,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     """What this runner is, for entity types that ask for it: `gpu`, `eu-west`. One that has
     `label="gpu"` lives only where `gpu` is among these."""
+    timers: bool = True
+    """Whether this runner takes part in timers, for which it needs more rights at the server.
+    Without it, types with flows can't be hosted, and tells for later are refused."""
     heartbeat: Duration = 3.0
     """How often a runner renews its record in the members bucket; deaths are noticed by pings, so
     this only has to be well within `member_ttl`."""

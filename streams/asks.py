@@ -24,6 +24,8 @@ KEY_HEADER = "Idempotency-Key"
 REPLY_TO_HEADER = "Perdure-Reply-To"
 DEADLINE_HEADER = "Perdure-Deadline"
 """Unix time in milliseconds; a command that nobody took by then is not executed."""
+AT_HEADER = "Perdure-At"
+"""Unix time in milliseconds; a tell that isn't done before."""
 TRACE_HEADER = "traceparent"
 FORBIDDEN_HEADER = "Nats-Msg-Id"
 """Not a key: the server swallows the same id on another entity."""
@@ -31,7 +33,7 @@ FORBIDDEN_HEADER = "Nats-Msg-Id"
 ENVELOPE_BYTES = 4096
 """What an envelope may add to its payload: ids, a key, subjects, a trace."""
 
-Kind: TypeAlias = Literal["ask", "tell", "result", "status", "state"]
+Kind: TypeAlias = Literal["ask", "tell", "result", "status", "state", "flows"]
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -49,6 +51,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     seen: int | None = None  # the last log sequence that the caller knows of
     fresh: bool = False  # of a query: ask the leader
     trace: str | None = None  # W3C traceparent
+    at: int | None = None  # of a tell: Unix ms by the server's clock, before which it isn't done
+    chain: tuple[str, ...] = ()  # of a flow's tell: the flows that wait for it (streams/chain.py)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,8 +125,9 @@ def open_body(
         Raw(data),
         key=headers.get(KEY_HEADER),
         reply_to=_bounded(headers.get(REPLY_TO_HEADER)),
-        deadline=_deadline(headers.get(DEADLINE_HEADER)),
+        deadline=_milliseconds(headers, DEADLINE_HEADER),
         trace=_bounded(headers.get(TRACE_HEADER)),
+        at=_milliseconds(headers, AT_HEADER),
     )
 
 
@@ -131,11 +136,12 @@ def _bounded(text: str | None) -> str | None:
     return None if text is None else text[:ENVELOPE_BYTES]
 
 
-def _deadline(text: str | None) -> int | None:
+def _milliseconds(headers: Mapping[str, str], name: str) -> int | None:
+    text = headers.get(name)
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise Undecodable(f"{DEADLINE_HEADER}: not a Unix time in milliseconds")
+        raise Undecodable(f"{name}: not a Unix time in milliseconds")
     return int(text)
 
 

@@ -150,11 +150,11 @@ class Caller:
 
         return await self._call(target, self._policy(Effect.COMMAND), self._timeout_s, envelope)
 
-    async def tell(self, target: Target, payload: Raw) -> None:
-        """Store a command; on return it can't be lost any more."""
+    async def tell(self, target: Target, payload: Raw, at_ms: int | None = None) -> None:
+        """Store a command, for a time if one is given; on return it can't be lost any more."""
         with self._answers() as answers:
             timeout_s = self._timeout_s
-            await self._store(target, payload, answers, timeout_s, None)
+            await self._store(target, payload, answers, timeout_s, None, at_ms)
 
     async def query(
         self, target: Target, payload: Raw, *, fresh: bool, timeout_s: float
@@ -179,7 +179,7 @@ class Caller:
         return await self._call(target, self._policy(Effect.RESULT), timeout_s, envelope)
 
     async def control(
-        self, target: Target, kind: Literal["status", "state"], payload: Raw = NULL
+        self, target: Target, kind: Literal["status", "state", "flows"], payload: Raw = NULL
     ) -> Answer:
         """What the owner says of the entity, never from before what this client has seen."""
         seen = self.told.seen(target.address)
@@ -240,6 +240,7 @@ class Caller:
         answers: Answers,
         timeout_s: float,
         reply_to: str | None,
+        at_ms: int | None = None,
     ) -> None:
         key = target.key or ""
         envelope = Envelope(
@@ -250,6 +251,7 @@ class Caller:
             birth=birth_of(key),
             request=target.request,
             reply_to=reply_to,
+            at=at_ms,
         )
         policy = self._policy(Effect.COMMAND)
         body = encode_envelope(envelope)

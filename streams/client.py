@@ -24,6 +24,7 @@ from ..entities.settings import Settings
 from ..entities.signal import Signal
 from ..entities.snowflake import Snowflake
 from ..entities.state import State
+from ..entities.suspension import Suspension
 from .broadcast import RATE, Broadcast, BroadcastProgress
 from .caller import Caller
 from .history import Commit, history, watch
@@ -35,6 +36,7 @@ from .ref import Ref
 from .resuming import RECORDED, resuming
 from .signals import Sig, Signals, encode_signal
 from .singleton import Declare, Run, check_singleton
+from .suspended import suspended
 
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
@@ -176,6 +178,21 @@ class Cluster:
         answer = await caller.wake(target, payload)
         with caller.checking(target):
             value_of(RECORDED, answer, "resume")
+
+    def suspended(self, of: type[State], *, prefix: str = "") -> AsyncIterator[Suspension]:
+        """The flows of a type that have begun and not ended, in the order in which they came to
+        wait, by its state's class; `prefix` of their entities' ids.
+
+        They are found by the timers that they set, and then their owners are asked: so what comes
+        is true when it comes, and each of the entities is in its owner's memory for a while. Needs
+        the right to read the stream of timers.
+
+        Gotcha: one that comes to wait meanwhile may be told or not.
+
+        Raises MalformedMessage for anything but a state's class; on the way a ClusterError.
+        """
+        _check_state(of, "suspended")
+        return suspended(self._caller, tag_of(of), prefix)
 
     async def singleton(self, name: str, run: Run) -> None:
         """Run a coroutine on exactly one of the runners that declare it under this name.

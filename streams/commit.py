@@ -87,6 +87,8 @@ class FlowPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why it doesn't go on until an operator says so."""
     asker: str | None = None
     """Which other flow waits for the outcome of one that begins: without what could prove it."""
+    chain: tuple[str, ...] = ()
+    """All that wait for one that begins (streams/chain.py)."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..entities.state import State
 from .codec import Undecodable, decode
 from .subjects import escape
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MADE = re.compile(r"m-([0-9]{1,15})-[0-9a-f]{32}")
 
 
@@ -89,6 +91,20 @@ def token_of(address: Address) -> str:
         return escape(id)
     except ValueError as error:
         raise MalformedMessage(cause=str(error)) from None
+
+
+LATEST_MS = 9_214_646_400_000  # 2262-01-01
+"""Unix milliseconds up to which a server keeps a timer: its 64-bit nanoseconds end soon after."""
+
+
+def milliseconds_of(at: object) -> int:
+    """A time as Unix milliseconds, never earlier. Raises MalformedMessage."""
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise MalformedMessage(cause=f"at={at!r} isn't a datetime with a time zone"[:120])
+    found = max(0, -((at - EPOCH) // timedelta(milliseconds=-1)))
+    if found >= LATEST_MS:
+        raise MalformedMessage(cause=f"at={at:%Y-%m-%d}: no timer waits beyond 2261")
+    return found
 
 
 def check_key(key: Any) -> str:

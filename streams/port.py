@@ -467,6 +467,15 @@ class Relay(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A timer whose time hasn't come."""
+
+    place: int
+    token: str  # the escaped id of the entity that set it, or should be
+    data: bytes
+
+
 class Schedules(Protocol):
     """Timers: what is armed is given once, at its time or later, to somebody who relays.
 
@@ -474,7 +483,8 @@ class Schedules(Protocol):
     """
 
     async def provision(self) -> None:
-        """Create what it takes unless it is there. Raises Incompatible, Unreachable."""
+        """Create what it takes unless it is there, once a type was provisioned. Raises
+        Incompatible, Unreachable."""
         ...
 
     def now_ms(self) -> int:
@@ -495,6 +505,11 @@ class Schedules(Protocol):
 
     async def disarm(self, address: Address, timer: str) -> None:
         """Forget it, if it hasn't fired. Best effort."""
+        ...
+
+    async def pending(self, entity: str, *, after: int) -> list[Pending]:
+        """Timers of a type that haven't fired, in order of their `place`, beyond that one, a page
+        of them; empty: there are no more. Raises Unreachable."""
         ...
 
     async def relay(

@@ -27,7 +27,7 @@ from .asks import NULL, Answer, raw
 from .call import Target
 from .caller import Caller, Way
 from .incoming import outcome_of, value_of
-from .outgoing import check_key, contract_for, lasting_key, payload_of
+from .outgoing import check_key, contract_for, lasting_key, milliseconds_of, payload_of
 from .resuming import RECORDED, cancelling
 
 S = TypeVar("S", bound=State)
@@ -107,19 +107,24 @@ class Ref(Generic[S]):
         return cast("R | E", await self._outcome(command, key, timeout, durable, on_suspend))
 
     async def tell(
-        self, command: Command[S, Any, Any], *, key: str | None = None
+        self, command: Command[S, Any, Any], *, key: str | None = None, at: datetime | None = None
     ) -> IdempotencyKey:
         """Returns when the stream has it: it can't be lost any more. The key is for `result`.
 
-        It takes effect after all tells stored before it. Raises MailboxFull, SendTimeout,
-        RunnerNotRegistered if no runner ever hosted the type, or another ClusterError.
+        It takes effect after all tells stored before it; with `at`, a time with a time zone, not
+        before that, by the server's clock: until then it waits like a flow, also while no server
+        runs, and `cancel(key)` ends it. Up to the year 2261; a time that has passed is now.
+
+        Raises MailboxFull, SendTimeout, RunnerNotRegistered if no runner ever hosted the type,
+        MalformedMessage for a time that can't be, or another ClusterError.
         """
         target = self._target(key)
         with self._caller.checking(target):
             _, payload = self._payload(command, writes=True)
+            at_ms = None if at is None else milliseconds_of(at)
         if target.key is None:
             target = target.keyed(lasting_key(self._caller.session.entropy))
-        await self._caller.tell(target, payload)
+        await self._caller.tell(target, payload, at_ms)
         return IdempotencyKey(target.key or "")
 
     async def query(

@@ -115,7 +115,8 @@ def type_streams(
 
 def shared_streams(settings: Settings, subjects: Subjects) -> tuple[Stream, ...]:
     """The streams that all types of a namespace share."""
-    return dead_stream(settings, subjects), members_stream(settings, subjects)
+    timers = (time_stream(settings, subjects),) if settings.timers else ()
+    return (dead_stream(settings, subjects), members_stream(settings, subjects), *timers)
 
 
 def command_stream(

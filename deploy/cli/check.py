@@ -53,14 +53,13 @@ def check(
         type_of(name)
     loaded: list[Entity[Any, Any]] = [] if app is None else list(load_app(app))
     names = [entity.name for entity in loaded] or list(type)
-    flowing = [entity.name for entity in loaded if entity.flows]
     settings = common.settings()
     if settings.url.startswith(MEMORY):
         raise UsageError(f"{settings.url} has no server", "give the --url of one")
 
     async def main() -> int:
         found: list[Finding] = []
-        async for finding in checks(settings, names, role, flowing):
+        async for finding in checks(settings, names, role):
             found.append(finding)
             show(common.output(), finding)
         return SUCCESS if all(finding.ok for finding in found) else FAILED

@@ -50,6 +50,7 @@ from .entities.snowflake import (
 )
 from .entities.state import State, Value
 from .entities.status import EntityStatus
+from .entities.suspension import Suspension
 from .entities.tagged import Failure
 from .entities.testing import Given, When, given
 from .streams.broadcast import BroadcastProgress
@@ -112,6 +113,7 @@ __all__ = [
     "State",
     "Step",
     "Suspended",
+    "Suspension",
     "SystemClock",
     "SystemEntropy",
     "TestCluster",

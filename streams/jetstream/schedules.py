@@ -11,12 +11,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ...entities.address import Address
-from ...entities.settings import Settings
-from ..port import Appended, Firing, Incompatible, NoAck, Refused, Unreachable
+from ..outgoing import LATEST_MS
+from ..port import Appended, Firing, Incompatible, NoAck, Pending, Refused, Unreachable
 from ..subjects import Subjects, escape
 from . import topology
-from .api import ConsumerResponse, Response, call
+from .api import ConsumerResponse, Response, call, lookup
 from .connection import Connection, Publish
+from .direct import records
 from .errors import NO_STREAM, Forbidden, publish_answer
 from .messages import no_responders
 from .pull import Pull
@@ -27,8 +28,6 @@ CONSUMER = "relay"
 """The consumer that all runners share."""
 ACK_WAIT_NS = 30 * 1_000_000_000
 """After which a firing is given to another runner; passing one on takes milliseconds."""
-LATEST_MS = 9_214_646_400_000  # 2262-01-01
-"""Beyond it the server's 64-bit nanoseconds end, and a timer would fire at once."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -70,13 +69,13 @@ class JetStreamRelay:
 class JetStreamSchedules:
     """`port.Schedules` on JetStream."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, settings: Settings) -> None:
-        self._connection, self._subjects, self._settings = connection, subjects, settings
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection, self._subjects = connection, subjects
         self._offset_ms: float | None = None  # the server's clock before the loop's
 
     async def provision(self) -> None:
-        """Create the stream and its consumer. Raises Incompatible, Unreachable."""
-        await topology.provision_time(self._connection, self._settings, self._subjects)
+        """Create the consumer; the stream is one of those that all types share. Raises
+        Incompatible, Unreachable."""
         await self._consumer()
         await self.measure()
 
@@ -134,6 +133,18 @@ class JetStreamSchedules:
             await call(self._connection, path, body, Response, accept=(NO_STREAM,))
         except (Unreachable, Incompatible, Forbidden):
             return  # it fires, and nobody waits for it
+
+    async def pending(self, entity: str, *, after: int) -> list[Pending]:
+        """A page of the timers that haven't fired. Raises Unreachable."""
+        stream, subject = self._subjects.time_stream, self._subjects.later(entity, "*", "*")
+        query = {"seq": after + 1, "next_by_subj": subject}
+        first = await lookup(self._connection, stream, query)
+        if first is None:  # or there is no stream yet
+            return []
+        found = await records(self._connection, stream, subject, after=after)
+        if not found:  # a stale replica
+            return [Pending(first.seq, first.subject.split(".")[-2], first.stored().data)]
+        return [Pending(r.sequence, r.subject.split(".")[-2], r.data) for r in found]
 
     async def relay(
         self, on_firing: Callable[[Firing], None], on_lost: Callable[[str], None]

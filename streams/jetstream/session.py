@@ -36,7 +36,7 @@ class JetStreamSession:
         self.members: Members = JetStreamMembers(connection, self.subjects)
         self.dead: DeadLetters = JetStreamDeadLetters(connection, self.subjects)
         self.ids: Ids = JetStreamIds(connection, self.subjects)
-        self.schedules: Schedules = JetStreamSchedules(connection, self.subjects, settings)
+        self.schedules: Schedules = JetStreamSchedules(connection, self.subjects)
         self._settings = settings
         self._connection = connection
 

@@ -20,7 +20,6 @@ from ..topology import (
     halted_by,
     sharding_of,
     shared_streams,
-    time_stream,
     type_streams,
     updated,
 )
@@ -70,13 +69,6 @@ async def provision(
     if refused:
         raise Incompatible(advice(refused))
     return found
-
-
-async def provision_time(connection: Connection, settings: Settings, subjects: Subjects) -> None:
-    """Create the stream of timers, or check it. Raises Incompatible, Unreachable."""
-    refused = await _apply(connection, time_stream(settings, subjects))
-    if refused:
-        raise Incompatible(advice(refused))
 
 
 async def server_time_ns(connection: Connection, subjects: Subjects) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...entities.address import Address
-from ..port import Firing, Unreachable
+from ..port import Firing, Pending, Unreachable
 from ..subjects import escape
 from .connection import Connection
 from .timers import Relayer, Timers
@@ -65,6 +65,11 @@ class MemorySchedules:
         if self._connection.up:
             self._timers.disarm(address.entity, escape(address.id), timer)
             await self._connection.turn()
+
+    async def pending(self, entity: str, *, after: int) -> list[Pending]:
+        """A page of the timers that haven't fired. Raises Unreachable."""
+        self._connection.demand()
+        return await self._connection.answer(self._timers.pending(entity, after))
 
     async def relay(
         self, on_firing: Callable[[Firing], None], on_lost: Callable[[str], None]

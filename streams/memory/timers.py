@@ -6,16 +6,29 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
-from ..port import Firing
+from ..port import Firing, Pending
 from .connection import Connection
 
 EARLY_S = 0.001
 """How long to wait at least before a timer is looked at, in seconds: the clock's step."""
 
-
 ACK_WAIT_S = 30.0
 """After which a firing is given again, in seconds, as on JetStream."""
+
+
+PAGE = 100
+"""Timers in one answer."""
+
+
+class Armed(NamedTuple):
+    """One that waits for its time."""
+
+    number: int  # counts up, so they lie in its order
+    due_ms: int
+    data: bytes
 
 
 @dataclass(eq=False)
@@ -34,7 +47,7 @@ class Timers:
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
-        self._armed: dict[tuple[str, str, str], tuple[int, bytes]] = {}
+        self._armed: dict[tuple[str, str, str], Armed] = {}
         self._due: deque[Firing] = deque()
         self._relayers: list[Relayer] = []
         self._number = 0
@@ -49,25 +62,36 @@ class Timers:
     @property
     def next_due_ms(self) -> int | None:
         """When the next one is due."""
-        return min((due_ms for due_ms, _ in self._armed.values()), default=None)
+        return min((armed.due_ms for armed in self._armed.values()), default=None)
 
     def arm(self, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
         """Set one."""
-        self._armed[entity, token, timer] = due_ms, data
+        self._number += 1
+        self._armed.pop((entity, token, timer), None)
+        self._armed[entity, token, timer] = Armed(self._number, due_ms, data)
         self._wake_at(entity, token, timer)
 
     def disarm(self, entity: str, token: str, timer: str) -> None:
         """Forget one."""
         self._armed.pop((entity, token, timer), None)
 
+    def pending(self, entity: str, after: int) -> list[Pending]:
+        """A page of a type's."""
+        found = (
+            Pending(armed.number, token, armed.data)
+            for (of, token, _), armed in self._armed.items()
+            if of == entity and armed.number > after
+        )
+        return list(islice(found, PAGE))
+
     def fire(self) -> None:
         """Give out what is due by the clock."""
         now_ms = self.now_ms()
-        due = sorted((at, key) for key, (at, _) in self._armed.items() if at <= now_ms)
-        for _, key in due:
-            _, data = self._armed.pop(key)
+        due = [(one.due_ms, key) for key, one in self._armed.items() if one.due_ms <= now_ms]
+        for _, key in sorted(due):
+            armed = self._armed.pop(key)
             self._number += 1
-            self._due.append(Firing(str(self._number), key[0], key[1], data))
+            self._due.append(Firing(str(self._number), key[0], key[1], armed.data))
         self._give()
 
     def attach(self, relayer: Relayer) -> None:
@@ -106,7 +130,7 @@ class Timers:
     def _wake_at(self, entity: str, token: str, timer: str) -> None:
         """Look again when it is due, as often as it takes: the loop may come a moment too early,
         and the clock may have been set meanwhile."""
-        due_ms, _ = self._armed[entity, token, timer]
+        due_ms = self._armed[entity, token, timer].due_ms
         after_s = max(EARLY_S, due_ms / 1000 - self._now_ns() / 1e9)
         asyncio.get_running_loop().call_later(after_s, self._wake, entity, token, timer)
 

@@ -114,8 +114,8 @@ class Scenario:
         )
 
     @staticmethod
-    def draw(seed: int, *, runners: int = 1) -> Scenario:
-        """The scenario of a seed, with at least so many runners."""
+    def draw(seed: int, *, runners: int = 1, flows: bool = False) -> Scenario:
+        """The scenario of a seed, with at least so many runners, with flows or without."""
         random = Random(f"scenario {seed}")
         troubles = frozenset(name for name, p in TROUBLES.items() if random.random() < p)
         ping_every, frozen_after = random.choice(PINGS)
@@ -142,6 +142,7 @@ class Scenario:
             told_addresses=random.choice([0, 2, 65_536]),
             ask_via=random.choice(["core", "core", "core", "stream"]),
             drain_timeout=3.0,
+            timers=flows,
             heartbeat=random.choice([0.5, 3.0]),
             member_ttl=random.choice([6.0, 15.0]),
             ping_every=ping_every,

@@ -56,7 +56,7 @@ def simulate(seed: int, *, trace: bool = False, runners: int = 1, flows: bool = 
     in every process."""
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, so it isn't
-    scenario = Scenario.draw(seed, runners=runners)
+    scenario = Scenario.draw(seed, runners=runners, flows=flows)
     sagas = Sagas()
     outside = Outside(Random(f"outside {seed}")) if flows else None
     world = World(scenario, trace=trace, outside=outside)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perdure.entities.address import Address
 from perdure.streams.memory.session import MemorySession
-from perdure.streams.port import Firing, Relay, Unreachable
+from perdure.streams.port import Firing, Pending, Relay, Unreachable
 
 from .wire import Wire
 
@@ -66,6 +66,9 @@ class SimulatedSchedules:
             await self._wire.call("disarm", lambda: self._inner.disarm(address, timer))
         except Unreachable:
             return
+
+    async def pending(self, entity: str, *, after: int) -> list[Pending]:
+        return await self._wire.call("pending", lambda: self._inner.pending(entity, after=after))
 
     async def relay(
         self, on_firing: Callable[[Firing], None], on_lost: Callable[[str], None]

@@ -49,6 +49,8 @@ def shown(value: Any) -> str:
         return ", ".join(f"`{item}`" for item in cast("tuple[str, ...]", value))
     if isinstance(value, str):
         return f"`{value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
@@ -57,6 +59,8 @@ def unit(name: str, value: Any) -> str:
         return "number"
     if isinstance(value, (float, timedelta)):
         return "seconds"
+    if isinstance(value, bool):
+        return "true or false"
     if isinstance(value, int):
         return "bytes" if name.endswith("_bytes") else "number"
     if isinstance(value, Retry):

@@ -218,7 +218,7 @@ def test_envelopes() -> None:
         envelope = open_body(line, None, limit=LIMIT)
         assert json.loads(encode_envelope(envelope))[: len(json.loads(line))] == json.loads(line)
         kinds.append(envelope.kind)
-    assert set(kinds) == {"ask", "tell", "result", "status", "state"}
+    assert set(kinds) == {"ask", "tell", "result", "status", "state", "flows"}
 
 
 # -- the log -----------------------------------------------------------------------------------
@@ -269,7 +269,6 @@ def test_streams() -> None:
     streams = (
         *topology.type_streams(settings, SUBJECTS, "account", sharding),
         *topology.shared_streams(settings, SUBJECTS),
-        topology.time_stream(settings, SUBJECTS),
     )
     rows = {row[0]: row[1:] for row in table("streams")}
     assert list(rows) == [stream.name for stream in streams]

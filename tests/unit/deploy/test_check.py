@@ -21,7 +21,7 @@ from perdure.deploy.checks import (
     streams_found,
 )
 from perdure.deploy.finding import Finding, good
-from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, flowing, needs
+from perdure.deploy.permissions import PROBE_BODY, Need, Role, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -104,13 +104,12 @@ async def test_the_server_has_nothing_to_say_about_a_check(own_server: OwnServer
         client = await plain_client(server.url)
         before = await everything(client, "perdure")
         streams = list(before["streams"])
-        assert len(streams) == 6
+        assert len(streams) == 7
         wanted = [*creating(streams, "CREATE"), *creating(streams, "UPDATE")]
         wanted += [
             *needs("runner", Subjects(), "counter"),
             *needs("reader", Subjects(), "counter"),
             *needs("operator", Subjects(), "counter"),
-            *flowing(Subjects()),
         ]
         assert await probe.denied(wanted) == []
         answers = [await refusal(probe, need) for need in wanted if need.body != PROBE_BODY]

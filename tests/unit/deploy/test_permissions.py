@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from perdure.deploy.permissions import Need, Role, Verb, creating, flowing, needs
+from perdure.deploy.permissions import Need, Role, Verb, creating, needs
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -22,7 +22,7 @@ from perdure.entities.settings import Settings
 from perdure.streams.connect import open_session
 from perdure.streams.ref import Ref
 from perdure.streams.subjects import Sharding, Subjects
-from perdure.streams.topology import shared_streams, time_stream, type_streams
+from perdure.streams.topology import shared_streams, type_streams
 
 from .booking import Book, Trip, hotel, trip
 from .commands import Shell, plain_client
@@ -166,15 +166,13 @@ async def test_each_role_can_do_its_work_with_these_alone(
 async def test_flows_run_with_what_they_need_and_no_more(
     own_server: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    streams = [time_stream(Settings(), SUBJECTS).name]
-    streams += [
+    streams = [
         stream.name
         for entity in ("trip", "hotel")
         for stream in type_streams(Settings(), SUBJECTS, entity, Sharding(1, 4))
     ]
     streams += [stream.name for stream in shared_streams(Settings(), SUBJECTS)]
     wanted = [*needs("runner", SUBJECTS, "trip"), *needs("runner", SUBJECTS, "hotel")]
-    wanted += flowing(SUBJECTS)
     lent = granted([*wanted, *creating(streams, "CREATE")])
     calling = granted([*needs("caller", SUBJECTS, "trip"), *needs("caller", SUBJECTS, "hotel")])
     users = {"creator": lent, "runner": granted(wanted), "caller": calling}
@@ -213,8 +211,6 @@ async def shown_token(ref: Ref[Trip]) -> Token[int]:
 @pytest.mark.parametrize("role", ROLES)
 async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role) -> None:
     wanted = [*of_role(role), *creating(["PERDURE_LOG_counter"], "UPDATE")]
-    if role == "runner":
-        wanted += flowing(SUBJECTS)
     everything = {f"u{i}": granted([need], "deny") for i, need in enumerate(wanted)}
     server = await own_server(extra=configured({**everything, "all": granted(wanted)}))
     for name, expected in [(f"u{i}", [need]) for i, need in enumerate(wanted)] + [("all", [])]:
@@ -226,7 +222,7 @@ async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role
 
 def test_probes_lie_at_or_below_their_subjects() -> None:
     for role in ROLES:
-        for need in [*of_role(role), *flowing(SUBJECTS)]:
+        for need in of_role(role):
             assert matches(need.subject, need.probe), need
     assert of_role("caller")[0] in of_role("reader")
 
@@ -255,7 +251,8 @@ def test_no_role_may_write_where_it_must_not() -> None:
             discards = role == "operator" and need.subject.endswith(".PERDURE_DEAD")
             buries = need.subject.endswith("_CMD_counter")
             assert discards or buries or "MSG.DELETE" not in need.subject
-            assert "PURGE" not in need.subject or need.subject.endswith("KV_PERDURE_MEMBERS")
+            kept = not need.subject.endswith(("KV_PERDURE_MEMBERS", "PERDURE_TIME"))
+            assert "PURGE" not in need.subject or not kept
     reader = [need for need in of_role("reader") if need.verb == "publish"]
     assert all(need.subject.startswith("$JS.API.") for need in reader)
 

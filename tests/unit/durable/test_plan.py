@@ -276,7 +276,7 @@ def test_a_suspect_waker_of_an_exclusive_flow_is_marked_before_it_is_tried() -> 
     records: list[Record] = [Began(0), Waits(("deferred answer",), exclusive=True)]
     flow = OpenFlow("k", "", Raw(b"{}"), None, 0, records)
     held = Folded(Case(), Ledger(LedgerLimits(10_000, 100, 1000, 100)), flows={"k": flow})
-    waker = tell(Cancel("k"), 1, "c")
+    waker = tell(Cancel("k"), 1, "c", moves=True)
 
     def planned() -> Plan:
         return make_plan(case, A1, held, [waker], limits=LIMITS, now_ns=10**18)

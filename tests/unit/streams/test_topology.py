@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.entities.settings import Settings
@@ -21,6 +22,7 @@ from perdure.streams.topology import (
     sharding_of,
     shared_streams,
     snapshot_stream,
+    time_stream,
     transform_of,
     type_streams,
     updated,
@@ -64,12 +66,16 @@ def test_snapshots_dead_letters_and_members() -> None:
     snapshots = snapshot_stream(SETTINGS, SUBJECTS, "account").config
     assert snapshots["subjects"] == ["bank.snap.account.>"]
     assert snapshots["max_msgs_per_subject"] == 1
-    dead, members = (stream.config for stream in shared_streams(SETTINGS, SUBJECTS))
+    dead, members, timers = (stream.config for stream in shared_streams(SETTINGS, SUBJECTS))
     assert dead["subjects"] == ["bank.dead.*.*"]
     assert dead["discard"] == "new"
     assert members["name"] == "KV_BANK_MEMBERS"
     assert members["subjects"] == ["$KV.BANK_MEMBERS.>"]
     assert members["allow_msg_ttl"]
+    assert timers["subjects"] == ["bank.later.*.*.*", "bank.due.*.*.*"]
+    assert timers["allow_msg_schedules"]
+    without = msgspec.structs.replace(SETTINGS, timers=False)
+    assert len(shared_streams(without, SUBJECTS)) == 2
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,7 @@ def test_snapshots_dead_letters_and_members() -> None:
         *type_streams(SETTINGS, SUBJECTS, "account", CUT),
         dead_stream(SETTINGS, SUBJECTS),
         members_stream(SETTINGS, SUBJECTS),
+        time_stream(SETTINGS, SUBJECTS),
     ],
     ids=lambda stream: stream.name,
 )

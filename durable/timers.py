@@ -1,0 +1,104 @@
+"""Timers of flows: armed before they are recorded, and forgotten once nobody waits for them.
+
+What is armed also tells which flows are open: one that waits without any timer arms one for the
+end of time. So whoever lists the timers of a type comes by all its flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..entities.address import Address
+from ..entities.record import Answered, Armed, Asked, Fired, Record, Waits
+from ..streams.outgoing import LATEST_MS
+from ..streams.port import Session
+from ..streams.token import ASK
+from .waker import TimerFired, timer_token
+
+if TYPE_CHECKING:
+    from .host import Host
+
+LISTED = Armed("(open)", LATEST_MS)
+"""What a flow that waits for no time arms, so that it can be found."""
+
+FORGOTTEN = 4096
+"""Timers that wait to be forgotten, at most, in one runner; more of them just fire for nobody."""
+
+
+async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
+    """Set a timer of a flow; whether that was confirmed."""
+    timer = timer_token(flow, armed)
+    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms))
+    return await host.session.schedules.arm(address, timer, armed.due_ms, data)
+
+
+class Timing:
+    """What a flow's records say of its timers."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.pending: dict[str, Armed] = {}
+        """Those that haven't fired, by their names."""
+        self.asks: set[str] = set()
+        """Questions without an answer: each has a timer that asks again."""
+        self.unlisted: bool = False
+        """Whether nothing that is armed tells of it where it waits now."""
+        self._ever_unlisted = False
+        for record in records:
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
+        match record:
+            case Armed():
+                self.pending[record.name] = record
+            case Fired():
+                self.pending.pop(record.name, None)
+            case Asked():
+                self.asks.add(record.name)
+            case Answered():
+                self.asks.discard(record.name)
+            case Waits():
+                self.unlisted = not self.pending and not self.asks
+                self._ever_unlisted |= self.unlisted
+            case _:
+                pass
+
+    def armed(self, *, was_parked: bool) -> list[Armed]:
+        """All that may be armed for it."""
+        asks = [Armed(f"{ASK}{name}", 0) for name in self.asks]
+        listed = [LISTED] if self._ever_unlisted or was_parked else []
+        return [*self.pending.values(), *asks, *listed]
+
+
+class Forgetting:
+    """Disarms, one after another, what nobody waits for any more."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._waiting: deque[tuple[Address, str]] = deque(maxlen=FORGOTTEN)
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Forgetting({len(self._waiting)} timers)"
+
+    def add(self, address: Address, flow: str, armed: Iterable[Armed]) -> None:
+        """Forget these of a flow soon."""
+        self._waiting += [(address, timer_token(flow, one)) for one in armed]
+        if self._waiting and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """Leave the rest: it fires for nobody."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._session.schedules.disarm(*self._waiting.popleft())
+        self._task = None

@@ -1,0 +1,58 @@
+"""Later: a command whose time hasn't come is a flow that waits for it, and then has its turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .address import Address
+from .clock import to_datetime
+from .context import Context
+from .decision import Decision
+from .entity import Entity
+from .flowrun import FlowRun, Handler
+from .record import Armed, Fired
+from .waits import Wait
+
+TIME = "(time)"
+"""The timer of a command that was told for later: no code can name one so."""
+
+MS = 1_000_000
+"""Nanoseconds."""
+
+
+class Until(Wait[None]):
+    """A moment."""
+
+    def __init__(self, run: FlowRun[Any, Any], due_ms: int) -> None:
+        super().__init__(run, f"timer {TIME}")
+        self._due_ms = due_ms
+
+    @property
+    def on(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.what,)
+
+    def place(self) -> int | None:
+        """Where it came."""
+        return self.run.story.place(Fired, TIME)
+
+    def value(self) -> None:
+        """Nothing."""
+
+    def prepare(self) -> None:
+        """Set its timer."""
+        self.run.story.add(Armed(TIME, self._due_ms))
+
+
+def later(entity: Entity[Any, Any], address: Address, key: str, due_ms: int) -> Handler:
+    """What handles a command at its time, Unix milliseconds: the entity's own handler, then."""
+
+    async def handle(run: FlowRun[Any, Any], command: Any) -> Decision[Any]:
+        await Until(run, due_ms)
+        handler = entity.flow_of.get(command.__struct_config__.tag)
+        if handler is not None:
+            return await handler(run, command)
+        now = to_datetime(run.effects.now_ms() * MS)
+        return entity.decide(run.state, command, Context(address, run.version, now, key))
+
+    return handle

@@ -1,0 +1,61 @@
+"""Suspended: the flows of a type that are open, found by their timers, told by their owners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import msgspec
+
+from ..entities.address import Address
+from ..entities.errors import RpcClientError
+from ..entities.suspension import Suspension
+from .caller import Caller
+from .incoming import value_of
+from .port import Pending, Unreachable
+from .subjects import unescape
+
+AT_ONCE = 16
+"""Owners that are asked at a time: a listing of many is no load beside their work."""
+
+_suspensions: msgspec.json.Decoder[list[Suspension]] = msgspec.json.Decoder(list[Suspension])
+
+
+async def suspended(caller: Caller, entity: str, prefix: str) -> AsyncIterator[Suspension]:
+    """All that are open. Raises a ClusterError."""
+    seen: set[str] = set()
+    async for page in _pages(caller, entity):
+        ids = [id for id in map(_id, page) if id is not None and id.startswith(prefix)]
+        fresh = [id for id in dict.fromkeys(ids) if id not in seen]
+        seen.update(fresh)
+        for start in range(0, len(fresh), AT_ONCE):
+            asked = (_ask(caller, Address(entity, id)) for id in fresh[start : start + AT_ONCE])
+            for found in await asyncio.gather(*asked):
+                for flow in found:
+                    yield flow
+
+
+async def _pages(caller: Caller, entity: str) -> AsyncGenerator[list[Pending]]:
+    after = 0
+    try:
+        while page := await caller.session.schedules.pending(entity, after=after):
+            yield page
+            after = page[-1].place
+    except Unreachable as error:
+        raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
+
+
+async def _ask(caller: Caller, address: Address) -> list[Suspension]:
+    target = caller.target(address)
+    answer = await caller.control(target, "flows")
+    with caller.checking(target):
+        found: list[Suspension] = value_of(_suspensions, answer, "flows")
+    return [msgspec.structs.replace(flow, address=str(address)) for flow in found]
+
+
+def _id(pending: Pending) -> str | None:
+    """Whose timer it is; None for what isn't one of ours."""
+    try:
+        return unescape(pending.token)
+    except ValueError:
+        return None
