@@ -35,6 +35,7 @@ from .folded import Folded, evolve_all
 from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
+from .scheduling import tell_next
 from .timers import LISTED, Timing, arm
 from .waker import Waker
 
@@ -136,6 +137,7 @@ class Drive:
         else:
             final, events = encode(entity, begun, decision)
         state = evolve_all(entity, run.state, events)
+        await tell_next(self._host, self._activation.address, self.key)
         outcomes = self._final(final)
         sequence = await self._append(outcomes, state, len(run.events) + len(events))
         if sequence is not None:

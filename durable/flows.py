@@ -50,6 +50,7 @@ from .item import Item
 from .marks import add_mark, remove_mark
 from .openflow import OpenFlow, names_of
 from .plan import Plan, Unencodable, defect_error
+from .scheduling import tell_next
 from .timers import LISTED, Timing, arm
 from .waker import AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
@@ -441,6 +442,7 @@ class Flows:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
         flow = folded.flows[key]
+        await tell_next(self._activation.host, self._activation.address, key)
         final = ended_by(key, flow, FlowCancelled(why))
         own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)

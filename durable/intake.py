@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from ..entities.errors import ClusterError, EntityNotAssignedToRunner, MalformedMessage
 from ..entities.key import is_key
+from ..entities.schedule import parsed
 from ..streams.asks import NULL, Envelope, open_body
 from ..streams.chain import DEPTH, Chain, depth, is_chain
 from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest, payload_hash, raw_hash
@@ -164,7 +165,8 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
     key = envelope.key if envelope.key and is_key(envelope.key) else None
     request = _cut(envelope.request, REQUEST_CHARS)
     askers = [Asker(envelope.reply_to, request, told=True)] if envelope.reply_to else []
-    later = envelope.at if (envelope.at or 0) > at.time_ns // 1_000_000 else None
+    waits = (envelope.at or 0) > at.time_ns // 1_000_000 or parsed(key or "") is not None
+    later = envelope.at if waits else None
     return Item(
         way="tell",
         name=key or cause,

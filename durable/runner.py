@@ -46,6 +46,7 @@ from .membership import Membership
 from .notices import Notices
 from .relay import Relaying
 from .residents import Residents
+from .scheduling import Scheduling
 from .secret import resume_secrets
 from .shard import LINGER_S, Shard
 from .singleton import Singletons
@@ -94,7 +95,11 @@ class Hosted:
         self._owners: tuple[str, ...] = ("",) * sharding.shards  # by the view
         self._undelivered = Undelivered(host, sharding)
         self._schemas = schemas_of(host.entity)
+        self.scheduling: Scheduling = Scheduling(host, self._owns)
         self._subscriptions: list[Subscription] = []
+
+    def _owns(self, token: str) -> bool:
+        return self.shards[self.sharding.shard(token)].term is not None
 
     def start(self) -> None:
         """Look after every shard."""
@@ -237,8 +242,8 @@ class Runner:
         """Own the types' shards. Raises Incompatible, Unreachable."""
         session, membership = self._session, self.membership
         for entity in self._entities:
-            if entity.flows and not self._settings.timers:
-                why = "has flows, which need timers: the setting `timers` is off"
+            if (entity.flows or entity.schedules) and not self._settings.timers:
+                why = "has flows or schedules, which need timers: the setting `timers` is off"
                 raise Incompatible(f"{entity.name} {why}")
             # Before it looks how the type is cut: who cuts it anew halts it first, then asks here.
             hears = await session.asks.subscribe(session.subjects.resize(entity.name), self._hosts)
@@ -273,6 +278,7 @@ class Runner:
             _, late = await asyncio.wait(late, timeout=READY_S)
         for task in late:
             task.cancel()
+        await self._schedule()
         hosted_types = ", ".join(entity.name for entity in self._entities)
         logger.info(
             "runner %s hosts %s",
@@ -280,6 +286,14 @@ class Runner:
             hosted_types,
             extra={"action": "runner.start", "runner": self.id},
         )
+
+    async def _schedule(self) -> None:
+        """See to the schedules of those types that have some."""
+        for hosted in self._hosted:
+            if hosted.host.entity.schedules:
+                await hosted.scheduling.look()
+                lasting = _lasting(hosted.scheduling.lasting)
+                self._timers.append(asyncio.get_running_loop().create_task(lasting))
 
     async def _stop_flows(self) -> None:
         """What is on its way for flows is done by others, or comes again."""

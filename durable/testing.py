@@ -62,8 +62,9 @@ class TestCluster(Cluster):
         super().__init__(self._broker.session("caller"), settings)
         self.hosting: frozenset[str] = frozenset(entity.name for entity in entities)
 
-    async def start(self) -> None:
-        """Start the runner."""
+    async def start(self, *entities: Entity[Any, Any]) -> None:
+        """Start the runner, with other code if that is given."""
+        self._entities = entities or self._entities
         self._hosting = self._broker.session("runner")
         self._runner = Runner(self._hosting, self._entities, self._settings)
         self.runner_id: str | None = self._runner.id
@@ -87,6 +88,14 @@ class TestCluster(Cluster):
         while self._runner is not None and self._runner.at_work:  # noqa: ASYNC110 (many conditions)
             await asyncio.sleep(QUIET_S)
 
+    async def stop(self) -> None:
+        """Drain the runner; clients stay."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.drain()
+        if self._hosting is not None:
+            await self._hosting.close()
+
     async def crash(self) -> None:
         """Kill the runner mid-way and start another: nothing may change."""
         declared: dict[str, Run] = {}
@@ -100,11 +109,7 @@ class TestCluster(Cluster):
 
     async def close(self) -> None:
         """Stop the runner, then the connection."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.drain()
-        if self._hosting is not None:
-            await self._hosting.close()
+        await self.stop()
         await super().close()
 
 

@@ -34,6 +34,7 @@ from .event import Event
 from .flow import Flow
 from .label import LABELS, is_label
 from .message import Command, Query
+from .schedule import Schedule, parsed
 from .state import State
 from .tagged import Failure
 
@@ -68,6 +69,8 @@ class Entity(Generic[S, Ev]):
     """Whether `decide` takes a context, too."""
     flows: tuple[Callable[[Flow[S, Ev], Any], Awaitable[Decision[Ev]]], ...]
     """Handlers that may wait."""
+    schedules: tuple[Schedule, ...]
+    """Commands that come to its entities by themselves."""
     revision: int
     """The declared revision of `evolve`."""
     events: tuple[type[Event], ...]
@@ -95,11 +98,13 @@ class Entity(Generic[S, Ev]):
         evolve: Callable[[S, Ev], S],
         *,
         flows: Sequence[Callable[[Flow[S, Ev], Any], Awaitable[Decision[Ev]]]] = (),
+        schedules: Sequence[Schedule] = (),
         revision: int = 1,
         label: str | None = None,
     ) -> None:
         """Read and check all of it; TypeError, in one line, for a mistake."""
         self.initial, self.flows, self.revision = initial, tuple(flows), revision
+        self.schedules = tuple(schedules)
         self.label = label
         self._decide: Any = decide
         self.evolve = evolve
@@ -116,6 +121,8 @@ class Entity(Generic[S, Ev]):
         self._check_once_each(handled, flowing)
         self.contracts = {c.tag: c for c in [*handled, *flowing]}
         self.flow_of = {c.tag: f for c, f in zip(flowing, self.flows, strict=True)}
+        for schedule in self.schedules:
+            self._check_schedule(schedule)
         every = [c.message for c in self.contracts.values()]
         self.messages = decoder_of(every, f"{self._what}: commands")
         self.log = decoder_of(self.events, f"{self._what}: events")
@@ -206,6 +213,28 @@ class Entity(Generic[S, Ev]):
         if not contract.writes:
             raise TypeError(f"{label} takes {name_of(command)}, a Query")
         return contract
+
+    def _check_schedule(self, schedule: Any) -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"{self._what}: {repr(schedule)[:60]} is no schedule: cron or every")
+        label = f"{self._what}: schedule {schedule.name!r}"
+        if [other.name for other in self.schedules].count(schedule.name) > 1:
+            raise TypeError(f"{label}: two have this name")
+        contracts = self.contracts.values()
+        contract = next((c for c in contracts if c.message is type(schedule.command)), None)
+        if contract is None or not contract.writes:
+            raise TypeError(f"{label}: {repr(schedule.command)[:60]} is no command of it")
+
+    def occurrence(self, key: str) -> tuple[Schedule | None, int] | None:
+        """The schedule whose command has this key, None if it isn't declared any more, and the
+        command's time in Unix milliseconds; None for any other key."""
+        found = parsed(key)
+        if found is None:
+            return None
+        name, digest, due_ms = found
+        return next(
+            (s for s in self.schedules if (s.name, s.digest) == (name, digest)), None
+        ), due_ms
 
     def _check_emitted(self, returns: Any, label: str) -> None:
         if returns is Decision:

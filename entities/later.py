@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from .address import Address
@@ -11,6 +12,8 @@ from .decision import Decision
 from .entity import Entity
 from .flowrun import FlowRun, Handler
 from .record import Armed, Fired
+from .schedule import GRACE_MS
+from .story import FlowCancelled
 from .waits import Wait
 
 TIME = "(time)"
@@ -49,6 +52,7 @@ def later(entity: Entity[Any, Any], address: Address, key: str, due_ms: int) -> 
 
     async def handle(run: FlowRun[Any, Any], command: Any) -> Decision[Any]:
         await Until(run, due_ms)
+        _check_occurrence(entity, address, key, run.effects.now_ms())
         handler = entity.flow_of.get(command.__struct_config__.tag)
         if handler is not None:
             return await handler(run, command)
@@ -56,3 +60,16 @@ def later(entity: Entity[Any, Any], address: Address, key: str, due_ms: int) -> 
         return entity.decide(run.state, command, Context(address, run.version, now, key))
 
     return handle
+
+
+def _check_occurrence(entity: Entity[Any, Any], address: Address, key: str, now_ms: int) -> None:
+    """Raises FlowCancelled for a schedule's command that isn't to be done."""
+    found = entity.occurrence(key)
+    if found is None:
+        return
+    schedule, due_ms = found
+    if schedule is None or schedule.id != address.id:
+        raise FlowCancelled("no schedule is declared like this any more")
+    if schedule.missed == "skip" and now_ms - due_ms > GRACE_MS:
+        late = timedelta(milliseconds=now_ms - due_ms)
+        raise FlowCancelled(f"its time was missed by {late}")

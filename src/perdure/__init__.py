@@ -39,6 +39,7 @@ from .entities.key import IdempotencyKey
 from .entities.message import Command, Query
 from .entities.naming import snake
 from .entities.retry import Retry
+from .entities.schedule import Schedule, cron, every
 from .entities.settings import Settings, load_with_sources
 from .entities.signal import Signal
 from .entities.snowflake import (
@@ -101,6 +102,7 @@ __all__ = [
     "RpcClientError",
     "RunnerNotRegistered",
     "RunnerUnavailable",
+    "Schedule",
     "SendTimeout",
     "SerializationError",
     "Settings",
@@ -121,7 +123,9 @@ __all__ = [
     "Value",
     "When",
     "connect",
+    "cron",
     "error_tag",
+    "every",
     "given",
     "handle_error",
     "load_with_sources",

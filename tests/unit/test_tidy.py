@@ -63,6 +63,7 @@ SLEEPS = {
     "durable/relay.py": "backs off before it stores again, or takes part again",
     "durable/resizing.py": "lets a cluster's servers tell each other who listens",
     "durable/runner.py": "sweeps and progress reports come at intervals",
+    "durable/scheduling.py": "looks now and then for schedules that nobody told",
     "durable/secret.py": "backs off while the members bucket can't be reached",
     "durable/shard.py": "backs off between attempts at a term; the server must be asked for news",
     "durable/tenure.py": "asks again soon, in case that a connection was just made anew",
