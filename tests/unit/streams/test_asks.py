@@ -71,16 +71,17 @@ def test_an_envelope_comes_back(envelope: Envelope) -> None:
 
 def test_the_fields_of_an_envelope_are_never_reordered() -> None:
     envelope = Envelope(
-        1, "ask", Raw(b'{"type":"x"}'), "k", 2, "r-1", "_INBOX.a", 3, 4, 5, True, "00-ab"
+        *(1, "ask", Raw(b'{"type":"x"}'), "k", 2, "r-1", "_INBOX.a", 3, 4, 5, True, "00-ab"),
+        *(6, ("a/b#0",)),
     )
     assert encode_envelope(envelope) == (
-        b'[1,"ask",{"type":"x"},"k",2,"r-1","_INBOX.a",3,4,5,true,"00-ab"]'
+        b'[1,"ask",{"type":"x"},"k",2,"r-1","_INBOX.a",3,4,5,true,"00-ab",6,["a/b#0"]]'
     )
 
 
 def test_an_envelope_of_a_later_release_may_be_longer_but_not_newer() -> None:
     assert open_body(
-        b'[1,"ask",{},null,null,null,null,null,null,null,false,null,9]', None, limit=99
+        b'[1,"ask",{},null,null,null,null,null,null,null,false,null,null,[],9]', None, limit=99
     )
     with pytest.raises(Undecodable, match="format 2, this runner knows 1"):
         open_body(b'[2,"ask",{}]', None, limit=99)
