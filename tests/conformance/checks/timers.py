@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.entities.address import Address
 from perdure.streams.port import Firing, Relay, Session
 
 from ..backend import TYPE, Backend, address, until
@@ -133,3 +134,36 @@ async def without_a_connection_nothing_is_armed(backend: Backend) -> None:
     await _armed(session, "kept", now_ms)
     await until(backend, lambda: bool(again.firings), "a firing")
     assert again.texts == ["kept"]
+
+
+async def _listed(session: Session, after: int = 0) -> list[tuple[str, bytes]]:
+    """Whose timers wait, and what they carry, read page by page."""
+    found: list[tuple[str, bytes]] = []
+    while page := await session.schedules.pending(TYPE, after=after):
+        assert [pending.place for pending in page] == sorted({p.place for p in page})
+        assert page[0].place > after
+        found += [(pending.token, pending.data) for pending in page]
+        after = page[-1].place
+    return found
+
+
+async def those_that_wait_are_listed_in_the_order_of_their_arming(backend: Backend) -> None:
+    session = await _session(backend)
+    assert await _listed(session) == []
+    far_ms = session.schedules.now_ms() + 3_600_000
+    for n in range(130):
+        await _armed(session, f"t{n}", far_ms, f"a {n}")
+    await _armed(session, "t3", far_ms + 1, "a 3")
+    await session.schedules.disarm(address("a 5"), "t5")
+    assert await session.schedules.arm(Address("other", "x"), "t", far_ms, b"another type's")
+    order = [n for n in range(130) if n not in (3, 5)] + [3]
+    assert await _listed(session) == [(f"a=20{n}", b"t%d" % n) for n in order]
+
+
+async def one_that_has_fired_waits_no_more(backend: Backend) -> None:
+    session = await _session(backend)
+    await _armed(session, "soon", session.schedules.now_ms() + SOON_MS)
+    await _armed(session, "far", session.schedules.now_ms() + 3_600_000)
+    taken = await _relaying(session, 10)
+    await until(backend, lambda: bool(taken.firings), "a firing")
+    assert await _listed(session) == [("a-1", b"far")]

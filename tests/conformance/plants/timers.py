@@ -7,11 +7,15 @@ from typing import Any
 from perdure.entities.address import Address
 from perdure.streams.memory.schedules import MemorySchedules
 from perdure.streams.memory.timers import Relayer, Timers
+from perdure.streams.port import Pending
 
+from ..backend import TYPE
 from .plant import Patch, nothing, noticed_by
 
 _arm = Timers.arm
 _attach = Timers.attach
+_fire = Timers.fire
+_pending = Timers.pending
 
 
 @noticed_by("a_timer_fires_at_its_time_and_not_before", "the_far_future_is_no_reason_to_fire")
@@ -69,3 +73,38 @@ def a_lost_timer_is_confirmed(patch: Patch) -> None:
         return True
 
     patch.setattr(MemorySchedules, "arm", arm)
+
+
+@noticed_by("those_that_wait_are_listed_in_the_order_of_their_arming")
+def one_armed_anew_keeps_its_place(patch: Patch) -> None:
+    def arm(self: Timers, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
+        before = self._armed.get((entity, token, timer))
+        _arm(self, entity, token, timer, due_ms, data)
+        if before is not None:
+            self._armed[entity, token, timer] = before
+
+    patch.setattr(Timers, "arm", arm)
+
+
+@noticed_by("those_that_wait_are_listed_in_the_order_of_their_arming")
+def a_listing_ends_with_its_first_page(patch: Patch) -> None:
+    def pending(self: Timers, entity: str, after: int) -> list[Pending]:
+        return [] if after else _pending(self, entity, after)
+
+    patch.setattr(Timers, "pending", pending)
+
+
+@noticed_by("one_that_has_fired_waits_no_more")
+def what_has_fired_is_still_listed(patch: Patch) -> None:
+    fired: list[Pending] = []
+
+    def fire(self: Timers) -> None:
+        before = _pending(self, TYPE, 0)
+        _fire(self)
+        fired.extend(one for one in before if one not in _pending(self, TYPE, 0))
+
+    def pending(self: Timers, entity: str, after: int) -> list[Pending]:
+        return [one for one in [*fired, *_pending(self, entity, after)] if one.place > after]
+
+    patch.setattr(Timers, "fire", fire)
+    patch.setattr(Timers, "pending", pending)
