@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -72,6 +72,8 @@ class Drive:
         """Whether a commit isn't there: then the turn is over, and is had again."""
         self.ended: tuple[Outcome, int] | None = None
         """The flow's outcome and its sequence."""
+        self.records: Sequence[Record] = ()
+        """All that had happened in the flow when the turn was over."""
         self._activation, self._host = activation, activation.host
         self._folded, self._item, self._woken = folded, item, woken
         self._flow: OpenFlow | None = folded.flows.get(key)
@@ -93,6 +95,15 @@ class Drive:
             *(entity, address, self.key, contract, self._story(), self._folded.state, effects)
         )
         work = self._run.carry_out(self._handler(contract), command)
+        try:
+            await self._carry_out(work, command)
+        finally:
+            self.records = self._run.story.records
+            self._run.part()
+            del self._run
+
+    async def _carry_out(self, work: Coroutine[Any, Any, object], command: Any) -> None:
+        """Run the code, and store what came of it."""
         task = asyncio.get_running_loop().create_task(work)
         waits = await self._until_it_stops(task)
         raised = task.done() and not task.cancelled() and task.exception()
@@ -185,11 +196,6 @@ class Drive:
     def was_parked(self) -> bool:
         """Whether an operator had to let it go on."""
         return self._flow is not None and self._flow.was_parked
-
-    @property
-    def records(self) -> Sequence[Record]:
-        """All that has happened in the flow."""
-        return self._run.story.records
 
     # -- for the run ----------------------------------------------------------------------------
     def stops(self) -> None:

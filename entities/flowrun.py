@@ -290,8 +290,9 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         except Failure as failure:
             declared = type(failure) in self.contract.failures
             decision = Decision((), None, failure) if declared else failure
+            failure.__traceback__ = None  # it leads to this frame, which holds the decision
         except (StepFailed, AskFailed, FlowCancelled) as error:
-            decision = error
+            decision = error.with_traceback(None)
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
             decision, self._alive = self.cancelled, True
         if self.trouble is None and _is_undone(decision):
@@ -333,6 +334,18 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """All of that is in the log."""
         self.story.stored = len(self.story.records)
         self.events.clear()
+
+    def part(self) -> None:
+        """It is over, for good: break the circles with its parts.
+
+        Else its command and all its records would stay until the garbage collector comes by, and
+        that counts objects, not bytes: hundreds of megabytes may stay beyond every bound.
+        """
+        self._alive = False
+        self.cancelled = self.trouble = None  # their tracebacks lead here
+        self._made.clear()
+        self.deferreds.clear()
+        self.undos.clear()
 
     # -- small things ---------------------------------------------------------------------------
     def _begin(self) -> None:

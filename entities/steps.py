@@ -109,7 +109,8 @@ class StepRun(Step):
                 raise Misuse(f"step {self.name!r}: say undo {where}")
         name = f"undo {self.name}"
         key = self._run.key_of(name)
-        self._undo = lambda: Call(name, key, fn, args, kwargs, self._retry, self._timeout)
+        retry, timeout = self._retry, self._timeout  # with `self` in it there was a circle
+        self._undo = lambda: Call(name, key, fn, args, kwargs, retry, timeout)
         return self
 
 
