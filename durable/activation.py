@@ -287,6 +287,7 @@ class Activation:
         Else all that it holds would stay until the garbage collector's next full pass, which
         comes when objects have grown by a quarter: that much beyond every bound.
         """
+        self.reading.forget()
         del self.reading, self.execution, self.flows
 
     def _weigh(self) -> None:

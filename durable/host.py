@@ -45,6 +45,7 @@ class Load:
         self.residents: Residents = residents
         self.asks: int = 0
         self.bytes: int = 0
+        self.suspended: int = 0  # asks whose flows wait: no work, so they don't count beside those
         self.turns: Turns = Turns(self.pace)
         self.recoveries: asyncio.Semaphore = asyncio.Semaphore(RECOVERIES)
         self.leaving: int = 0  # bytes of last snapshots of entities that left memory

@@ -78,8 +78,8 @@ class Reading:
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits for an answer."""
-        return bool(self._waiting or self._past)
+        """Whether anybody waits for an answer; who waits for a flow that does may ask again."""
+        return bool(self._past) or any(not read.suspended for read in self._waiting)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -120,7 +120,30 @@ class Reading:
         self._waiting.remove(read)
         if read.timer is not None:
             read.timer.cancel()
-        self._activation.host.load.remove(read.size)
+        if read.suspended:
+            self._activation.host.load.suspended -= 1
+        else:
+            self._activation.host.load.remove(read.size)
+
+    def _suspend(self, read: Read, error: ClusterError) -> None:
+        """Its flow waits, perhaps for months, and its caller is told so. One who goes on to wait
+        asks again now and then, so this is only for the outcome to come at once. It isn't work,
+        and must not keep other work away, nor the entity in memory."""
+        self._send(read, error)
+        load, most = self._activation.host.load, self._activation.host.settings.runner_capacity
+        if read.suspended:
+            return
+        if load.suspended >= most:
+            self._leave(read)
+            return
+        read.suspended = True
+        load.remove(read.size)
+        load.suspended += 1
+
+    def forget(self) -> None:
+        """The entity leaves memory."""
+        for read in list(self._waiting):
+            self._leave(read)
 
     def refuse(self, error: ClusterError) -> None:
         """Answer all that wait with an error."""
@@ -148,7 +171,8 @@ class Reading:
         activation = self._activation
         for asker in item.askers:
             envelope = Envelope(1, "result", NULL, key=item.name, deadline=item.deadline)
-            read = Read("result", asker, envelope, None, item.payload_hash, item.since, item.size)
+            size = item.size - len(item.raw)  # the command isn't kept
+            read = Read("result", asker, envelope, None, item.payload_hash, item.since, size)
             refusal: ClusterError | None = None
             if self._repeats(read):
                 refusal = AlreadyProcessingMessage()
@@ -163,9 +187,9 @@ class Reading:
 
     def suspended(self, name: str, error: ClusterError) -> None:
         """A flow of that name waits: who waits for its outcome is told so, and goes on to wait."""
-        for read in self._waiting:
+        for read in list(self._waiting):
             if read.kind == "result" and read.envelope.key == name:
-                self._send(read, error)
+                self._suspend(read, error)
 
     def expire(self, now: float, now_ms: int) -> None:
         """Answer those whose time is over: unknown, never created and expired look alike."""
@@ -257,9 +281,9 @@ class Reading:
         flow = folded.flows.get(key)
         if flow is not None and read.payload in (None, flow.payload_hash):
             if await activation.fresh(folded) and read in self._waiting:
-                if not flow.runs:  # else who has its turn tells them
-                    self._send(read, activation.flows.standing(flow))
                 self._await_outcome(read)
+                if not flow.runs:  # else who has its turn tells them
+                    self._suspend(read, activation.flows.standing(flow))
             return
         seen = folded.ledger.find(key)
         if seen is not None:

@@ -55,6 +55,7 @@ class Read:
     size: int = 0  # bytes that it keeps, for the bounds
     checked: bool = False  # the leader confirmed that nothing newer is there
     timer: TimerHandle | None = None  # ends its wait: it holds the entity's memory until then
+    suspended: bool = False  # told that its flow waits: it holds nothing up, and may be forgotten
 
 
 class Past(msgspec.Struct, forbid_unknown_fields=True):
