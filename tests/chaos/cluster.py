@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ SPREAD_S = 3.0
 FINAL_S = 20.0
 
 
+@dataclass(frozen=True)
+class Hosts:
+    """What the runners of a test are: the module that they run, and the type that it hosts."""
+
+    module: str = "tests.chaos.member"
+    entity: str = TYPE
+
+
 class Cluster:
     """All processes of one test."""
 
@@ -51,6 +60,7 @@ class Cluster:
         seed: int,
         settings: dict[str, Any],
         spread_s: float,
+        hosts: Hosts,
     ) -> None:
         self.servers = servers
         self.random = random.Random(seed)
@@ -59,7 +69,7 @@ class Cluster:
         self.shards: int = settings["shards"]
         self.shared = False  # whether the runners shared the shards whenever that was waited for
         self._seed, self._folder, self._settings = seed, folder, settings
-        self._spread_s = spread_s
+        self._spread_s, self._hosts = spread_s, hosts
         self._started = 0
         self._spread_known = False
         self._stack = AsyncExitStack()
@@ -68,7 +78,8 @@ class Cluster:
     async def add(self) -> Runner:
         """One more runner; returns when it hosts."""
         self._started += 1
-        runner = Runner(f"runner-{self._started}", self._folder, self._settings)
+        name = f"runner-{self._started}"
+        runner = Runner(name, self._folder, self._settings, self._hosts.module)
         await self._stack.enter_async_context(runner)
         self.runners.append(runner)
         await runner.start()
@@ -90,7 +101,7 @@ class Cluster:
 
     async def owners(self) -> dict[int, str]:
         """The owner of each shard, by the newest term's consumer. Raises ApiError."""
-        stream = SUBJECTS.command_stream(TYPE)
+        stream = SUBJECTS.command_stream(self._hosts.entity)
         found: dict[int, tuple[int, str]] = {}
         for consumer in (await self.servers.api(f"CONSUMER.LIST.{stream}"))["consumers"]:
             _, shard, term, _ = consumer["name"].split("-")
@@ -105,6 +116,11 @@ class Cluster:
 
     async def replaced(self, runner: Runner) -> None:
         """Wait until others have what it had, and have caught up."""
+        await self.taken_over(runner)
+        await self.calm()
+
+    async def taken_over(self, runner: Runner) -> None:
+        """Wait until others have what it had."""
 
         async def elsewhere() -> bool:
             try:
@@ -113,7 +129,6 @@ class Cluster:
                 return False
 
         await until(elsewhere, SETTLE_S, f"others in the place of {runner}")
-        await self.calm()
 
     async def victim(self) -> Runner:
         """A runner that owns something, by chance."""
@@ -184,7 +199,7 @@ class Cluster:
     async def finish(self) -> History:
         """The clients stop, every accepted tell is settled, every entity is read once more."""
         calls = [call for seen in await self._stop() for call in seen]
-        await until(self._drained, SETTLE_S, "an empty command stream")
+        await until(self.drained, SETTLE_S, "an empty command stream")
         ids = sorted({call.entity for call in calls})
         calls += await self._last_look(ids)
         messages = await read(self.servers.alive[0], NAMESPACE, TYPE)
@@ -193,9 +208,11 @@ class Cluster:
     async def _stop(self) -> list[list[Call]]:
         return await asyncio.gather(*(clients.stop() for clients in self.clients))
 
-    async def _drained(self) -> bool:
+    async def drained(self) -> bool:
+        """Whether each accepted tell is settled: the command stream is empty."""
+        stream = SUBJECTS.command_stream(self._hosts.entity)
         try:
-            info = await self.servers.api(f"STREAM.INFO.{SUBJECTS.command_stream(TYPE)}")
+            info = await self.servers.api(f"STREAM.INFO.{stream}")
         except ApiError:
             return False
         return int(info["state"]["messages"]) == 0
@@ -233,12 +250,13 @@ async def cluster(
     seed: int,
     runners: int = 3,
     spread_s: float = SPREAD_S,
+    hosts: Hosts = Hosts(),
     **settings: Any,
 ) -> AsyncGenerator[Cluster]:
     """A cluster whose processes end with it."""
     given: dict[str, Any] = {"url": servers.url, "namespace": NAMESPACE, "shards": 12}
     given |= {"snapshot_min_commits": 20, "command_stream_bytes": 2**26, **settings}
-    made = Cluster(folder, servers, seed, given, spread_s)
+    made = Cluster(folder, servers, seed, given, spread_s, hosts)
     async with made._stack:  # pyright: ignore[reportPrivateUsage]
         await made.add()  # the first one makes the streams
         await asyncio.gather(*(made.add() for _ in range(runners - 1)))

@@ -15,9 +15,10 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any, NoReturn
 
 from perdure import Decision, Entity, Settings, connect
-from perdure.deploy.logs import configure, flush
+from perdure.deploy.logs import Level, configure, flush
 from perdure.deploy.process import collecting_seldom, run_until_signalled
 from perdure.deploy.watchdog import Watchdog
 
@@ -45,19 +46,24 @@ def _taken() -> bool:
 journal = Entity(Journal(), decide_or_stop, evolve)
 
 
-async def main() -> int:
+async def host(entity: Entity[Any, Any]) -> int:
     """Host until a signal, then drain."""
     settings = Settings.load()
     with Watchdog(ends=True), collecting_seldom():
-        async with connect(settings.url, serving=[journal], settings=settings) as cluster:
+        async with connect(settings.url, serving=[entity], settings=settings) as cluster:
             print(json.dumps({"runner": cluster.runner_id}), flush=True)
             await asyncio.Event().wait()
     return 0
 
 
-if __name__ == "__main__":
-    configure("debug", json=True)
+def main(entity: Entity[Any, Any], level: Level) -> NoReturn:
+    """The whole process."""
+    configure(level, json=True)
     try:
-        raise SystemExit(run_until_signalled(main()))
+        raise SystemExit(run_until_signalled(host(entity)))
     finally:
         flush()
+
+
+if __name__ == "__main__":
+    main(journal, "debug")

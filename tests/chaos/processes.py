@@ -50,6 +50,7 @@ class Process:
         self.name = name
         self.log = folder / f"{name}.log"
         self.trap = folder / f"{name}.trap"
+        self.outside = folder / "outside"  # what steps of flows did: the same for all
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -61,7 +62,7 @@ class Process:
         """Start it; it ends at the latest with this process."""
         ours = {name: v for name, v in os.environ.items() if not name.startswith("PERDURE_")}
         given = {f"PERDURE_{name.upper()}": str(value) for name, value in settings.items()}
-        given["CHAOS_TRAP"] = str(self.trap)
+        given |= {"CHAOS_TRAP": str(self.trap), "CHAOS_OUTSIDE": str(self.outside)}
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -122,17 +123,23 @@ class Process:
 
 
 class Runner(Process):
-    """`python -m tests.chaos.member`."""
+    """`python -m tests.chaos.member`, or another module that hosts."""
 
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        settings: Mapping[str, object],
+        module: str = "tests.chaos.member",
+    ) -> None:
         super().__init__(name, folder)
-        self._settings = settings
+        self._settings, self._module = settings, module
         self.frozen = False
         self.id = ""
 
     async def start(self) -> None:
         """Start it and wait until it hosts."""
-        await self.spawn(["-m", "tests.chaos.member"], self._settings)
+        await self.spawn(["-m", self._module], self._settings)
         self.id = json.loads(await self.line(START_S))["runner"]
 
     def freeze(self) -> None:

@@ -61,6 +61,11 @@ class Servers:
         """Where clients can connect now."""
         return [server.url for server in self._servers.values() if server.running]
 
+    @property
+    def all(self) -> list[EmbeddedServer]:
+        """Each of them."""
+        return list(self._servers.values())
+
     def server(self, name: str) -> EmbeddedServer:
         """One of them."""
         return self._servers[name]
