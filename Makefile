@@ -24,6 +24,10 @@ FIRST ?= 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 KILLS ?= 20
 OPERATIONS ?= 100000
+# Of `make chaos`: flows that wait at once, timers that end in a minute, runners killed at a resume.
+FLOWS ?= 10000
+TIMERS ?= 10000
+RESUMES ?= 100
 # Of `make chaos`: 1 asserts how long callers may wait, which is only reported otherwise.
 LATENCY ?=
 APP ?= examples/bank.py
@@ -89,6 +93,7 @@ simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=
 
 chaos: $(DEV) ## kill, freeze, drain real runners and servers under load: make chaos LATENCY=1
 	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) PERDURE_LATENCY=$(LATENCY) \
+	PERDURE_FLOWS=$(FLOWS) PERDURE_TIMERS=$(TIMERS) PERDURE_RESUMES=$(RESUMES) \
 	  $(PYTEST) -q -s tests/chaos
 
 integration: $(DEV) ## against NATS in a container; needs Docker
