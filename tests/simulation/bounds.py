@@ -35,6 +35,8 @@ def excesses(owner: Owner, scenario: Scenario) -> Iterator[str]:
         yield f"{name}: {statistics.asks} asks wait, allowed are {settings.runner_capacity}"
     if statistics.asks < 0 or statistics.bytes < 0:
         yield f"{name}: {statistics.asks} asks of {statistics.bytes} bytes wait"
+    if not 0 <= suspended(owner) <= settings.runner_capacity:
+        yield f"{name}: {suspended(owner)} asks wait for suspended flows"
     for activation in activations(owner):
         mailbox = activation.mailbox.statistics()
         if mailbox.asks > settings.mailbox_capacity:
@@ -57,6 +59,11 @@ def leaving(owner: Owner) -> int:
     return owner.runner._load.leaving  # pyright: ignore[reportPrivateUsage]
 
 
+def suspended(owner: Owner) -> int:
+    """Asks that wait for suspended flows, by its count."""
+    return owner.runner._load.suspended  # pyright: ignore[reportPrivateUsage]
+
+
 def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
     """What idle runners still hold and should not; together they have all shards, each once."""
     types = len(owners[0].runner._hosted) if owners else 1  # pyright: ignore[reportPrivateUsage]
@@ -64,7 +71,10 @@ def leftovers(owners: list[Owner], scenario: Scenario) -> Iterator[str]:
     for owner in owners:
         statistics, name = owner.runner.statistics(), owner.process.name
         terms += statistics.terms
-        waits = [read for a in activations(owner) for read in _parked(owner, a)]
+        parked = [read for a in activations(owner) for read in _parked(owner, a)]
+        waits = [read for read in parked if not read.suspended]
+        if suspended(owner) != len(parked) - len(waits):
+            yield f"{name} is idle, but {suspended(owner)} asks wait for suspended flows"
         if (statistics.asks, statistics.bytes) != (len(waits), sum(r.size for r in waits)):
             yield (
                 f"{name} is idle, but {statistics.asks} asks of {statistics.bytes} bytes wait, "
