@@ -27,6 +27,9 @@ MS = 1_000_000
 
 QUIET_S = 0.002
 """How often `advance` looks whether all is quiet, in seconds."""
+QUIET_TURNS = 20
+"""Turns of the loop in which nobody is at work: what one entity tells another, or itself, arrives
+some turns later."""
 
 
 class VirtualClock:
@@ -84,9 +87,13 @@ class TestCluster(Cluster):
 
     async def quiet(self) -> None:
         """Return when no command is on its way any more."""
-        await asyncio.sleep(0)
-        while self._runner is not None and self._runner.at_work:  # noqa: ASYNC110 (many conditions)
-            await asyncio.sleep(QUIET_S)
+        turns = 0
+        while turns < QUIET_TURNS:
+            turns += 1
+            await asyncio.sleep(0)
+            if self._runner is not None and self._runner.at_work:
+                turns = 0
+                await asyncio.sleep(QUIET_S)
 
     async def stop(self) -> None:
         """Drain the runner; clients stay."""
