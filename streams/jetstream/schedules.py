@@ -26,8 +26,9 @@ from .storing import answered
 
 CONSUMER = "relay"
 """The consumer that all runners share."""
-ACK_WAIT_NS = 30 * 1_000_000_000
-"""After which a firing is given to another runner; passing one on takes milliseconds."""
+ACK_WAIT_NS = 10 * 1_000_000_000
+"""After which a firing is given to another runner: what one holds that is killed comes so much
+later. Passing one on takes milliseconds, or as long as a stream has no leader (4 to 8 s)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

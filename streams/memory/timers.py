@@ -15,7 +15,7 @@ from .connection import Connection
 EARLY_S = 0.001
 """How long to wait at least before a timer is looked at, in seconds: the clock's step."""
 
-ACK_WAIT_S = 30.0
+ACK_WAIT_S = 10.0
 """After which a firing is given again, in seconds, as on JetStream."""
 
 
