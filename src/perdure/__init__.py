@@ -51,9 +51,11 @@ from .entities.snowflake import (
 )
 from .entities.state import State, Value
 from .entities.status import EntityStatus
+from .entities.steps import StepFailed
 from .entities.suspension import Suspension
 from .entities.tagged import Failure
 from .entities.testing import Given, When, given
+from .entities.waits import AskFailed
 from .streams.broadcast import BroadcastProgress
 from .streams.client import Cluster
 from .streams.history import Commit
@@ -67,6 +69,7 @@ __all__ = [
     "Address",
     "Advice",
     "AlreadyProcessingMessage",
+    "AskFailed",
     "BroadcastProgress",
     "Clock",
     "ClockWentBack",
@@ -114,6 +117,7 @@ __all__ = [
     "SnowflakesExhausted",
     "State",
     "Step",
+    "StepFailed",
     "Suspended",
     "Suspension",
     "SystemClock",
