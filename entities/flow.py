@@ -16,6 +16,7 @@ from typing import Any, Generic, Never, ParamSpec, Self
 
 from typing_extensions import TypeForm, TypeVar
 
+from .address import Address
 from .duration import Duration
 from .event import Event
 from .message import Command
@@ -127,6 +128,11 @@ class Flow(ABC, Generic[S_co, Ev_contra]):
     Between awaits on steps the entity is held; at a deferred, a sleep or an ask it is released and
     other commands go on, so look at `state` again afterwards.
     """
+
+    @property
+    @abstractmethod
+    def address(self) -> Address:
+        """Which entity, as `Context.address` says to `decide`. In a `given(...)` its id is test."""
 
     @property
     @abstractmethod

@@ -131,6 +131,11 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
 
     # -- what a flow may say --------------------------------------------------------------------
     @property
+    def address(self) -> Address:
+        """Which entity."""
+        return self._address
+
+    @property
     def state(self) -> S:
         """The state that this line saw the first time."""
         return self._state

@@ -364,6 +364,27 @@ async def test_thirty_days_pass_in_no_time() -> None:
         print(f"{time.perf_counter() - began:.3f} s")
 
 
+async def test_an_approval_that_comes_after_thirty_days() -> None:
+    async with hosted() as (cluster, world):
+        began = time.perf_counter()
+        await suspended(cluster)
+        await cluster.advance(30 * DAY)
+        await cluster.resume(world.tokens[0], 7)
+        assert await cluster.at(Case, "c").result(Open, "k") == "7 after begun"
+        print(f"{time.perf_counter() - began:.3f} s")
+
+
+async def test_a_flow_knows_which_entity_it_is() -> None:
+    async def says(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.sleep("a while", DAY)
+        return command.accept(str(flow.address))
+
+    async with memory(Entity(Case(), decide, evolve, flows=[says])) as cluster:
+        key = await cluster.at(Case, "c-7").tell(Open())
+        await cluster.advance(DAY)
+        assert await cluster.at(Case, "c-7").result(Open, key) == "case/c-7"
+
+
 # -- what is undone -----------------------------------------------------------------------------
 async def test_a_cancelled_flow_is_undone_where_it_waits() -> None:
     async with hosted() as (cluster, world):

@@ -213,6 +213,13 @@ async def test_sleeps_of_a_loop_fire_in_their_order() -> None:
     trying(handler).advance(30 * DAY).accepts("30", *(Noted(str(day)) for day in range(30)))
 
 
+def test_a_flow_is_of_an_entity_called_test() -> None:
+    async def handler(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+        return command.accept(str(flow.address))
+
+    trying(handler).accepts("case/test")
+
+
 async def test_each_line_sees_the_state_that_it_saw_first() -> None:
     seen: list[tuple[str, ...]] = []
 
