@@ -122,6 +122,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         self._exclusive = 0
         self._busy: str | None = None  # the step that is at work
         self._alive = True
+        self._returned = False  # whether the code came to its end, and wasn't ended
         self._changed = False  # whether the state is others' work, in a segment that begins here
         self._state, self._version = present, -1
         self._begin()
@@ -298,6 +299,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             failure.__traceback__ = None  # it leads to this frame, which holds the decision
         except (StepFailed, AskFailed, FlowCancelled) as error:
             decision = error.with_traceback(None)
+        else:
+            self._returned = True
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
             decision, self._alive = self.cancelled, True
         if self.trouble is None and _is_undone(decision):
@@ -325,7 +328,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         with self.watched():
             self.story.require_last()
             self._require_all_named()
-            for wait in self._made if self.cancelled is None else ():
+            ended = not self._returned or self.cancelled is not None  # so it came to no more
+            for wait in () if ended else self._made:
                 if not wait.used:
                     raise Misuse(f"{wait.what} was made and never awaited")
         self._alive = False

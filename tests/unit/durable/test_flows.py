@@ -333,6 +333,26 @@ async def test_a_step_that_fails_breaks_a_flow_that_does_not_catch_it() -> None:
         assert await cluster.at(Case, "c").ask(Note("on")) == 2
 
 
+async def test_what_a_broken_flow_had_still_to_wait_for_is_not_forgotten() -> None:
+    undone: list[str] = []
+
+    async def fails() -> None:
+        raise ValueError("as planned")
+
+    async def undo() -> None:
+        undone.append("undone")
+
+    async def breaks(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        answer = flow.deferred("answer", int)
+        await flow.step("one", retry=Retry(attempts=1)).undo(undo).run(fails)
+        return command.accept(str(await answer))
+
+    async with memory(Entity(Case(), decide, evolve, flows=[breaks])) as cluster:
+        with pytest.raises(RpcClientError, match="step 'one': ValueError: as planned"):
+            await cluster.at(Case, "c").ask(Open(), key="k", timeout=5)
+        assert undone == ["undone"]
+
+
 # -- time ---------------------------------------------------------------------------------------
 async def test_a_flow_sleeps_and_goes_on_by_itself() -> None:
     async with hosted() as (cluster, _):
