@@ -132,7 +132,7 @@ class Flow(ABC, Generic[S_co, Ev_contra]):
     @property
     @abstractmethod
     def address(self) -> Address:
-        """Which entity, as `Context.address` says to `decide`. In a `given(...)` its id is test."""
+        """Which entity, as `Context.address` tells `decide`; in a `given(...)` its id is test."""
 
     @property
     @abstractmethod
