@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster format demo dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster format demo demo-orders dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -113,6 +113,9 @@ bench-cluster: $(RUN) ## idle runners, workers, how soon handlers start: make be
 
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")
+
+demo-orders: $(RUN) ## a saga of orders, payments and stock, with a kill -9 in the middle
+	$(BIN)/python examples/orders/demo.py $(ARGS)
 
 dev: $(RUN) ## a server and a runner on this machine: make dev APP=examples/bank.py
 	$(BIN)/perdure dev $(APP)
