@@ -39,7 +39,7 @@ TRIES = 10
 ANSWER_S = 2.0
 """How long the owner may take to say that it has something, in seconds."""
 
-ASK_AGAIN_S = 30.0
+ASK_AGAIN_S = 5.0
 ASK_AGAIN_MAX_S = 3600.0
 """After how long a question without an answer is asked again, in seconds: at first soon, then
 twice as long each time. It is only for what was lost with its process."""
