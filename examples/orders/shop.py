@@ -1,4 +1,4 @@
-"""The shop: its three entities in one place.
+"""The shop: its entities in one place.
 
 perdure dev examples/orders/shop.py     a server and a runner, for developing
 perdure run shop                        a runner, with this folder on PYTHONPATH
@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from order import order
 from payment import payment
 from stock import stock
+from takings import takings
 
 from perdure import serve
 
-ENTITIES = (order, payment, stock)
+ENTITIES = (order, payment, stock, takings)
 
 if __name__ == "__main__":
     asyncio.run(serve(*ENTITIES))

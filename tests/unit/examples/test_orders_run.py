@@ -31,6 +31,7 @@ from order import (
 from payment import AlreadyCharged, Charge, Declined, NoProvider, Payment
 from shop import ENTITIES
 from stock import GetShelf, Receive, Reserve, Shelf, Stock
+from takings import SHOP, GetTakings, Takings
 
 from perdure import Suspended, TestCluster, Token, memory
 
@@ -71,6 +72,18 @@ async def decide(shop: TestCluster, id: str, *, approved: bool) -> None:
 
 
 # -- how an order ends --------------------------------------------------------------------------
+async def test_the_day_is_closed_at_night_by_itself(shop: TestCluster) -> None:
+    await shop.at(Order, "o-1").ask(place())
+    await shop.advance(timedelta(days=1))
+    assert await shop.at(Takings, SHOP).query(GetTakings()) == 50_00
+    await shop.at(Order, "o-2").ask(place())
+    await shop.crash()
+    await shop.advance(timedelta(days=3))
+    assert await shop.at(Takings, SHOP).query(GetTakings()) == 100_00
+    nights = (await shop.at(Takings, SHOP).state()).nights
+    assert 3 <= nights <= 5  # four, unless a clock is put forward or back
+
+
 async def test_a_small_order_is_paid_and_its_goods_leave(shop: TestCluster) -> None:
     assert await shop.at(Order, "o-1").ask(place()) == 50_00
     assert await shop.at(Stock, "lamp").query(GetShelf()) == Shelf(8, 0, 2)
