@@ -6,9 +6,17 @@ business of streams/.
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 import msgspec
+
+_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+def is_type(name: str) -> bool:
+    """Whether it can be an entity type's name: it is a part of subjects as it is."""
+    return _TYPE.fullmatch(name) is not None
 
 
 class Address(msgspec.Struct, frozen=True):

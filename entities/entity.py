@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, cast, get_args, get_origin
 
 import msgspec
 from typing_extensions import TypeVar
 
-from .address import Address
+from .address import Address, is_type
 from .annotations import members, name_of, tag_of
 from .clock import to_datetime
 from .context import Context
@@ -41,8 +40,6 @@ from .tagged import Failure
 S = TypeVar("S", bound=State)
 Ev = TypeVar("Ev", bound=Event)
 C = TypeVar("C", bound="Command[Any, Any, Any] | Query[Any, Any]")
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 class Entity(Generic[S, Ev]):
@@ -273,7 +270,7 @@ def _name_of_state(state: Any) -> str:
         raise TypeError(f"Entity: the first state is {name_of(state)}, which isn't a State")
     require_struct(state)
     name = tag_of(state)
-    if not _NAME.fullmatch(name):
+    if not is_type(name):
         wanted = "1-32 of a-z, 0-9, _ and -, a letter first"
         raise TypeError(f"{name_of(state)}: its tag {name!r} isn't {wanted}")
     return name

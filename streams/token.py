@@ -16,7 +16,7 @@ from hashlib import sha256
 
 import msgspec
 
-from ..entities.address import Address
+from ..entities.address import Address, is_type
 from ..entities.record import Asked, Opened
 
 ASK = "ask "
@@ -127,6 +127,8 @@ def _split(text: str) -> tuple[Body, bytes, bytes]:
         raise BadToken("it isn't whole") from None
     if not dot or body.v != FORMAT or len(mac) != MAC_BYTES:
         raise BadToken("it isn't whole")
+    if not is_type(body.entity):  # whoever sends it makes a subject of that
+        raise BadToken("it is of no entity type")
     return body, data, mac
 
 

@@ -7,7 +7,6 @@ rules of a call (keys, repeats, what an error may claim) are the client's (`stre
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
-from ...entities.address import Address
+from ...entities.address import Address, is_type
 from ...entities.errors import RunnerNotRegistered
 from ...entities.key import is_key
 from ...entities.settings import Settings
@@ -36,8 +35,6 @@ from .chronicle import tagged
 from .hint import INFO_S, halted, no_such_type
 from .output import Output
 from .trouble import FAILED, SUCCESS, Advised, Failed, UsageError
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 @asynccontextmanager
@@ -136,7 +133,7 @@ def connected(settings: Settings, work: Callable[[Caller], Coroutine[Any, Any, i
 
 def type_of(entity: str) -> str:
     """An entity type's name from the command line. Raises UsageError."""
-    if not _NAME.fullmatch(entity):
+    if not is_type(entity):
         raise UsageError(
             f"not an entity type's name: {entity[:60]!r}",
             "write it as in its state's tag: account (perdure check lists them)",
