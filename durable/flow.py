@@ -51,6 +51,9 @@ SWALLOWED_S = 1.0
 DEADLINE = "(deadline)"
 """The timer of a command's own deadline: no code can name one so by chance."""
 
+ENDED = "the flow has ended"
+"""What the cause of the error begins with that callers of one get which was cancelled."""
+
 
 class Drive:
     """One turn. `ended` is the flow's outcome once it has one."""
@@ -350,7 +353,7 @@ def broken(item: Item, error: BaseException) -> Outcome:
     reason = "defect"
     told = RpcClientError(cause=str(error), may_have_taken_effect=True, advice="fix")
     if isinstance(error, FlowCancelled):
-        reason, cause = "cancelled", f"the flow has ended: {error}"
+        reason, cause = "cancelled", f"{ENDED}: {error}"
         told = RpcClientError(cause=cause, may_have_taken_effect=True, advice="check")
     dead = Dead(reason, raw(to_wire(told)))
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)

@@ -43,3 +43,8 @@ RECORDED: msgspec.json.Decoder[None] = msgspec.json.Decoder(type(None))
 def cancelling(key: str) -> Raw:
     """The payload that cancels the flow which the command of that key began."""
     return Raw(msgspec.json.encode({"type": CANCEL, "flow": key}))
+
+
+def retrying(key: str) -> Raw:
+    """The payload that lets that flow go on, if it is parked."""
+    return Raw(msgspec.json.encode({"type": RETRY, "flow": key}))

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 
 from ..entities.address import Address
-from ..entities.errors import RpcClientError
+from ..entities.errors import RpcClientError, SerializationError
 from ..entities.suspension import Suspension
 from .caller import Caller
 from .incoming import value_of
@@ -23,6 +23,17 @@ _suspensions: msgspec.json.Decoder[list[Suspension]] = msgspec.json.Decoder(list
 
 async def suspended(caller: Caller, entity: str, prefix: str) -> AsyncIterator[Suspension]:
     """All that are open. Raises a ClusterError."""
+    async for found in open_flows(caller, entity, prefix):
+        if isinstance(found, SerializationError):
+            raise found
+        yield found
+
+
+async def open_flows(
+    caller: Caller, entity: str, prefix: str
+) -> AsyncGenerator[Suspension | SerializationError]:
+    """The same, for who goes on after an entity whose log can't be folded: its error is in its
+    place. Raises another ClusterError."""
     seen: set[str] = set()
     async for page in _pages(caller, entity):
         ids = [id for id in map(_id, page) if id is not None and id.startswith(prefix)]
@@ -35,6 +46,22 @@ async def suspended(caller: Caller, entity: str, prefix: str) -> AsyncIterator[S
                     yield flow
 
 
+async def flows_of(caller: Caller, address: Address) -> list[Suspension]:
+    """Those of one entity, by its owner. Raises a ClusterError."""
+    target = caller.target(address)
+    answer = await caller.control(target, "flows")
+    with caller.checking(target):
+        found: list[Suspension] = value_of(_suspensions, answer, "flows")
+    return [msgspec.structs.replace(flow, address=str(address)) for flow in found]
+
+
+async def _ask(caller: Caller, address: Address) -> list[Suspension] | list[SerializationError]:
+    try:
+        return await flows_of(caller, address)
+    except SerializationError as error:
+        return [error]
+
+
 async def _pages(caller: Caller, entity: str) -> AsyncGenerator[list[Pending]]:
     after = 0
     try:
@@ -43,14 +70,6 @@ async def _pages(caller: Caller, entity: str) -> AsyncGenerator[list[Pending]]:
             after = page[-1].place
     except Unreachable as error:
         raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
-
-
-async def _ask(caller: Caller, address: Address) -> list[Suspension]:
-    target = caller.target(address)
-    answer = await caller.control(target, "flows")
-    with caller.checking(target):
-        found: list[Suspension] = value_of(_suspensions, answer, "flows")
-    return [msgspec.structs.replace(flow, address=str(address)) for flow in found]
 
 
 def _id(pending: Pending) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from ...entities.errors import MalformedMessage, SendTimeout
 from ...streams.caller import Caller, Way
-from ...streams.outgoing import lasting_key
+from ...streams.outgoing import lasting_key, milliseconds_of
 from .advice import next_step, quoted
 from .calling import (
     address_of,
@@ -21,8 +22,10 @@ from .calling import (
     show_answer,
 )
 from .hint import takes
+from .moment import coming
 from .options import NO_OPTIONS, Common
-from .trouble import FAILED, SUCCESS
+from .output import stamp
+from .trouble import FAILED, SUCCESS, UsageError
 
 
 def ask(
@@ -93,17 +96,22 @@ def tell(
     /,
     *,
     key: str | None = None,
+    at: str | None = None,
     timeout: float | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Tell an entity: store a command, so that it will happen, and print its key.
 
     It doesn't wait for the outcome, and needs no runner; `perdure result` shows what came of it.
+    With `--at` it waits for its time, like a flow: `perdure flows list` shows it, and
+    `perdure flows cancel` ends it before.
 
     For instance:
 
     * `perdure tell account a-1 deposit '{"cents": 5}'`
     * `perdure tell account a-1 deposit '{"cents": 5}' --key gift-1`
+    * `perdure tell account a-1 deposit '{"cents": 5}' --at 2026-12-24T18:00:00+01:00`
+    * `perdure tell account a-1 deposit '{"cents": 5}' --at 2h`
 
     Parameters
     ----------
@@ -117,21 +125,38 @@ def tell(
         Its fields, as a JSON object: `'{"cents": 5}'`.
     key
         The idempotency key; without one it gets one, which is printed.
+    at
+        Not before that time by the server's clock: ISO 8601 with a time zone, or from now by this
+        machine's clock: `90s`, `15m`, `2h`, `3d`. One that has passed is now.
     timeout
         Seconds to wait for the acknowledgement in all.
     """
     address, payload, given = address_of(type, id), payload_of(command, fields), key_of(key)
     settings = common.settings(timeout=timeout)
+    due = None if at is None else coming(at, "--at")
+    due_ms = None if due is None else due_given(due)
 
     async def work(caller: Caller) -> int:
         key = given or lasting_key(caller.session.entropy)
         with interruptible(address, key):
-            await caller.tell(caller.target(address, key), payload)
-        at = f"{type} {quoted(id)} {key}"
-        common.output().result({"key": key}, f"stored; what came of it: perdure result {at}")
+            await caller.tell(caller.target(address, key), payload, due_ms)
+        told: dict[str, object] = {"key": key}
+        when = ""
+        if due is not None:
+            told["at"], when = due, f" for {stamp(due)} UTC"
+        where = f"{type} {quoted(id)} {key}"
+        common.output().result(told, f"stored{when}; what came of it: perdure result {where}")
         return SUCCESS
 
     return connected(settings, work)
+
+
+def due_given(due: datetime) -> int:
+    """A time for which something is told, Unix milliseconds. Raises UsageError."""
+    try:
+        return milliseconds_of(due)
+    except MalformedMessage as error:
+        raise UsageError(f"--at: {error.cause}", "give an earlier time") from None
 
 
 def result(

@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from ...entities.address import Address
 from ...entities.key import is_key
 from ...streams.commit import GENESIS, Commit, Damaged, Outcome, Stored, check_link, unseal
 from ...streams.outgoing import birth_of
 from .output import stamp
-from .trouble import one_line
+from .trouble import Failed, one_line
 
 SHOWN = 400
 """Characters of one line for people; programs get everything."""
@@ -69,18 +70,26 @@ class Chronicle:
 
     def read(self, stored: Stored) -> Iterator[Entry | Foreign]:
         """The entries of the next message. Raises Damaged."""
-        commit = unseal(stored)
+        commit = self.commit(stored)
         if commit is None:
             time = datetime.fromtimestamp(stored.time_ns // 1_000_000_000, UTC)
             yield Foreign(seq=stored.sequence, time=time, bytes=len(stored.data))
             return
-        check_link(commit, prev=self._prev, version=self.version, sequence=stored.sequence)
-        if stored.mark is None:  # unseal refuses it, so this can't be
-            raise Damaged(f"sequence {stored.sequence}: a commit without its hash")
         for outcome in commit.outcomes:
             self.version += len(outcome.events)
             yield _entry(commit, outcome, self.version, stored.sequence)
+
+    def commit(self, stored: Stored) -> Commit | None:
+        """The commit in the next message, None if that is foreign. Who asks counts its events in
+        `version`. Raises Damaged."""
+        commit = unseal(stored)
+        if commit is None:
+            return None
+        check_link(commit, prev=self._prev, version=self.version, sequence=stored.sequence)
+        if stored.mark is None:  # unseal refuses it, so this can't be
+            raise Damaged(f"sequence {stored.sequence}: a commit without its hash")
         self._prev = stored.mark
+        return commit
 
 
 def _entry(commit: Commit, outcome: Outcome, version: int, sequence: int) -> Entry:
@@ -104,6 +113,14 @@ def _entry(commit: Commit, outcome: Outcome, version: int, sequence: int) -> Ent
     )
 
 
+def damaged(address: Address, error: Damaged) -> Failed:
+    """What to say of a log that isn't what was written."""
+    return Failed(
+        f"{address}: the log is damaged: {error}",
+        f"perdure verify {address.entity} tells all of it; compare with a backup",
+    )
+
+
 def told(entry: Entry | Foreign) -> str:
     """An entry as one line for people. Keys that a client made for itself are left out."""
     at = stamp(entry.time)
@@ -117,7 +134,11 @@ def told(entry: Entry | Foreign) -> str:
     else:
         what = events or "no events"
     key = entry.key if entry.key is not None and birth_of(entry.key) is None else "-"
-    line = f"{entry.version:>6}  {at}  {key}  {what}"
+    return shortened(f"{entry.version:>6}  {at}  {key}  {what}")
+
+
+def shortened(line: str) -> str:
+    """A line for people, cut if need be."""
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
 
 

@@ -11,11 +11,11 @@ from ...entities.address import Address
 from ...streams.caller import Caller
 from ...streams.commit import Damaged, Stored
 from .calling import address_of, connected, until_interrupted
-from .chronicle import Chronicle, Foreign, told
+from .chronicle import Chronicle, Foreign, damaged, told
 from .hint import require_type
 from .options import NO_OPTIONS, Common
 from .output import Output
-from .trouble import SUCCESS, Failed, UsageError
+from .trouble import SUCCESS, UsageError
 
 
 def history(
@@ -86,7 +86,4 @@ async def _print(
                 if version > after or not after:
                     output.result(entry, told(entry))
         except Damaged as error:
-            raise Failed(
-                f"{address}: the log is damaged: {error}",
-                f"perdure verify {address.entity} tells all of it; compare with a backup",
-            ) from None
+            raise damaged(address, error) from None

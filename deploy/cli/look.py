@@ -13,6 +13,7 @@ from ...streams.asks import NULL, raw
 from ...streams.caller import Caller
 from .calling import address_of, connected
 from .chronicle import tagged
+from .moment import moment_of
 from .options import NO_OPTIONS, Common
 from .output import stamp
 from .trouble import SUCCESS, UsageError
@@ -67,14 +68,7 @@ def _past(version: int | None, time: str | None) -> Raw:
         return raw({"version": version})
     if version is not None:
         raise UsageError("--version and --time together", "give one of them")
-    example = "write for instance 2026-01-31T12:00:00Z"
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        raise UsageError(f"not a time: {time[:60]!r}", example) from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--time {time} has no time zone", example)
-    return raw({"time": moment})
+    return raw({"time": moment_of(time, "--time")})
 
 
 def status(type: str, id: str, /, *, common: Common = NO_OPTIONS) -> int:

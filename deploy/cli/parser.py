@@ -18,15 +18,18 @@ from .dev import dev
 from .drain import drain
 from .ending import ending
 from .entities import entities
+from .flows import flows
 from .history import history
 from .look import state, status
 from .output import Output
 from .resizing import resize_type
+from .resume import resume
 from .run import run as run_command
 from .runners import runners
 from .settings import settings
 from .shards import shards
 from .stats import stats
+from .suspended import suspended
 from .trouble import FAILED
 from .verify import verify
 
@@ -66,6 +69,7 @@ app.command(
     group=CALL,
     usage="Usage: perdure broadcast TYPE COMMAND [FIELDS] [OPTIONS]",
 )
+app.command(resume, group=CALL)
 for _command in (status, history, state):
     app.command(_command, group=LOOK)
 app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")
@@ -77,6 +81,9 @@ shards.command(resize_type, name="resize", usage="Usage: perdure shards resize T
 app.command(shards)
 app.command(drain, group=OPERATE)
 app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")
+app.command(suspended, group=OPERATE)
+flows.group = OPERATE
+app.command(flows)
 dead.group = OPERATE  # an app of its own takes no options here
 app.command(dead)
 app.command(verify, group=OPERATE, usage="Usage: perdure verify [TYPE] [OPTIONS]")

@@ -163,8 +163,27 @@ async def test_each_role_can_do_its_work_with_these_alone(
     assert [error["action"] for error in errors] == ["command.dead"] * 2  # again, retried
 
 
+async def operate_flows(server: EmbeddedServer, folder: Path, token: Token[int]) -> None:
+    """All that an operator types about flows, while one waits for the token's value."""
+    login = {"PERDURE_URL": server.url, "PERDURE_USER": "operator", "PERDURE_PASSWORD": "p"}
+    shell = Shell(folder, **login)
+    for line, code in (
+        ("tell trip t-1 unbook --key later --at 2h", 0),
+        ("suspended trip", 0),
+        ("suspended trip --parked", 0),
+        ("flows list trip t-1", 0),
+        ("flows show trip t-1 k", 0),
+        ("flows retry trip t-1 k", 1),  # it isn't parked
+        (f"resume {token} 2", 0),
+        ("flows cancel trip t-1 later", 0),
+    ):
+        ran = await asyncio.to_thread(shell.type, *line.split())
+        assert ran.code == code, (line, ran)
+        assert "isn't parked" in ran.err if code else not ran.err or "no parked" in ran.err
+
+
 async def test_flows_run_with_what_they_need_and_no_more(
-    own_server: OwnServer, caplog: pytest.LogCaptureFixture
+    own_server: OwnServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     streams = [
         stream.name
@@ -175,7 +194,8 @@ async def test_flows_run_with_what_they_need_and_no_more(
     wanted = [*needs("runner", SUBJECTS, "trip"), *needs("runner", SUBJECTS, "hotel")]
     lent = granted([*wanted, *creating(streams, "CREATE")])
     calling = granted([*needs("caller", SUBJECTS, "trip"), *needs("caller", SUBJECTS, "hotel")])
-    users = {"creator": lent, "runner": granted(wanted), "caller": calling}
+    operator = granted(needs("operator", SUBJECTS, "trip"))
+    users = {"creator": lent, "runner": granted(wanted), "caller": calling, "operator": operator}
     server = await own_server(extra=configured(users))
 
     def login(user: str) -> Settings:
@@ -188,7 +208,9 @@ async def test_flows_run_with_what_they_need_and_no_more(
         connect(settings=login("caller")) as caller,
     ):
         ref = caller.at(Trip, "t-1")
-        await caller.resume(await shown_token(ref), 2)
+        token = await shown_token(ref)
+        await operate_flows(server, tmp_path, token)
+        await caller.resume(token, 3)  # it has a value
         assert await ref.result(Book, "k") == 2
         await ref.tell(Book(), key="cancelled")
         await ref.cancel("cancelled")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -43,6 +45,23 @@ def shell(tmp_path: Path) -> Shell:
         (["state", "account", "a-1", "--time", "noon"], "noon"),
         (["state", "account", "a-1", "--time", "2026-01-02T12:00"], "has no time zone"),
         (["state", "account", "a-1", "--time", "2026-01-02T12:00Z", "--version", "1"], "together"),
+        (["tell", "account", "a-1", "add", "--at", "noon"], "not a time: 'noon'"),
+        (["tell", "account", "a-1", "add", "--at", "2026-01-02T12:00"], "has no time zone"),
+        (["tell", "account", "a-1", "add", "--at", "2300-01-01T00:00Z"], "beyond 2261"),
+        (["tell", "account", "a-1", "add", "--at", "999999999d"], "beyond all time"),
+        (["suspended"], "TYPE requires an argument"),
+        (["suspended", "Account"], "not an entity type's name"),
+        (["suspended", "account", "--limit", "0"], "--limit 0"),
+        (["suspended", "account", "--url", "memory:"], "memory: has no server"),
+        (["flows", "list", "account", ""], "not an id: 0 bytes"),
+        (["flows", "list", "account", "a-1", "--limit", "5"], "--limit with an ID"),
+        (["flows", "show", "account", "a-1"], "KEY requires an argument"),
+        (["flows", "show", "account", "a-1", "a b"], "not a flow's key: 'a b'"),
+        (["flows", "retry", "account", "a-1", "@1.2"], "not a flow's key: '@1.2'"),
+        (["flows", "cancel", "account", "a-1", "k", "--timeout", "0"], "--timeout 0"),
+        (["resume", "lwG.x"], "VALUE requires an argument"),
+        (["resume", "lwG.x", "{"], "the value isn't JSON"),
+        (["resume", "lwG.x", "yes"], "the value isn't JSON"),
         (["check", "--role", "king"], "king"),
         (["check", "--url", "memory:"], "memory: has no server"),
         (["check", "app", "--type", "counter"], "APP and --type together"),
@@ -97,12 +116,37 @@ def test_a_bad_variable(shell: Shell) -> None:
 def test_help_teaches_with_examples(shell: Shell) -> None:
     ran = shell.type("--help")
     assert ran.code == 0
-    for command in ("dev", "run", "ask", "tell", "result", "status", "history", "state", "check"):
+    for command in (
+        *("dev", "run", "ask", "tell", "result", "resume", "status", "history", "state"),
+        *("check", "suspended"),
+    ):
         assert command in ran.out
         help = shell.type(command, "--help")
         assert help.code == 0
         assert f"• perdure {command} " in help.out
         assert "[ARGS]" not in help.out
+
+
+@pytest.mark.parametrize("command", ["list", "show", "retry", "cancel"])
+def test_help_of_flows_teaches_too(shell: Shell, command: str) -> None:
+    assert f"• perdure flows {command} account" in shell.type("flows", "--help").out
+    help = shell.type("flows", command, "--help")
+    assert help.code == 0
+    assert f"• perdure flows {command} account" in help.out
+    assert "[ARGS]" not in help.out
+
+
+def test_a_token_is_read_from_standard_input(shell: Shell) -> None:
+    for text, code, told in (
+        ("", 2, "no token on standard input"),
+        ("\n", 2, "no token on standard input"),
+        ("x" * 3000, 1, "the resume token: it has over 2048 characters"),
+        ("nonsense\nmore\n", 1, "the resume token: it isn't whole"),
+    ):
+        with mock.patch("sys.stdin", io.StringIO(text)):
+            ran = shell.type("resume", "--json", "-", "-5")
+        assert (ran.code, ran.err) == (code, "")
+        assert told in ran.lines[0]["error"].get("cause", ran.lines[0]["error"].get("message"))
 
 
 def test_version(shell: Shell) -> None:
