@@ -1,11 +1,11 @@
 """Permissions: what each role must be allowed to do, subject by subject, and why.
 
 Four roles: a *caller* asks and tells, a *reader* reads logs and ids (`history`, `watch`, `ids`), a
-*runner* hosts, an *operator* looks after what is there (`perdure dead`, `verify`, `runners`,
-`drain`, `shards resize`), which takes a caller's and a reader's rights too. Who broadcasts needs
-both of these as well: the ids, and to tell. What a runner needs beyond that to create or update a
-stream is apart (`creating`): it may have it, or somebody lends it for a moment. Nobody needs more,
-and nobody should have it: who may publish to a log's subject can write history.
+*runner* hosts, an *operator* looks after what is there (`perdure dead`, `flows`, `verify`,
+`runners`, `drain`, `shards resize`), which takes a caller's and a reader's rights too. Who
+broadcasts needs both of these as well: the ids, and to tell. What a runner needs beyond that to
+create or update a stream is apart (`creating`): it may have it, or somebody lends it for a moment.
+Nobody needs more, and nobody should have it: who may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
 stream would store names another stream as the expected one, so the server refuses it (10060); an

@@ -33,7 +33,7 @@ def next_step(error: ClusterError) -> str:
         on_runner_not_registered=lambda _: f"start a runner: {HOST}",
         on_runner_unavailable=lambda _: again,
         on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
-        on_suspended=lambda _: _look_up(error),
+        on_suspended=lambda _: f"{_command('flows list', error)}, or wait: {_look_up(error)}",
         on_rpc_client_error=lambda _: f"perdure check, then {again}" if error.address else START,
         on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
     )

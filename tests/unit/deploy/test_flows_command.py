@@ -103,6 +103,9 @@ async def test_open_flows_are_listed(
         ran = await at.run("suspended", "leave", "--limit", "2")
         assert (ran.code, len(ran.out.splitlines())) == (0, 3)
         assert ran.err == "2 flows, and more: give another --limit\n"
+        with mock.patch("perdure.deploy.cli.suspended.PAGE", 2):
+            text = (await at.run("suspended", "leave")).out.splitlines()
+        assert [row.split()[0] == "ENTITY" for row in text] == [True, False, False, True, False]
         ran = await at.run("suspended", "leave", "--limit", "3")
         assert (ran.code, ran.err) == (0, "")
 
@@ -301,6 +304,12 @@ async def test_wrong_tokens_and_values_are_refused_and_change_nothing(
             assert (ran.code, ran.lines[0]["error"]["type"]) == (1, kind)
         assert [one["what"] for one in await shown(at, "a", "k-1")][-1] == "waits"
         assert [one["what"] for one in await shown(at, "b", "k-2")][-1] == "waits"
+        kept = await log_of(at, "a") + await log_of(at, "b")
+        assert kept.count('"reason":"malformed"') == 5
+        for secret in (token, forged(token), expired, expired.partition(".")[0]):
+            assert secret not in kept.replace(f"asked for {token}", "").replace(
+                f"asked for {expired}", ""
+            )
         ran = await at.run("resume", token, GRANTED)
         assert (ran.code, ran.out) == (0, "resumed: flow k-1 of leave/a has ended, with 3\n")
 
