@@ -130,7 +130,7 @@ def _checked(schedule: Schedule) -> Schedule:
     label = f"schedule {repr(schedule.name)[:60]}"
     if not _NAME.fullmatch(schedule.name):
         raise TypeError(f"{label}: a name has 1-32 of a-z, 0-9, _ and -, a letter first")
-    given: object = schedule.id
+    given: Any = schedule.id
     if not isinstance(given, str) or not 1 <= len(given.encode()) <= 255:
         raise TypeError(f"{label}: id={repr(given)[:60]} isn't text of 1-255 bytes")
     if schedule.missed not in ("once", "all", "skip"):

@@ -26,6 +26,9 @@ BATCH_BYTES = 4 * 1024**2
 COMPLETE = ("204", "404")
 """How the server ends a batch that it gave in full, and one of nothing."""
 
+TTL = "Nats-TTL"
+"""How long the server keeps a message (ADR-43)."""
+
 OPERATION = "KV-Operation"
 MARKERS = ("DEL", "PURGE")
 """What another tool leaves in a key-value bucket in place of a removed value."""
@@ -41,6 +44,7 @@ class Record:
     data: bytes
     mark: str | None  # the header MARK, if there is one
     removed: bool = False  # it is a marker in a key-value bucket
+    ttl_s: int | None = None  # after which the server removes it
 
     @property
     def token(self) -> str:
@@ -176,4 +180,11 @@ def _record(message: Received) -> Record:
         found.data,
         found.mark,
         headers.get(OPERATION) in MARKERS,
+        _seconds(headers.get(TTL)),
     )
+
+
+def _seconds(text: str | None) -> int | None:
+    """Of a header as this library writes it; another tool's may be of any form."""
+    digits = (text or "").removesuffix("s")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None

@@ -13,15 +13,25 @@ from ..port import ENTRIES, Appended, Entry, Incompatible, NoAck, Refused, Unrea
 from ..subjects import Subjects
 from .api import RawMessage, Response, call, lookup
 from .connection import Connection, Publish
-from .direct import MARKERS, OPERATION, latest
+from .direct import MARKERS, OPERATION, TTL, Record, latest
 from .errors import NO_STREAM, append_answer
 from .log import EXPECTED
 from .messages import no_responders
 from .storing import answered
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
-TTL = "Nats-TTL"
-"""How long the server keeps a message (ADR-43)."""
+
+OVERDUE_S = 15
+"""How long after its time a value is surely overdue, in seconds, by the timestamps of two values,
+which may be of two servers."""
+
+
+def is_overdue(record: Record, now_ns: int) -> bool:
+    """Whether the server should have removed a value. One that was killed may give back values
+    whose time was up long before, for most of a minute (measured with 2.15.1)."""
+    if record.ttl_s is None:
+        return False
+    return now_ns - record.time_ns > (record.ttl_s + OVERDUE_S) * 1_000_000_000
 
 
 class JetStreamMembers:
@@ -79,8 +89,12 @@ class JetStreamMembers:
         """The values of all keys `head.TOKEN`, from any replica. Raises Unreachable."""
         subject = self._subject(f"{head}.x").removesuffix("x")
         found = await latest(self._connection, self._stream, f"{subject}*", ENTRIES)
-        names = ((record, f"{head}.{record.token}") for record in found if not record.removed)
-        return {name: Entry(record.data, record.sequence) for record, name in names}
+        now_ns = max((record.time_ns for record in found), default=0)
+        return {
+            f"{head}.{record.token}": Entry(record.data, record.sequence)
+            for record in found
+            if not record.removed and not is_overdue(record, now_ns)
+        }
 
     async def _last(self, key: str) -> RawMessage | None:
         query = {"last_by_subj": self._subject(key)}

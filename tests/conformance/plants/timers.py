@@ -77,7 +77,7 @@ def a_lost_timer_is_confirmed(patch: Patch) -> None:
 
 @noticed_by("those_that_wait_are_listed_in_the_order_of_their_arming")
 def one_armed_anew_keeps_its_place(patch: Patch) -> None:
-    def arm(self: Timers, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
+    def arm(self: Any, entity: str, token: str, timer: str, due_ms: int, data: bytes) -> None:
         before = self._armed.get((entity, token, timer))
         _arm(self, entity, token, timer, due_ms, data)
         if before is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -178,7 +179,8 @@ async def test_open_flows_are_listed_until_they_end() -> None:
 
 async def test_nothing_stays_armed_for_flows_that_have_ended() -> None:
     async with hosted() as (cluster, world):
-        schedules = cluster._caller.session.schedules
+        inside: Any = cluster
+        schedules = inside._caller.session.schedules
         for n in range(3):
             await suspended(cluster, f"c-{n}", "k", 0)
         assert len(await schedules.pending("case", after=0)) == 3

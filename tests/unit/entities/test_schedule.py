@@ -44,7 +44,8 @@ def evolve(state: Books, event: Closed) -> Books:
 
 
 def nightly(expression: str = "0 3 * * *", **how: Any) -> Schedule:
-    return cron("nightly", expression, **{"id": "all", "command": Close(), **how})
+    given: dict[str, Any] = {"id": "all", "command": Close(), **how}
+    return cron("nightly", expression, **given)
 
 
 def ms(text: str) -> int:
