@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import ProtocolError
+from nats.errors import Error, ProtocolError
 from nats.protocol.parser import Parser
 
 from .replies import Received
@@ -94,6 +94,19 @@ class Reader(Client):
             self._write(burst)
         elif queue.empty():  # else nats-py's flusher is about to send all there is
             queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _connect_command(self) -> bytes:
+        """What logs in, password and all: so only on a line as secret as was asked for.
+
+        nats-py itself goes on in clear with a server that offers no TLS, or with whoever stands
+        between and leaves the offer out.
+        """
+        server = self._current_server
+        scheme = server.uri.scheme if server is not None else ""
+        secret = scheme == "tls" or ("tls" in self.options and scheme not in ("ws", "wss"))
+        if secret and not self._server_info.get("tls_required"):
+            raise Error("TLS was asked for, and the server offers none: nothing was sent to it")
+        return super()._connect_command()
 
     def hasten(self) -> None:
         """Let what is put go out in bursts, once connected.

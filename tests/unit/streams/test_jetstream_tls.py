@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import trustme
 
 from perdure import Entity, Settings, connect
 from perdure.deploy.server import EmbeddedServer
+from perdure.streams.jetstream.session import open_session
 from perdure.streams.port import Unreachable
 from tests.bank import Account, Balance, Deposit, GetBalance, decide, evolve
 from tests.support.server import fresh_namespace, nats_session
@@ -70,6 +72,29 @@ async def test_web_sockets_over_tls(own_server: Start, authority: Authority) -> 
     url, ca = f"wss://127.0.0.1:{port}", str(authority.ca)
     async with nats_session(server, fresh_namespace(), url=url, tls_ca=ca) as session:
         assert (await session.provision("account")).shards == 4
+
+
+@pytest.mark.parametrize(
+    "url", ["tls://bob:sekret@127.0.0.1:{}", "nats://bob:sekret@127.0.0.1:{}"]
+)
+async def test_no_password_goes_where_the_offer_of_tls_was_left_out(
+    authority: Authority, url: str
+) -> None:
+    """By somebody between: by `tls://`, or by an authority to trust, it was asked for."""
+    heard = bytearray()
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": "2.15.1", "max_payload": 1 << 20, "headers": True}
+        writer.write(b"INFO %b\r\n" % json.dumps(info).encode())
+        heard.extend(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = Settings(url=url.format(port), tls_ca=str(authority.ca))
+        with pytest.raises(Unreachable, match="TLS was asked for, and the server offers none"):
+            await open_session(settings, name="test")
+    assert bytes(heard) == b""
 
 
 @pytest.mark.parametrize("trusted", [False, True])
