@@ -8,11 +8,15 @@ from typing import Any
 
 import msgspec
 
+from perdure.entities.address import Address
 from perdure.entities.errors import ClusterError
 from perdure.entities.flow import Token
 from perdure.entities.tagged import Failure, to_wire
+from perdure.streams.asks import Envelope, encode_envelope, raw
+from perdure.streams.port import Appended
 
-from .saga import Outside, Poke, Run, Saga
+from .mischief import Mischief
+from .saga import FAIL, TWO, Outside, Poke, Run, Saga, saga
 from .sagas import FlowCall, Sagas
 from .world import Caller, World
 
@@ -30,6 +34,7 @@ class Flowing:
     def __init__(self, world: World, sagas: Sagas, outside: Outside) -> None:
         self.world, self.sagas, self.outside = world, sagas, outside
         self.random = Random(f"flowing {world.scenario.seed}")
+        self.mischief = Mischief(world, sagas, outside)
         self._open = 0
 
     @property
@@ -55,6 +60,7 @@ class Flowing:
             await asyncio.sleep(self.random.expovariate(1 / self.world.scenario.pause_s) * 2)
             if self.random.random() < 0.5:
                 await self._resume(caller)
+            await self.mischief.make(caller)
         await asyncio.gather(*running)
         self._open -= 1
 
@@ -75,12 +81,14 @@ class Flowing:
 
     async def _run(self, caller: Caller, entity: str) -> None:
         uid = self.world.uid()
-        script = self.random.getrandbits(5) | (32 if self.random.random() < 0.2 else 0)
+        script = self.random.getrandbits(5) | (FAIL if self.random.random() < 0.2 else 0)
+        script |= TWO if self.random.random() < 0.3 else 0
         wait_s = self.random.choice([0.3, 1.0, 4.0])
         other = self.random.choice([e for e in ENTITIES if e != entity])
         call = FlowCall(entity, uid, f"run-{uid}", script)
         self.sagas.calls.append(call)
         command = Run(uid, script, wait_s, other)
+        await self.mischief.use_up_key(caller, call, command)
         await self._send(caller, call, command)
         if self.random.random() < 0.08:
             await asyncio.sleep(self.random.choice([0.0, 0.5, 2.0]))
@@ -95,11 +103,23 @@ class Flowing:
 
     async def _send(self, caller: Caller, call: FlowCall, command: Run) -> None:
         ref: Any = caller.cluster.at(Saga, call.entity)
-        if self.random.random() < 0.5:
+        roll = self.random.random()
+        if roll < 0.15:
+            await self._tell_in_time(caller, call, command)
+        elif roll < 0.5:
             if await self._quietly(ref.tell(command, key=call.key)) is not None:
                 call.stored = True
         else:
             await self._listen(caller, call, ref.ask(command, key=call.key))
+
+    async def _tell_in_time(self, caller: Caller, call: FlowCall, command: Run) -> None:
+        """As any program tells a command that has to have its outcome by a time."""
+        within_ms = self.random.choice([1_000, 3_000, 10_000])
+        call.deadline_ms = self.world.clock.now_ns() // 1_000_000 + within_ms
+        envelope = Envelope(1, "tell", raw(command), call.key, deadline=call.deadline_ms)
+        address = Address(saga.name, call.entity)
+        body = encode_envelope(envelope)
+        call.stored = isinstance(await caller.session.commands.publish(address, body), Appended)
 
     async def _listen(self, caller: Caller, call: FlowCall, work: Any) -> None:
         self.world.say(caller.process.name, "FLOW", call)
@@ -121,7 +141,18 @@ class Flowing:
         token = Token[int](self.outside.tokens[uid])
         values = self.random.sample(range(100), self.random.choice([1, 1, 3]))
         self.world.say(caller.process.name, "RESUMES", uid, values)
-        await asyncio.gather(*(self._quietly(caller.cluster.resume(token, v)) for v in values))
+        await asyncio.gather(*(self._give(caller, uid, token, value) for value in values))
+
+    async def _give(self, caller: Caller, uid: int, token: Token[int], value: int) -> None:
+        self.sagas.given.setdefault(uid, set()).add(value)
+        try:
+            await caller.cluster.resume(token, value)
+        except ClusterError:
+            return
+        except Exception as error:
+            self.sagas.untagged.append(repr(error))
+            return
+        self.sagas.resumed.append((uid, self.world.clock.now_ns() // 1_000_000))
 
     async def _quietly(self, work: Any) -> Any:
         try:
@@ -140,11 +171,17 @@ class Flowing:
         while self.world.loop.time() < until and (self.busy or self.world.open_flows()):
             for uid in sorted(self.outside.tokens):
                 token = Token[int](self.outside.tokens[uid])
-                work = self._quietly(caller.cluster.resume(token, 7))
-                await caller.process.spawn(work)
+                await caller.process.spawn(self._give(caller, uid, token, 7))
             for entity in ENTITIES:
                 ref: Any = caller.cluster.at(Saga, entity)
                 uid = self.world.uid()
                 work = self._quietly(ref.ask(Poke(uid), key=f"poke-{uid}"))
                 await caller.process.spawn(work)
             await asyncio.sleep(2.0)
+
+    async def settled(self, most_s: float) -> None:
+        """Return when no tell waits at this moment: a timer that asks again may just have fired
+        for a flow that has long ended."""
+        until = self.world.loop.time() + most_s
+        while self.world.loop.time() < until and self.world.saga_tells():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

@@ -19,12 +19,15 @@ Patches = list[tuple[Any, str, Any]]
 PLANTED: dict[str, Callable[[], Patches]] = {}
 """By name: the function that makes its patches."""
 
+OF_FLOWS: dict[str, Callable[[], Patches]] = {}
+"""The same of bugs that only a world with flows shows."""
+
 
 @contextmanager
 def planted(name: str | None) -> Generator[None]:
     """The real modules with one bug, or as they are."""
     with ExitStack() as stack:
-        for target, attribute, replacement in PLANTED[name]() if name else ():
+        for target, attribute, replacement in (PLANTED | OF_FLOWS)[name]() if name else ():
             stack.enter_context(patch.object(target, attribute, replacement))
         yield
 
@@ -37,4 +40,10 @@ def caught(violations: list[str]) -> bool:
 def bug(make: Callable[[], Patches]) -> Callable[[], Patches]:
     """Register a bug under its function's name."""
     PLANTED[make.__name__] = make
+    return make
+
+
+def bug_of_flows(make: Callable[[], Patches]) -> Callable[[], Patches]:
+    """The same of a bug that only a world with flows shows."""
+    OF_FLOWS[make.__name__] = make
     return make

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 
 from .checker import kinds
+from .derailing import OF_FLOWS
 from .planted import PLANTED, caught, planted
 from .simulate import Verdict, simulate
 from .situations import ALL
@@ -99,7 +100,7 @@ class Tally:
         return [name for name in ALL if not self.situations[name]]
 
 
-def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iterator[str]:
+def report(tally: Tally, seconds: float, args: argparse.Namespace) -> Iterator[str]:
     """The summary, a line at a time; what failed comes last, where it is seen."""
     for situation in ALL:
         times, seeds_with = tally.situations[situation], tally.met_in[situation]
@@ -111,7 +112,7 @@ def report(tally: Tally, seconds: float, name: str | None, runners: int) -> Iter
         for kind in kinds(found):
             by_kind.setdefault(kind, []).append(seed)
     for kind, seeds in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        again = replay_line(seeds[0], name, runners)
+        again = replay_line(seeds[0], args.planted, args.runners, flows=args.flows)
         yield f"  {kind}: {len(seeds)} seeds, first {seeds[:5]}: {again}"
     yield (
         f"{tally.seeds} seeds, {tally.commands} commands, {tally.faults} faults in "
@@ -151,7 +152,7 @@ def many(args: argparse.Namespace) -> int:
         if tally.seeds % 100 == 0:
             rate = tally.seeds / (time.monotonic() - begin)
             print(f"{tally.seeds}/{args.seeds}, {rate:.1f} a second", file=sys.stderr, flush=True)
-    for line in report(tally, time.monotonic() - begin, args.planted, args.runners):
+    for line in report(tally, time.monotonic() - begin, args):
         print(line)
     if args.planted:
         return 0 if tally.caught else 1
@@ -169,11 +170,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--runners", type=int, default=1, help="at least so many runners")
     parser.add_argument("--flows", action="store_true", help="with flows beside the rest")
-    parser.add_argument("--planted", choices=sorted(PLANTED), help="plant this bug")
+    parser.add_argument("--planted", choices=sorted(PLANTED | OF_FLOWS), help="plant this bug")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: show everything")
     parser.add_argument("--show", type=int, default=10, help="failing seeds to show")
     args = parser.parse_args(list(arguments) if arguments is not None else None)
+    args.flows = args.flows or args.planted in OF_FLOWS
     if args.seed is not None:
         return show(args.seed, args.planted, args.runners, trace=args.trace, flows=args.flows)
     return many(args)

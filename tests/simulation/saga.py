@@ -21,7 +21,7 @@ from perdure.entities.state import State, Value
 from perdure.entities.steps import StepFailed
 from perdure.entities.tagged import Failure
 
-STEP, NAP, WAIT, ALONE, ASK, FAIL = 1, 2, 4, 8, 16, 32
+STEP, NAP, WAIT, ALONE, ASK, FAIL, TWO = 1, 2, 4, 8, 16, 32, 64
 """What a flow does, as bits of its script."""
 
 SHAKY = Retry(attempts=3, base=0.02, factor=1.5)
@@ -126,6 +126,9 @@ async def run(flow: Flow[Saga, Noted], command: Run) -> Decision[Noted]:
         await flow.sleep("nap", command.wait_s)
         look(2)
         await flow.emit(Noted(uid, 3))
+    if script & TWO:
+        second = flow.step("two").undo(act, uid, "undo two", f"undo two {uid}", False)
+        await second.run(act, uid, "two", f"two {uid}", False)
     if script & WAIT:
         go = flow.deferred("go", int)
         await flow.step("send").run(send, uid, go.token)

@@ -13,7 +13,13 @@ from .sagas import FlowCall, Sagas
 
 Json: TypeAlias = dict[str, Any]
 
-ASK, FAIL, STEP = 16, 32, 1
+ASK, FAIL = 16, 32
+LAST = 9
+"""The line of the event that a flow ends with."""
+LATE = "within deferred go"
+DEADLINE = "(deadline)"
+UNDONE = ("two", "one")
+"""Steps that can be undone, the last one first."""
 
 
 @dataclass(slots=True)
@@ -25,10 +31,28 @@ class FlowLog:
     records: list[tuple[Json, int]] = field(default_factory=list[tuple[Json, int]])  # server ms
     parked: str | None = None
     final: Json | None = None
+    final_ms: int = 0
 
     def all(self, kind: str) -> list[Json]:
         """Its records of a kind."""
         return [record for record, _ in self.records if record["type"] == kind]
+
+    def place(self, kind: str, name: str) -> int | None:
+        """Where the record of that kind and name stands."""
+        for place, (record, _) in enumerate(self.records):
+            if record["type"] == kind and record["name"] == name:
+                return place
+        return None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it waits, and has the entity for itself meanwhile."""
+        if self.final is not None:
+            return False
+        for record, _ in reversed(self.records):
+            if record["type"] in ("began", "waits"):
+                return bool(record.get("exclusive"))
+        return False
 
 
 class SagaLog:
@@ -40,21 +64,26 @@ class SagaLog:
         self.finals: dict[str, Json] = {}
         self.levels: dict[int, int] = {0: 0}  # the mix after so many events
         self.problems: list[str] = []
-        self.poked: Counter[int] = Counter()
+        self.events: Counter[tuple[int, int]] = Counter()  # by uid and line
+        self.answers: dict[int, int] = {}  # by a poke's uid
         for message in messages:
             if message.mark is not None:
                 for outcome in read(message.data)["outcomes"]:
                     self._take(outcome, message)
 
     def _take(self, outcome: Json, message: Logged) -> None:
+        part = outcome.get("flow")
+        self._alone(outcome, part)
         for event in outcome.get("events", []):
             count = len(self.levels) - 1
             mix = (self.levels[count] * 31 + event["uid"] * 7 + event["line"]) % 1_000_003
             self.levels[count + 1] = mix
-            self.poked[event["uid"]] += event["line"] == 0
+            self.events[event["uid"], event["line"]] += 1
         ended = any(outcome.get(name) is not None for name in ("reply", "failure", "dead"))
         ended = ended or "reply" in outcome
-        part = outcome.get("flow")
+        command = outcome.get("command") or {}
+        if command.get("type") == "poke" and "reply" in outcome:
+            self.answers[command["uid"]] = outcome["reply"]
         if part is not None:
             self._flow(outcome, part, message, ended=ended)
         if ended:
@@ -62,6 +91,14 @@ class SagaLog:
             if name in self.finals:
                 self.problems.append(f"ended twice: {self.entity} {name} at {message.sequence}")
             self.finals[name] = outcome
+
+    def _alone(self, outcome: Json, part: Json | None) -> None:
+        """While a flow has the entity for itself, no command is taken."""
+        let_in = any(event["line"] == 0 for event in outcome.get("events", []))
+        let_in = let_in or (part is not None and part["key"] not in self.flows)
+        alone = [flow.key for flow in self.flows.values() if flow.alone]
+        if let_in and alone:
+            self.problems.append(f"let in: {self.entity} {outcome['name']}, beside {alone}")
 
     def _flow(self, outcome: Json, part: Json, message: Logged, *, ended: bool) -> None:
         key = part["key"]
@@ -71,7 +108,10 @@ class SagaLog:
         flow.records += [(r, message.time_ns // 1_000_000) for r in part.get("records", [])]
         flow.parked = part.get("parked")
         if ended and outcome["name"] == key:
-            flow.final = outcome
+            flow.final, flow.final_ms = outcome, message.time_ns // 1_000_000
+            lines = [event["line"] for event in outcome.get("events", [])]
+            if (LAST in lines) != bool(outcome.get("reply")):
+                self.problems.append(f"torn: {self.entity} {key} ends with the events {lines}")
 
 
 def saga_violations(sagas: Sagas) -> list[str]:
@@ -84,9 +124,11 @@ def saga_violations(sagas: Sagas) -> list[str]:
         found += log.problems
         for flow in log.flows.values():
             found += _flow(flow, sagas)
+            found += _waits(flow)
     found += _calls(logs, sagas)
     for call in sagas.calls:
         found += _seen(logs[call.entity], call)
+    found += _given(logs, sagas)
     found += _outside(logs, sagas)
     if sagas.waiting:
         found.append(f"tells of flows are left: {sagas.waiting[:5]}")
@@ -99,17 +141,40 @@ def _flow(flow: FlowLog, sagas: Sagas) -> Iterator[str]:
         for name, times in Counter(record["name"] for record in flow.all(kind)).items():
             if times > 1:
                 yield f"recorded twice: {where}: {kind} {name}, {times} times"
-    due = {record["name"]: record["due_ms"] for record in flow.all("armed")}
-    for record, at_ms in flow.records:
-        if record["type"] == "fired" and at_ms < due.get(record["name"], 1 << 62):
-            yield f"timer early: {where}: {record['name']} at {at_ms}, due {due}"
+    cancelled = bool(flow.all("cancelled"))
     if flow.parked is not None:
         yield f"parked: {where}: {flow.parked}"
     elif flow.final is None:
         last = flow.records[-1][0] if flow.records else None
         yield f"flow forgotten: {where}: its last record is {last}"
-    elif _reason(flow.final) == "cancelled" and flow.key not in sagas.cancelled:
+    elif (_reason(flow.final) == "cancelled") != cancelled:
+        yield f"cancelled and not ended so, or the other way round: {where}: {flow.final}"
+    elif cancelled and flow.key not in sagas.cancelled and flow.place("fired", DEADLINE) is None:
         yield f"cancelled by nobody: {where}"
+
+
+def _waits(flow: FlowLog) -> Iterator[str]:
+    """A wait is over when what it waits for has happened, and not before; a timer never early."""
+    where = f"{flow.entity} {flow.key}"
+    due = {record["name"]: record["due_ms"] for record in flow.all("armed")}
+    happened: set[str] = set()
+    on: set[str] | None = None
+    for record, at_ms in flow.records:
+        kind = record["type"]
+        if kind == "fired":
+            happened.add(f"timer {record['name']}")
+            if at_ms < due.get(record["name"], 1 << 62):
+                yield f"timer early: {where}: {record['name']} at {at_ms}, due {due}"
+        elif kind == "resolved":
+            happened.add(f"deferred {record['name']}")
+        elif kind == "answered":
+            happened.add(f"ask {record['name']}")
+        elif kind == "waits":
+            on = set(record["on"])
+        elif kind == "began":
+            if on is not None and not on & happened and not flow.all("cancelled"):
+                yield f"went on: {where}: it waited for {sorted(on)}, {sorted(happened)} happened"
+            on = None
 
 
 def _reason(outcome: Json) -> str | None:
@@ -134,20 +199,25 @@ def _outcome(call: FlowCall, final: Json, log: SagaLog, where: str) -> Iterator[
     reply, failure, dead = final.get("reply"), final.get("failure"), final.get("dead")
     if (call.reply or call.failure) and (call.reply, call.failure) != (reply, failure):
         yield f"another reply than recorded: {where}: {call.reply or call.failure}"
+    flow = log.flows.get(call.key)
+    if call.deadline_ms is not None and flow is not None and flow.all("waits"):
+        armed = {record["name"]: record["due_ms"] for record in flow.all("armed")}
+        if armed.get(DEADLINE) != call.deadline_ms:
+            yield f"deadline forgotten: {where}: {call.deadline_ms}, armed {armed}"
     if dead is not None:
-        if dead["reason"] != "cancelled":
-            yield f"unjust dead letter: {where}: {dead['reason']}"
+        late = dead["reason"] == "expired" and call.deadline_ms is not None
+        if dead["reason"] != "cancelled" and not late:
+            yield f"unjust dead letter: {where}: {dead['reason']}: {dead['error']}"
         return
     if bool(failure) != bool(call.script & FAIL):
         yield f"another end than its code says: {where}: {reply or failure}"
-    flow = log.flows.get(call.key)
     if reply is None or flow is None:
         return
-    resolved = {record["name"]: record["value"] for record in flow.all("resolved")}
-    fired = [record["name"] for record in flow.all("fired")]
-    late = "within deferred go" in fired
-    if reply["value"] != resolved.get("go") and not late:
-        yield f"another value than resolved: {where}: {reply['value']}, {resolved}"
+    fired, resolved = flow.place("fired", LATE), flow.place("resolved", "go")
+    in_time = resolved is not None and (fired is None or resolved < fired)
+    value = flow.records[resolved][0]["value"] if resolved is not None and in_time else None
+    if reply["value"] != value:
+        yield f"another value than came in time: {where}: {reply['value']}, {value}"
 
 
 def _seen(log: SagaLog, call: FlowCall) -> Iterator[str]:
@@ -173,27 +243,60 @@ def _seen(log: SagaLog, call: FlowCall) -> Iterator[str]:
         last = count
 
 
+def _given(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:
+    """What a flow was given is what somebody gave who may, and what was answered is recorded."""
+    flows: dict[int, FlowLog] = {}
+    for call in sagas.calls:
+        flow = logs[call.entity].flows.get(call.key)
+        if flow is None:
+            continue
+        flows[call.uid] = flow
+        for record in flow.all("resolved"):
+            if record["value"] not in sagas.given.get(call.uid, ()):
+                yield f"given by nobody: {call.entity} {call.key}: {record}"
+        answers = [log.answers[call.uid] for log in logs.values() if call.uid in log.answers]
+        for record in flow.all("answered"):
+            if [record.get("reply")] != answers:
+                yield f"another answer: {call.entity} {call.key}: {record}, not {answers}"
+    for uid, at_ms in sagas.resumed:
+        known = flows.get(uid)
+        times = [] if known is None else [ms for r, ms in known.records if r["type"] == "resolved"]
+        if known is not None and known.final is not None:
+            times.append(known.final_ms)
+        if not times or min(times) > at_ms:
+            yield f"answered before it was recorded: uid {uid} at {at_ms}: {times}"
+
+
 def _outside(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:
+    done: dict[int, list[str]] = {}  # by uid, in the order in which each was done first
     keys: dict[tuple[int, str], set[str]] = {}
     for uid, name, key in sagas.effects:
-        keys.setdefault((uid, name), set()).add(key)
+        if not keys.setdefault((uid, name), set()):
+            done.setdefault(uid, []).append(name)
+        keys[uid, name].add(key)
     for (uid, name), found in keys.items():
         if len(found) > 1:
             yield f"a step has two keys: uid {uid} {name}: {found}"
     for entity, log in logs.items():
-        for uid, times in log.poked.items():
+        for (uid, line), times in log.events.items():
             if times > 1:
-                yield f"executed twice: {entity} poke {uid}, {times} times"
-    by_uid = {call.uid: call for call in sagas.calls}
-    for uid, call in by_uid.items():
+                yield f"executed twice: {entity} uid {uid} line {line}, {times} times"
+    for call in sagas.calls:
+        flow = logs[call.entity].flows.get(call.key)
+        if flow is not None:
+            yield from _undone(call, flow, done.get(call.uid, []))
         final = logs[call.entity].finals.get(call.key)
-        if final is None or final.get("dead") is not None:
-            continue
-        undone = "undo one" in {name for number, name, _ in sagas.effects if number == uid}
-        acted = call.script & STEP and (uid, "one") in keys
-        if final.get("failure") is not None and acted and not undone:
-            yield f"not undone: {call.entity} uid {uid}"
-        if final.get("reply") is not None and undone:
-            yield f"undone in error: {call.entity} uid {uid}"
-        if call.script & ASK and not any(log.poked[uid] for log in logs.values()):
-            yield f"asked and not done: {call.entity} uid {uid}"
+        whole = final is not None and final.get("dead") is None and call.script & ASK
+        if whole and not any(log.events[call.uid, 0] for log in logs.values()):
+            yield f"asked and not done: {call.entity} uid {call.uid}"
+
+
+def _undone(call: FlowCall, flow: FlowLog, done: list[str]) -> Iterator[str]:
+    """What ends without a reply undoes what it did, newest first; what ends with one, nothing."""
+    if flow.final is None:
+        return
+    undone = [name for name in done if name.startswith("undo ")]
+    ran = [name for name in UNDONE if flow.place("ran", name) is not None]
+    expected = [] if flow.final.get("reply") else [f"undo {name}" for name in ran]
+    if undone != expected:
+        yield f"undone otherwise: {call.entity} uid {call.uid}: {undone}, not {expected}"

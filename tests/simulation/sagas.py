@@ -21,6 +21,7 @@ class FlowCall:
     error: str | None = None
     cause: str = ""
     stored: bool = False  # it is known to have been stored
+    deadline_ms: int | None = None  # of its command, in the server's time
 
 
 @dataclass(slots=True)
@@ -32,5 +33,9 @@ class Sagas:
     logs: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
     waiting: list[int] = field(default_factory=list[int])  # tells that are left
     cancelled: set[str] = field(default_factory=set[str])  # keys
+    given: dict[int, set[int]] = field(default_factory=dict[int, "set[int]"])
+    """By the flow's uid, the values that its token was used with."""
+    resumed: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Resumes that were answered: the flow's uid, and the server's time in ms after the answer."""
     effects: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     untagged: list[str] = field(default_factory=list[str])

@@ -127,6 +127,8 @@ async def _life(world: World, scenario: Scenario, flowing: Flowing | None) -> No
     await _quiet(world)
     await asyncio.sleep(REST_S)
     await _saved(world)
+    if flowing is not None:
+        await flowing.settled(QUIET_S)
     world.evidence.unbounded += leftovers(world.alive, scenario)
     for caller in alive:
         world.evidence.unbounded += forgotten(caller)
