@@ -23,6 +23,7 @@ from perdure import (
     State,
     Token,
 )
+from perdure.entities.flow import Deferred
 from perdure.entities.steps import StepFailed
 from perdure.entities.waits import AskFailed
 
@@ -212,7 +213,7 @@ TripFlow = Flow[Trip, Noted]
 def trip_of(world: World, *, changed: bool = False) -> Entity[Trip, Noted]:
     """The trip; `changed`: the code of one flow is another where it has passed."""
 
-    def opened(flow: TripFlow, name: str, **more: Any) -> Any:
+    def opened(flow: TripFlow, name: str, **more: Any) -> Deferred[int]:
         return flow.deferred(name, int, **more)
 
     async def approves(flow: TripFlow, command: Approve) -> Decision[Noted]:

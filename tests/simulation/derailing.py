@@ -15,17 +15,18 @@ from msgspec import structs
 
 from perdure.durable import asking, flows, relay, snapshot
 from perdure.durable import flow as turns
+from perdure.durable.effects import RunnerEffects
 from perdure.durable.flow import Drive
 from perdure.durable.flows import Flows
 from perdure.durable.folded import Folded
-from perdure.durable.openflow import OpenFlow
-from perdure.durable.waker import AnswerCame, Resume, TimerFired
+from perdure.durable.openflow import OpenFlow, timers
+from perdure.durable.waker import AnswerCame, Cancel, Resume, TimerFired
 from perdure.entities import flowrun
 from perdure.entities.decision import Decision
-from perdure.entities.flowrun import FlowRun
+from perdure.entities.flowrun import FlowRun, flow_key
 from perdure.entities.record import Armed, Asked, Cancelled, Fired, Opened, Ran, Record
-from perdure.entities.story import FlowCancelled
-from perdure.entities.waits import Within
+from perdure.entities.story import FlowCancelled, Story
+from perdure.entities.waits import Sleep, Within
 from perdure.streams.asks import encode_envelope
 from perdure.streams.token import ASK, BadToken, Body, Tokens, read_token
 
@@ -79,10 +80,10 @@ def an_unconfirmed_timer_counts_as_armed() -> Patches:
 def a_timer_fires_as_often_as_it_is_said() -> Patches:
     """One that has fired is still pending."""
 
-    def timers(flow: OpenFlow) -> list[Armed]:
+    def every(flow: OpenFlow) -> list[Armed]:
         return [record for record in flow.records if isinstance(record, Armed)]
 
-    return [(flows, "timers", timers)]
+    return [(flows, "timers", every)]
 
 
 def _fires_if(counts: Callable[[Armed, TimerFired], bool]) -> Patches:
@@ -91,7 +92,7 @@ def _fires_if(counts: Callable[[Armed, TimerFired], bool]) -> Patches:
 
     async def believing(self: Any, folded: Folded, item: Any, said: TimerFired) -> None:
         flow = folded.flows.get(said.flow)
-        pending = [] if flow is None else flows.timers(flow)
+        pending = [] if flow is None else timers(flow)
         armed = next((one for one in pending if one.name == said.timer), None)
         if flow is None or armed is None or not counts(armed, said):
             await fired(self, folded, item, said)
@@ -234,14 +235,23 @@ def an_old_owner_knows_what_was_resolved() -> Patches:
     return [(Flows, "_resume", sure)]
 
 
+@bug_of_flows
+def a_token_is_given_before_it_is_recorded() -> Patches:
+    """What a turn has recorded so far isn't stored before each step, but at its end."""
+
+    async def flush(self: Any) -> None:
+        return None
+
+    return [(RunnerEffects, "flush", flush)]
+
+
 # -- questions ------------------------------------------------------------------------------------
 @bug_of_flows
 def the_key_of_a_question_can_be_guessed() -> Patches:
     """There is no nonce in it."""
-    key = asking.flow_key
 
     def guessed(address: Any, flow: str, what: str) -> str:
-        return key(address, flow, what.rpartition(" ")[0])
+        return flow_key(address, flow, what.rpartition(" ")[0])
 
     return [(asking, "flow_key", guessed)]
 
@@ -249,10 +259,10 @@ def the_key_of_a_question_can_be_guessed() -> Patches:
 @bug_of_flows
 def a_question_has_a_new_key_each_time() -> Patches:
     """Asked again it is another command."""
-    key, number = asking.flow_key, itertools.count()
+    number = itertools.count()
 
     def numbered(address: Any, flow: str, what: str) -> str:
-        return key(address, flow, f"{what} {next(number)}")
+        return flow_key(address, flow, f"{what} {next(number)}")
 
     return [(asking, "flow_key", numbered)]
 
@@ -293,6 +303,28 @@ def what_a_step_gave_is_not_recorded() -> Patches:
         return [record for record in fresh(self) if not isinstance(record, Ran)]
 
     return [(FlowRun, "fresh", without)]
+
+
+@bug_of_flows
+def a_step_has_a_new_key_each_time() -> Patches:
+    """Run again after a crash it is another one to the other side."""
+    key, number = FlowRun.key_of, itertools.count()
+
+    def numbered(self: Any, what: str) -> str:
+        return f"{key(self, what)}{next(number)}"
+
+    return [(FlowRun, "key_of", numbered)]
+
+
+@bug_of_flows
+def a_sleep_ends_with_the_next_turn() -> Patches:
+    """Whatever wakes a flow ends its sleep."""
+
+    def place(self: Any) -> int | None:
+        found: int | None = self.run.story.place(Armed, self.name)
+        return found
+
+    return [(Sleep, "place", place)]
 
 
 @bug_of_flows
@@ -346,6 +378,33 @@ def a_snapshot_forgets_open_flows() -> Patches:
 def an_exclusive_flow_lets_others_in() -> Patches:
     """`exclusive` is a word."""
     return [(Folded, "exclusive", property(_no))]
+
+
+# -- cancelling -----------------------------------------------------------------------------------
+@bug_of_flows
+def a_cancellation_is_answered_and_forgotten() -> Patches:
+    """It isn't recorded."""
+    wake = _real(Flows, "_wake")
+
+    async def deaf(self: Any, folded: Folded, item: Any, waker: Any) -> None:
+        if isinstance(waker, Cancel):
+            self._done(folded, item)
+        else:
+            await wake(self, folded, item, waker)
+
+    return [(Flows, "_wake", deaf)]
+
+
+@bug_of_flows
+def a_cancelled_flow_goes_on() -> Patches:
+    """It is recorded, and nothing comes of it."""
+    add = Story.add
+
+    def without(self: Any, record: Record) -> None:
+        add(self, record)
+        self._cancelled = None
+
+    return [(Story, "add", without)]
 
 
 # -- undoing --------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ class Flowing:
         if self.random.random() < 0.08:
             await asyncio.sleep(self.random.choice([0.0, 0.5, 2.0]))
             self.sagas.cancelled.add(call.key)
-            await self._quietly(caller.cluster.at(Saga, entity).cancel(call.key))
+            cancel = caller.cluster.at(Saga, entity).cancel(call.key)
+            await self._recorded(cancel, self.sagas.ended, uid)
 
     async def _again(self, caller: Caller) -> None:
         """Who began a flow asks for its outcome."""
@@ -145,14 +146,18 @@ class Flowing:
 
     async def _give(self, caller: Caller, uid: int, token: Token[int], value: int) -> None:
         self.sagas.given.setdefault(uid, set()).add(value)
+        await self._recorded(caller.cluster.resume(token, value), self.sagas.resumed, uid)
+
+    async def _recorded(self, work: Any, answered: list[tuple[int, int]], uid: int) -> None:
+        """What is answered is in the log by then."""
         try:
-            await caller.cluster.resume(token, value)
+            await work
         except ClusterError:
             return
         except Exception as error:
             self.sagas.untagged.append(repr(error))
             return
-        self.sagas.resumed.append((uid, self.world.clock.now_ns() // 1_000_000))
+        answered.append((uid, self.world.clock.now_ns() // 1_000_000))
 
     async def _quietly(self, work: Any) -> Any:
         try:

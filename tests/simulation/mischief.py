@@ -64,7 +64,13 @@ class Mischief:
         ]
         if found:
             flow = self.random.choice(found)
-            await self.random.choice([self._fire, self._resume, self._answer])(caller, flow)
+            ways = [self._fire, self._resume, self._answer, self._retry]
+            await self.random.choice(ways)(caller, flow)
+
+    async def _retry(self, caller: Caller, flow: FlowLog) -> None:
+        """Let a flow go on that isn't parked."""
+        said = {"type": "$retry", "flow": flow.key}
+        await self._tell(caller, flow.entity, msgspec.json.encode(said))
 
     async def _fire(self, caller: Caller, flow: FlowLog) -> None:
         """Say that a timer's time has come."""

@@ -258,13 +258,17 @@ def _given(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:
         for record in flow.all("answered"):
             if [record.get("reply")] != answers:
                 yield f"another answer: {call.entity} {call.key}: {record}, not {answers}"
-    for uid, at_ms in sagas.resumed:
-        known = flows.get(uid)
-        times = [] if known is None else [ms for r, ms in known.records if r["type"] == "resolved"]
-        if known is not None and known.final is not None:
-            times.append(known.final_ms)
-        if not times or min(times) > at_ms:
-            yield f"answered before it was recorded: uid {uid} at {at_ms}: {times}"
+    for kind, answered in (("resolved", sagas.resumed), ("cancelled", sagas.ended)):
+        for uid, at_ms in answered:
+            if uid in flows and not _had(flows[uid], kind, at_ms):
+                yield f"answered before it was recorded: uid {uid} {kind} at {at_ms}"
+
+
+def _had(flow: FlowLog, kind: str, at_ms: int) -> bool:
+    """Whether something had happened in a flow by then, or it had ended."""
+    if flow.final is not None and flow.final_ms <= at_ms:
+        return True
+    return any(record["type"] == kind and ms <= at_ms for record, ms in flow.records)
 
 
 def _outside(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:

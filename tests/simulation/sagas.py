@@ -37,5 +37,7 @@ class Sagas:
     """By the flow's uid, the values that its token was used with."""
     resumed: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Resumes that were answered: the flow's uid, and the server's time in ms after the answer."""
+    ended: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Cancellations that were answered, the same."""
     effects: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     untagged: list[str] = field(default_factory=list[str])
