@@ -17,6 +17,7 @@ import msgspec
 from perdure import Entity, Settings, Token
 from perdure.durable.testing import TestCluster
 from perdure.streams.memory.broker import MemoryBroker
+from perdure.streams.memory.timers import Armed
 
 from .trips import World
 
@@ -56,17 +57,11 @@ def image_of(cluster: TestCluster, world: World) -> list[Line]:
                     {"what": "tell", "type": name, "token": tell.token, **place}
                     | {"headers": dict(tell.headers or {}), **as_line(tell.data)}
                 )
-    armed: dict[tuple[str, str, str], tuple[int, bytes]] = vars(streams.timers)["_armed"]
+    armed: dict[tuple[str, str, str], Armed] = vars(streams.timers)["_armed"]
     lines += [
-        {
-            "what": "timer",
-            "type": t[0],
-            "token": t[1],
-            "timer": t[2],
-            "due_ms": due,
-            **as_line(data),
-        }
-        for t, (due, data) in sorted(armed.items())
+        {"what": "timer", "type": name, "token": token, "timer": timer, "due_ms": one.due_ms}
+        | as_line(one.data)
+        for (name, token, timer), one in armed.items()
     ]
     lines += [
         {"what": "snapshot", "subject": subject, **as_line(data)}

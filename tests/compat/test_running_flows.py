@@ -5,6 +5,10 @@ The files `flows-*.jsonl` hold what is stored of running flows, as the code of t
 otherwise would lose flows that run for months. After a deliberate change of what is stored, which
 has to read the old files, too, write new ones beside them by `python -m tests.compat.writing N`;
 the old ones are never written again.
+
+flows-1: before there were chains and tells for later.
+flows-2: a flow that is asked records the chain of those that wait for it, and one that waits for
+no time arms a timer by which it is listed.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from .writing import FORMS, image_of_case
 
 HERE = Path(__file__).parent
 FILES = {path.name: read(path.read_bytes()) for path in sorted(HERE.glob("flows-*.jsonl"))}
-NEWEST = "flows-1"
+NEWEST = "flows-2"
 """What today's code writes."""
 
 ENDS = [

@@ -18,6 +18,7 @@ from msgspec import Raw
 from perdure import MalformedMessage, RpcClientError, Settings, Suspended
 from perdure.durable.testing import MS, TestCluster
 from perdure.entities.address import Address
+from perdure.entities.clock import to_datetime
 from perdure.streams.asks import Envelope, encode_envelope, raw
 
 from .trips import (
@@ -263,6 +264,29 @@ async def _paid(cluster: TestCluster, world: World) -> None:
 @case("deadline", time=_deadline_passed, value=_paid)
 async def _deadline(cluster: TestCluster, world: World) -> None:
     await begun(cluster, Book(), cluster.clock.now_ns() // MS + 60_000)
+
+
+async def _later_came(cluster: TestCluster, world: World) -> None:
+    await cluster.advance(DAY - timedelta(seconds=1))
+    await noted(cluster)
+    await cluster.advance(1)
+    assert await trip(cluster).result(Note, KEY, timeout=5) == 1
+    await noted(cluster, "later")
+
+
+async def _later_cancelled(cluster: TestCluster, world: World) -> None:
+    await trip(cluster).cancel(KEY)
+    with pytest.raises(RpcClientError, match="it was cancelled"):
+        await trip(cluster).result(Note, KEY, timeout=5)
+    await cluster.advance(DAY)
+    await noted(cluster)
+
+
+@case("later", time=_later_came, cancelled=_later_cancelled)
+async def _later(cluster: TestCluster, world: World) -> None:
+    at = to_datetime(cluster.clock.now_ns()) + DAY
+    await trip(cluster).tell(Note("later"), key=KEY, at=at)
+    await cluster.quiet()
 
 
 # -- others ---------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ from typing import Any
 
 from msgspec import structs
 
-from perdure.durable import asking, flows, relay, snapshot
+from perdure.durable import asking, flows, relay, snapshot, timers
 from perdure.durable import flow as turns
 from perdure.durable.effects import RunnerEffects
 from perdure.durable.flow import Drive
 from perdure.durable.flows import Flows
 from perdure.durable.folded import Folded
-from perdure.durable.openflow import OpenFlow, timers
+from perdure.durable.openflow import OpenFlow
+from perdure.durable.timers import Timing
 from perdure.durable.waker import AnswerCame, Cancel, Resume, TimerFired
 from perdure.entities import flowrun
 from perdure.entities.decision import Decision
@@ -67,7 +68,7 @@ def timers_are_armed_after_the_commit() -> Patches:
 @bug_of_flows
 def an_unconfirmed_timer_counts_as_armed() -> Patches:
     """Whether a timer was stored isn't asked."""
-    arm = turns.arm
+    arm = timers.arm
 
     async def hopeful(*args: Any) -> bool:
         await arm(*args)
@@ -80,10 +81,12 @@ def an_unconfirmed_timer_counts_as_armed() -> Patches:
 def a_timer_fires_as_often_as_it_is_said() -> Patches:
     """One that has fired is still pending."""
 
-    def every(flow: OpenFlow) -> list[Armed]:
-        return [record for record in flow.records if isinstance(record, Armed)]
+    class Every(Timing):
+        def _add(self, record: Record) -> None:
+            if not isinstance(record, Fired):
+                super()._add(record)
 
-    return [(flows, "timers", every)]
+    return [(flows, "Timing", Every)]
 
 
 def _fires_if(counts: Callable[[Armed, TimerFired], bool]) -> Patches:
@@ -92,8 +95,7 @@ def _fires_if(counts: Callable[[Armed, TimerFired], bool]) -> Patches:
 
     async def believing(self: Any, folded: Folded, item: Any, said: TimerFired) -> None:
         flow = folded.flows.get(said.flow)
-        pending = [] if flow is None else timers(flow)
-        armed = next((one for one in pending if one.name == said.timer), None)
+        armed = None if flow is None else Timing(flow.records).pending.get(said.timer)
         if flow is None or armed is None or not counts(armed, said):
             await fired(self, folded, item, said)
             return
