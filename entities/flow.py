@@ -32,6 +32,7 @@ Ev_contra = TypeVar("Ev_contra", bound=Event, contravariant=True, default=Never)
 R = TypeVar("R")
 E = TypeVar("E", bound=Failure, default=Never)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 P = ParamSpec("P")
 
@@ -64,18 +65,18 @@ class Token(Generic[T]):
         return hash(self._text)
 
 
-class Durable(ABC, Generic[T]):
+class Durable(ABC, Generic[T_co]):
     """Something that a flow may await, for seconds or months, on any runner.
 
     Gotcha: nothing happens until it is awaited.
     """
 
     @abstractmethod
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, T_co]:
         """Wait for it, however long, over restarts."""
 
     @abstractmethod
-    def within(self, duration: Duration, *, name: str | None = None) -> Durable[T | None]:
+    def within(self, duration: Duration, *, name: str | None = None) -> Durable[T_co | None]:
         """The same, or None when `duration` has passed. What was waited for stays open."""
 
 

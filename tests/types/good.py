@@ -203,6 +203,7 @@ async def wider(cluster: Cluster, flow: Flow[Account]) -> object:
         await flow.first(flow.deferred("a", Verdict | int), flow.sleep("s", 5)),
         Verdict | int | None,
     )
+    print(await flow.first(flow.deferred("b", Verdict), flow.sleep("t", 5)))
     return await a1.ask(Deposit(5))
 
 
