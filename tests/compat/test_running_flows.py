@@ -65,13 +65,13 @@ def stored(image: list[Line]) -> Iterator[Stored]:
 def comparable(value: Any) -> Any:
     """Without what is another each time."""
     if isinstance(value, list):
-        found: list[Any] = value
+        found: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
         return [comparable(one) for one in found]
     if isinstance(value, str):
         return RANDOM.sub("any", value)
     if not isinstance(value, dict):
         return value
-    fields: dict[str, Any] = value
+    fields: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
     kept = {key: comparable(one) for key, one in fields.items() if key not in VARIES}
     if "payload_hash" in kept and "command" not in kept:  # of a token, perhaps
         kept["payload_hash"] = "any"

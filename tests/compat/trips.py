@@ -210,11 +210,18 @@ class World:
 TripFlow = Flow[Trip, Noted]
 
 
+def opened(flow: TripFlow, name: str, **more: Any) -> Deferred[int]:
+    return flow.deferred(name, int, **more)
+
+
 def trip_of(world: World, *, changed: bool = False) -> Entity[Trip, Noted]:
     """The trip; `changed`: the code of one flow is another where it has passed."""
+    flows = [*waiting(world, changed=changed), *doing(world)]
+    return Entity(Trip(), decide_trip, evolve_trip, flows=flows)
 
-    def opened(flow: TripFlow, name: str, **more: Any) -> Deferred[int]:
-        return flow.deferred(name, int, **more)
+
+def waiting(world: World, *, changed: bool) -> list[Any]:
+    """The flows that wait, for the most part."""
 
     async def approves(flow: TripFlow, command: Approve) -> Decision[Noted]:
         await flow.emit(Noted("begun"))
@@ -259,6 +266,12 @@ def trip_of(world: World, *, changed: bool = False) -> Entity[Trip, Noted]:
         await flow.step("send one").run(world.send, "one", one.token)
         await flow.step("send two").run(world.send, "two", two.token)
         return command.accept(f"{await flow.all(one, two)}")
+
+    return [approves, twice, expires, naps, within, either, both]
+
+
+def doing(world: World) -> list[Any]:
+    """Those that do more than that."""
 
     async def buys(flow: TripFlow, command: Buy) -> Decision[Noted]:
         return command.accept(await flow.at(Shop, "s-1").ask(Sell(3)), Noted("bought"))
@@ -309,6 +322,4 @@ def trip_of(world: World, *, changed: bool = False) -> Entity[Trip, Noted]:
         await flow.step("send").run(world.send, "value", value.token)
         return command.accept(f"{await value}: {'; '.join(told)}")
 
-    flows: list[Any] = [approves, twice, expires, naps, within, either, both]
-    flows += [buys, takes, alone, walks, books, fails]
-    return Entity(Trip(), decide_trip, evolve_trip, flows=flows)
+    return [buys, takes, alone, walks, books, fails]

@@ -218,7 +218,7 @@ async def _sleep(cluster: TestCluster, world: World) -> None:
     await cluster.advance(DAY)
 
 
-def _value_of(command: Any) -> Part:
+def _value_of(command: Within | Either) -> Part:
     async def end(cluster: TestCluster, world: World) -> None:
         await cluster.advance(DAY - timedelta(seconds=1))
         await resumed(cluster, world, "value", 5)
@@ -227,7 +227,7 @@ def _value_of(command: Any) -> Part:
     return end
 
 
-def _time_of(command: Any) -> Part:
+def _time_of(command: Within | Either) -> Part:
     async def end(cluster: TestCluster, world: World) -> None:
         await cluster.advance(DAY)
         await resumed(cluster, world, "value", 5)

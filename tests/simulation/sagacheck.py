@@ -81,7 +81,7 @@ class SagaLog:
             self.events[event["uid"], event["line"]] += 1
         ended = any(outcome.get(name) is not None for name in ("reply", "failure", "dead"))
         ended = ended or "reply" in outcome
-        command = outcome.get("command") or {}
+        command: Json = outcome.get("command") or {}
         if command.get("type") == "poke" and "reply" in outcome:
             self.answers[command["uid"]] = outcome["reply"]
         if part is not None:
