@@ -17,7 +17,7 @@ from perdure.streams.port import Appended
 
 from .mischief import Mischief
 from .saga import FAIL, TWO, Outside, Poke, Run, Saga, saga
-from .sagas import FlowCall, Sagas
+from .sagas import Answered, FlowCall, Sagas
 from .world import Caller, World
 
 ENTITIES = ("s-1", "s 2", "s=3")
@@ -148,8 +148,9 @@ class Flowing:
         self.sagas.given.setdefault(uid, set()).add(value)
         await self._recorded(caller.cluster.resume(token, value), self.sagas.resumed, uid)
 
-    async def _recorded(self, work: Any, answered: list[tuple[int, int]], uid: int) -> None:
+    async def _recorded(self, work: Any, answered: list[Answered], uid: int) -> None:
         """What is answered is in the log by then."""
+        sent_ms = self.world.clock.now_ns() // 1_000_000
         try:
             await work
         except ClusterError:
@@ -157,7 +158,8 @@ class Flowing:
         except Exception as error:
             self.sagas.untagged.append(repr(error))
             return
-        answered.append((uid, self.world.clock.now_ns() // 1_000_000))
+        at_ms = self.world.clock.now_ns() // 1_000_000
+        answered.append(Answered(uid, sent_ms, at_ms))
 
     async def _quietly(self, work: Any) -> Any:
         try:

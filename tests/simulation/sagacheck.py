@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from .evidence import Logged
 from .notation import read
-from .sagas import FlowCall, Sagas
+from .sagas import Answered, FlowCall, Sagas
 
 Json: TypeAlias = dict[str, Any]
 
@@ -259,16 +259,19 @@ def _given(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:
             if [record.get("reply")] != answers:
                 yield f"another answer: {call.entity} {call.key}: {record}, not {answers}"
     for kind, answered in (("resolved", sagas.resumed), ("cancelled", sagas.ended)):
-        for uid, at_ms in answered:
-            if uid in flows and not _had(flows[uid], kind, at_ms):
-                yield f"answered before it was recorded: uid {uid} {kind} at {at_ms}"
+        for one in answered:
+            if one.uid in flows and not _had(flows[one.uid], kind, one):
+                yield f"answered before it was recorded: {kind}, {one}"
 
 
-def _had(flow: FlowLog, kind: str, at_ms: int) -> bool:
-    """Whether something had happened in a flow by then, or it had ended."""
-    if flow.final is not None and flow.final_ms <= at_ms:
+def _had(flow: FlowLog, kind: str, answered: Answered) -> bool:
+    """Whether something had happened in a flow by then, or it had ended, or not begun: what is
+    sent where the mailbox is full overtakes what fills it, the flow's own command too."""
+    if flow.final is not None and flow.final_ms <= answered.at_ms:
         return True
-    return any(record["type"] == kind and ms <= at_ms for record, ms in flow.records)
+    if flow.records and flow.records[0][1] > answered.sent_ms:
+        return True
+    return any(record["type"] == kind and ms <= answered.at_ms for record, ms in flow.records)
 
 
 def _outside(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:

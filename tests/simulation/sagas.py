@@ -25,6 +25,15 @@ class FlowCall:
 
 
 @dataclass(slots=True)
+class Answered:
+    """What was sent to a flow and answered, with the server's time in ms before and after."""
+
+    uid: int
+    sent_ms: int
+    at_ms: int
+
+
+@dataclass(slots=True)
 class Sagas:
     """Everything about flows in one run."""
 
@@ -35,9 +44,8 @@ class Sagas:
     cancelled: set[str] = field(default_factory=set[str])  # keys
     given: dict[int, set[int]] = field(default_factory=dict[int, "set[int]"])
     """By the flow's uid, the values that its token was used with."""
-    resumed: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """Resumes that were answered: the flow's uid, and the server's time in ms after the answer."""
-    ended: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """Cancellations that were answered, the same."""
+    resumed: list[Answered] = field(default_factory=list["Answered"])
+    ended: list[Answered] = field(default_factory=list["Answered"])
+    """Resumes and cancellations that were answered."""
     effects: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     untagged: list[str] = field(default_factory=list[str])
