@@ -34,6 +34,8 @@ class Outside:
     random: Random
     effects: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     tokens: dict[int, str] = field(default_factory=dict[int, str])
+    sent_s: dict[int, float] = field(default_factory=dict[int, float])
+    """When each token was first given to somebody, on the world's clock."""
 
 
 OUTSIDE: ContextVar[Outside] = ContextVar("OUTSIDE")
@@ -99,7 +101,9 @@ async def act(uid: int, name: str, key: str, shaky: bool) -> int:
 
 
 async def send(uid: int, token: Token[int]) -> None:
-    OUTSIDE.get().tokens[uid] = str(token)
+    outside = OUTSIDE.get()
+    outside.tokens[uid] = str(token)
+    outside.sent_s.setdefault(uid, asyncio.get_running_loop().time())
 
 
 async def run(flow: Flow[Saga, Noted], command: Run) -> Decision[Noted]:

@@ -251,6 +251,10 @@ def _given(logs: dict[str, SagaLog], sagas: Sagas) -> Iterator[str]:
         if flow is None:
             continue
         flows[call.uid] = flow
+        opened = flow.place("opened", "go")
+        sent_ms = sagas.sent_ms.get(call.uid)
+        if sent_ms is not None and (opened is None or flow.records[opened][1] > sent_ms):
+            yield f"token given before it was recorded: {call.entity} {call.key} at {sent_ms}"
         for record in flow.all("resolved"):
             if record["value"] not in sagas.given.get(call.uid, ()):
                 yield f"given by nobody: {call.entity} {call.key}: {record}"

@@ -44,6 +44,8 @@ class Sagas:
     cancelled: set[str] = field(default_factory=set[str])  # keys
     given: dict[int, set[int]] = field(default_factory=dict[int, "set[int]"])
     """By the flow's uid, the values that its token was used with."""
+    sent_ms: dict[int, int] = field(default_factory=dict[int, int])
+    """By the flow's uid, when its token was first given to somebody, in the server's time."""
     resumed: list[Answered] = field(default_factory=list["Answered"])
     ended: list[Answered] = field(default_factory=list["Answered"])
     """Resumes and cancellations that were answered."""

@@ -17,6 +17,7 @@ from .checker import violations
 from .flowing import Flowing
 from .loop import Deadlock, Endless
 from .nemesis import Nemesis
+from .ports import EPOCH_NS
 from .saga import Outside
 from .sagacheck import saga_violations
 from .sagas import Sagas
@@ -76,6 +77,10 @@ def simulate(seed: int, *, trace: bool = False, runners: int = 1, flows: bool = 
         if outside is not None:
             sagas.logs, sagas.waiting = world.saga_logs(), world.saga_tells()
             sagas.effects = outside.effects
+            sagas.sent_ms = {
+                uid: (EPOCH_NS + round(at_s * 1e9)) // 1_000_000
+                for uid, at_s in outside.sent_s.items()
+            }
             found += saga_violations(sagas)
         return Verdict(
             seed,
