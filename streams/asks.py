@@ -88,11 +88,15 @@ _envelopes = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(Answer)
 _infos = msgspec.json.Decoder(TypeInfo)
 _encoder = msgspec.json.Encoder()
+_NO_TIMES = b",null,[]]"
+"""The end of an envelope without `at` and `chain`."""
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
-    """The body of an enveloped ask or tell."""
-    return _encoder.encode(envelope)
+    """The body of an enveloped ask or tell. What came with later releases and is seldom used is
+    left out at its end."""
+    data = _encoder.encode(envelope)
+    return data[: -len(_NO_TIMES)] + b"]" if data.endswith(_NO_TIMES) else data
 
 
 def open_body(
