@@ -57,6 +57,9 @@ SHARDS_TOLD = 4
 """Shards told one by one in a finding, which is one line."""
 RUN = "start a runner, which creates what is missing: perdure run APP"
 RESTART = "restart the runner {}, which creates what is missing when it starts"
+CAREFUL = (
+    "not before the quarantined entities are seen to: perhaps the newer code is the wrong one"
+)
 ALLOW = "allow it in the server's configuration for this login"
 
 
@@ -412,15 +415,30 @@ def members_found(first: Fleet, second: Fleet) -> list[Finding]:
         if before is not None and first.blind(before) and second.blind(one):
             what = f"runner {name} {second.blind(one)[0]} runners"
             found.append(bad("members", what, "see its log; if it stays so, restart it"))
+    broken = quarantined_found(second)
     for name, one in second.told.items():
         if other := second.other_code(one):
             what = f"runner {name} differs from the one that started last: {', '.join(other)}"
-            found.append(odd("members", what, f"go on with the deployment: perdure drain {name}"))
+            step = f"go on with the deployment: perdure drain {name}"
+            found.append(odd("members", what, CAREFUL if broken else step))
+    found += broken
     number = len(second.told)
     well = "one runner, which sees no other"
     if number > 1:
         well = f"{number} runners, each sees all of them"
     return found or [good("members", well)]
+
+
+def quarantined_found(fleet: Fleet) -> list[Finding]:
+    """Entities that their owners can't fold."""
+    found: list[Finding] = []
+    for name, one in fleet.told.items():
+        for type in one.types:
+            if type.quarantined:
+                what = f"runner {name} can't fold {type.quarantined} of its entities of"
+                step = "see its log (entity.quarantined); perdure verify --app APP with its code"
+                found.append(bad("entities", f"{what} {type.entity}: they are quarantined", step))
+    return found
 
 
 def shards_found(first: Layout, second: Layout) -> Finding:

@@ -6,6 +6,7 @@ caller's reply subject must not make the runner write anywhere else.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,6 +28,10 @@ FLOW = "flow:"
 """Before a token, in the place of a tell's reply subject: who asks is a flow."""
 
 
+TELL_S = 10.0
+"""How often at most one type's runner warns of reply subjects that it may not answer to."""
+
+
 class Answers:
     """Sends answers about the entities of one type."""
 
@@ -40,6 +45,8 @@ class Answers:
         self._asks = asks
         self._prefixes = prefixes
         self._push = push
+        self._unsent = 0
+        self._told_at = -TELL_S
 
     def allowed(self, reply: str) -> bool:
         """Whether an answer may go there."""
@@ -53,11 +60,22 @@ class Answers:
             elif self.allowed(asker.reply):
                 self._asks.send(asker.reply, data)
             elif asker.reply:  # else nobody waits for it
-                logger.warning(
-                    "no answer was sent: %s",
-                    forbidden(asker.reply, self._prefixes),
-                    extra={"action": "reply.forbidden"},
-                )
+                self._not_sent(forbidden(asker.reply, self._prefixes))
+
+    def _not_sent(self, why: str) -> None:
+        """Tell it now and then: who asks so may do it a thousand times a second."""
+        now = asyncio.get_running_loop().time()
+        self._unsent += 1
+        level = logging.DEBUG
+        if now >= self._told_at + TELL_S:
+            level, self._told_at = logging.WARNING, now
+        logger.log(
+            level,
+            "no answer was sent (%d so far): %s",
+            self._unsent,
+            why,
+            extra={"action": "reply.forbidden"},
+        )
 
     def error(
         self, askers: Iterable[Asker], error: ClusterError, address: Address, key: str | None

@@ -384,7 +384,7 @@ class Runner:
             Hosting(
                 entity=hosted.host.entity.name,
                 generation=hosted.sharding.generation,
-                version=hosted.host.entity.fingerprint,
+                version=hosted.host.entity.code,
                 label=hosted.host.entity.label or "",
             )
             for hosted in self._hosted

@@ -189,7 +189,7 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
         owned=sum(shard.owned for shard in shards),
         assigned=sum(shard.assigned for shard in shards),
         own=tuple(shard.number for shard in shards if shard.owned),
-        version=shards[0].host.entity.fingerprint,
+        version=shards[0].host.entity.code,
         label=shards[0].host.entity.label or "",
         generation=shards[0].sharding.generation,
         terms=sum(shard.term is not None for shard in shards),

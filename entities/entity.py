@@ -87,6 +87,9 @@ class Entity(Generic[S, Ev]):
     fingerprint: str
     """16 hexadecimal digits over name, revision and the schemas of state and events: a snapshot
     with another one is ignored. The same in every process of the same code."""
+    code: str
+    """The same over its messages and the tags of its failures, too, what flows handle, and the
+    schedules: runners with another one answer otherwise, or not at all."""
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class Entity(Generic[S, Ev]):
         self.log = decoder_of(self.events, f"{self._what}: events")
         self.state_decoder = decoder_of([self._state], f"{self._what}: state")
         self.fingerprint = _fingerprint(self.name, revision, [self._state, *self.events])
+        self.code = self._code()
         self._first = self._encode_first()
 
     def fresh(self) -> S:
@@ -153,6 +157,13 @@ class Entity(Generic[S, Ev]):
                 # Without its traceback, which would keep the state and the command alive.
                 return Decision((), None, failure.with_traceback(None))
             raise TypeError(_undeclared(failure, contract)) from failure
+
+    def _code(self) -> str:
+        failures = {f.tag for c in self.contracts.values() for f in c.failures}
+        classes = [self._state, *self.events, *(c.message for c in self.contracts.values())]
+        schedules = (f"{s.name} {s.digest}" for s in self.schedules)
+        beside = [*sorted(failures), *sorted(self.flow_of), *schedules]
+        return _fingerprint(" ".join([self.name, *beside]), self.revision, classes)
 
     def _encode_first(self) -> bytes:
         label = f"{self._what}: the first state"

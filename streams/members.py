@@ -40,7 +40,8 @@ class Hosting(Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int
     """Of the sharding that it found."""
     version: str = ""
-    """The fingerprint of the type's code: of its state, its events and `evolve`'s revision."""
+    """The fingerprint of the type's code: of its state, messages, events and failures, of what
+    flows handle, its schedules, and `evolve`'s revision."""
     label: str = ""
     """Only runners with this label may own its shards; empty: any that hosts it."""
 

@@ -87,6 +87,16 @@ def test_who_has_other_code_than_the_one_that_started_last_differs() -> None:
     assert members.next == "go on with the deployment: perdure drain a"
 
 
+def test_who_goes_on_with_a_deployment_sees_to_what_cant_be_folded_first() -> None:
+    old = told("a", told_type(*A, version="1"), sees=2, since=1)
+    new = told("b", told_type(*B, version="2", quarantined=3), sees=2, since=2)
+    fleet = Fleet([old, new], None)
+    differs, broken, _ = fleet_found(fleet, fleet, ["counter"])
+    assert differs.next.startswith("not before the quarantined entities are seen to")
+    assert not broken.ok
+    assert "runner b can't fold 3 of its entities of counter" in broken.what
+
+
 def test_a_shard_of_nobody_and_one_of_two() -> None:
     fleet = Fleet(pair(a=A[:1], b=(*B, A[0])), None)
     (layout,) = layouts(fleet, None)

@@ -21,11 +21,13 @@ def told_type(
     version: str = "",
     label: str = "",
     entity: str = "counter",
+    quarantined: int = 0,
 ) -> TypeStats:
     """A type of which a runner has these shards."""
     counts: dict[str, Any] = dict.fromkeys(TypeStats.__struct_fields__, 0)
     given = {"entity": entity, "shards": shards, "generation": generation}
     given |= {"version": version, "label": label}
+    given["quarantined"] = quarantined
     more = {"own": own, "owned": len(own), "assigned": len(own), "batching": False}
     return msgspec.convert({**counts, **given, **more}, TypeStats)
 

@@ -93,7 +93,7 @@ async def test_the_label_is_in_the_record_and_not_in_the_fingerprint() -> None:
         (member,) = r["a"].runner.membership.view.members()
         hosting = hosting_of(member, "keeper")
         assert hosting is not None
-        assert (hosting.label, hosting.version) == ("gpu", keeper.fingerprint)
+        assert (hosting.label, hosting.version) == ("gpu", keeper.code)
         assert member.labels == ("gpu",)
 
 

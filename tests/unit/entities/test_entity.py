@@ -26,6 +26,7 @@ from perdure import (
     Query,
     Snowflake,
     State,
+    every,
     given,
 )
 from tests.bank import (
@@ -237,6 +238,16 @@ def test_the_fingerprint_shows_what_is_stored_and_not_the_prose() -> None:
         _entity(First, revision=2).fingerprint,
     }
     assert len(others | same) == 4
+
+
+def test_code_that_answers_otherwise_is_other_code() -> None:
+    """Snapshots of the one are good for the other."""
+    alone = Entity(Account(), decide, evolve)
+    later = every("e", 60.0, id="a", command=Deposit(1))
+    scheduled = Entity(Account(), decide, evolve, flows=[withdraw_large], schedules=[later])
+    assert alone.fingerprint == account.fingerprint == scheduled.fingerprint
+    assert len({alone.code, account.code, scheduled.code, account.fingerprint}) == 4
+    assert Entity(Account(), decide, evolve).code == alone.code
 
 
 @pytest.mark.parametrize("label", ["gpu", "eu-west.1", "A_b", "x" * 64])
