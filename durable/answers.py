@@ -60,22 +60,18 @@ class Answers:
             elif self.allowed(asker.reply):
                 self._asks.send(asker.reply, data)
             elif asker.reply:  # else nobody waits for it
-                self._not_sent(forbidden(asker.reply, self._prefixes))
+                self.not_answered("no answer was sent", asker.reply)
 
-    def _not_sent(self, why: str) -> None:
-        """Tell it now and then: who asks so may do it a thousand times a second."""
+    def not_answered(self, what: str, reply: str) -> None:
+        """Tell it, but not each time: who asks so may do it a thousand times a second."""
         now = asyncio.get_running_loop().time()
         self._unsent += 1
         level = logging.DEBUG
         if now >= self._told_at + TELL_S:
             level, self._told_at = logging.WARNING, now
-        logger.log(
-            level,
-            "no answer was sent (%d so far): %s",
-            self._unsent,
-            why,
-            extra={"action": "reply.forbidden"},
-        )
+        more = f" ({self._unsent} such so far)" if self._unsent > 1 else ""
+        why = forbidden(reply, self._prefixes)
+        logger.log(level, "%s: %s%s", what, why, more, extra={"action": "reply.forbidden"})
 
     def error(
         self, askers: Iterable[Asker], error: ClusterError, address: Address, key: str | None

@@ -22,7 +22,7 @@ from ..streams.commit import At
 from ..streams.port import Delivery, Message, Outdated, Subscription, Taken, Unreachable
 from ..streams.subjects import Sharding, unescape
 from .activation import Activation, loop_time
-from .answers import Answers, forbidden
+from .answers import Answers
 from .claim import Claim
 from .deadletter import bury_unaddressed
 from .host import Host
@@ -418,12 +418,7 @@ class Shard:
         reply = item.askers[0].reply if item.askers else item.name
         if item.key is not None or self.answers.allowed(reply):
             return True
-        logger.warning(
-            "an ask of %s was not executed: %s",
-            address,
-            forbidden(reply, self.host.settings.reply_prefixes),
-            extra={"action": "reply.forbidden", "address": str(address)},
-        )
+        self.answers.not_answered(f"an ask of {str(address)[:100]} was not executed", reply)
         return False
 
     def _tell(self, delivery: Delivery, suspect: bool) -> None:
