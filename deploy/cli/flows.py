@@ -20,7 +20,7 @@ from .hint import require_type
 from .options import NO_OPTIONS, Common
 from .output import Output
 from .standing import Standing, find, flow_key_of, standing, standing_of, wake
-from .suspended import Rows, list_type
+from .suspended import OPEN, PARKED, Rows, list_type
 from .trouble import FAILED, SUCCESS, Failed, UsageError
 
 HELP = """
@@ -75,14 +75,14 @@ def list_flows(
         Without an id: stop after that many.
     """
     if id is None:
-        return list_type(type, prefix, limit, common, parked=parked)
+        return list_type(type, prefix, limit, common, PARKED if parked else OPEN)
     address = address_of(type, id)
     if prefix or limit is not None:
         raise UsageError("--prefix or --limit with an ID", "leave them out, or the ID")
     settings, output = common.settings(), common.output()
 
     async def work(caller: Caller) -> int:
-        rows = Rows(output)
+        rows = Rows(output, OPEN)
         for flow in await flows_of(caller, address):
             if flow.parked is not None or not parked:
                 rows.add(flow)

@@ -26,6 +26,7 @@ from .resizing import resize_type
 from .resume import resume
 from .run import run as run_command
 from .runners import runners
+from .schedules import schedules
 from .settings import settings
 from .shards import shards
 from .stats import stats
@@ -82,6 +83,7 @@ app.command(shards)
 app.command(drain, group=OPERATE)
 app.command(settings, group=OPERATE, usage="Usage: perdure settings [NAME…] [OPTIONS]")
 app.command(suspended, group=OPERATE)
+app.command(schedules, group=OPERATE)
 flows.group = OPERATE
 app.command(flows)
 dead.group = OPERATE  # an app of its own takes no options here

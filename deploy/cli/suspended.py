@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -59,10 +61,23 @@ def suspended(
     limit
         Stop after that many.
     """
-    return list_type(type, prefix, limit, common, parked=parked)
+    return list_type(type, prefix, limit, common, PARKED if parked else OPEN)
 
 
-def list_type(type: str, prefix: str, limit: int | None, common: Common, *, parked: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which flows are listed, and how."""
+
+    one: str
+    """What one is called."""
+    all: str
+    wanted: Callable[[Suspension], bool]
+    columns: tuple[str, ...]
+    cells: Callable[[Suspension], tuple[str, ...]]
+    """One for people, as the columns."""
+
+
+def list_type(type: str, prefix: str, limit: int | None, common: Common, kind: Kind) -> int:
     """List those of a type; the exit code. Raises UsageError."""
     type_of(type)
     if limit is not None and limit < 1:
@@ -70,13 +85,13 @@ def list_type(type: str, prefix: str, limit: int | None, common: Common, *, park
     settings, output = with_server(common.settings()), common.output()
 
     async def work(caller: Caller) -> int:
-        rows, code, more = Rows(output), SUCCESS, False
+        rows, code, more = Rows(output, kind), SUCCESS, False
         async with aclosing(open_flows(caller, type, prefix)) as found:
             async for flow in found:
                 if isinstance(flow, SerializationError):
                     output.cluster_error(flow, next_step(flow))
                     code = FAILED
-                elif parked and flow.parked is None:
+                elif not kind.wanted(flow):
                     pass
                 elif rows.count == limit:
                     more = True
@@ -85,10 +100,10 @@ def list_type(type: str, prefix: str, limit: int | None, common: Common, *, park
                     rows.add(flow)
         rows.end()
         if more:
-            output.note(f"{counted(rows.count, 'flow')}, and more: give another --limit")
+            output.note(f"{counted(rows.count, kind.one)}, and more: give another --limit")
         elif not rows.count and code == SUCCESS:
             await require_type(caller, type)
-            output.note(f"no {'parked' if parked else 'open'} flows of {type}")
+            output.note(f"no {kind.all} of {type}")
         return code
 
     return connected(settings, work)
@@ -97,10 +112,10 @@ def list_type(type: str, prefix: str, limit: int | None, common: Common, *, park
 class Rows:
     """Prints flows as they come: for people in tables of some hundred rows."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, kind: Kind) -> None:
         self.count: int = 0
         """How many there were."""
-        self._output = output
+        self._output, self._kind = output, kind
         self._page: list[tuple[str, ...]] = []
 
     def add(self, flow: Suspension) -> None:
@@ -109,14 +124,14 @@ class Rows:
         if self._output.json:
             self._output.result(flow)
             return
-        self._page.append(cells(flow))
+        self._page.append(self._kind.cells(flow))
         if len(self._page) == PAGE:
             self.end()
 
     def end(self) -> None:
         """There are no more."""
         if self._page:
-            self._output.table(COLUMNS, self._page)
+            self._output.table(self._kind.columns, self._page)
             self._page.clear()
 
 
@@ -131,3 +146,7 @@ def cells(flow: Suspension) -> tuple[str, ...]:
         "-" if flow.due is None else stamp(flow.due),
         "-" if flow.parked is None else shortened(one_line(flow.parked)),
     )
+
+
+OPEN = Kind("flow", "open flows", lambda flow: True, COLUMNS, cells)
+PARKED = Kind("flow", "parked flows", lambda flow: flow.parked is not None, COLUMNS, cells)

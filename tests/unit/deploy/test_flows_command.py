@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from perdure import Retry
+from perdure import Entity, Retry, cron
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.commit import MARK, unseal
 from perdure.streams.jetstream.direct import records
@@ -19,7 +19,7 @@ from perdure.streams.token import Body, make_token, read_token
 
 from ...support.server import until_count
 from .hosted import Place, hosted, place
-from .leave import World, leave, world
+from .leave import Add, Leave, World, decide, evolve, leave, world
 
 
 @pytest.fixture(autouse=True)
@@ -335,3 +335,22 @@ async def test_a_tell_for_later_waits_for_its_time(
         assert (await at.run("result", "leave", "a", "k-3")).out == "4\n"
         what = [one["what"] for one in await shown(at, "a", "k-2")]
         assert what == ["command", "began", "armed", "waits", "fired", "began", "ended"]
+
+
+async def test_what_comes_later_and_by_itself_is_listed(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    night = cron("nightly", "0 3 * * *", id="all", command=Add(1))
+    nightly = Entity(Leave(), decide, evolve, flows=leave.flows, schedules=[night])
+    async with hosted(nats_server, namespace, tmp_path, nightly) as at:
+        await at.run("tell", "leave", "c", "add", '{"days": 1}', "--key", "k-3", "--at", "2h")
+        await applied(at, "a", "k-1")  # it waits for a value, and for no time
+        rows = (await at.run("schedules", "leave", "--json")).lines
+        assert {row["address"] for row in rows} == {"leave/all", "leave/c"}
+        ran = await at.run("schedules", "leave", "--prefix", "al")
+        (line,) = ran.out.splitlines()[1:]
+        assert line.split()[3:5] == ["add", "nightly"]
+        assert f"schedule:nightly:{night.digest}:" in line
+        ran = await at.run("schedules", "leave", "--prefix", "nobody")
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err.startswith("no commands for later of leave")

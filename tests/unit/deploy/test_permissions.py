@@ -171,6 +171,7 @@ async def operate_flows(server: EmbeddedServer, folder: Path, token: Token[int])
         ("tell trip t-1 unbook --key later --at 2h", 0),
         ("suspended trip", 0),
         ("suspended trip --parked", 0),
+        ("schedules trip", 0),
         ("flows list trip t-1", 0),
         ("flows show trip t-1 k", 0),
         ("flows retry trip t-1 k", 1),  # it isn't parked

@@ -52,6 +52,7 @@ def shell(tmp_path: Path) -> Shell:
         (["suspended"], "TYPE requires an argument"),
         (["suspended", "Account"], "not an entity type's name"),
         (["suspended", "account", "--limit", "0"], "--limit 0"),
+        (["schedules"], "TYPE requires an argument"),
         (["suspended", "account", "--url", "memory:"], "memory: has no server"),
         (["flows", "list", "account", ""], "not an id: 0 bytes"),
         (["flows", "list", "account", "a-1", "--limit", "5"], "--limit with an ID"),
@@ -118,7 +119,7 @@ def test_help_teaches_with_examples(shell: Shell) -> None:
     assert ran.code == 0
     for command in (
         *("dev", "run", "ask", "tell", "result", "resume", "status", "history", "state"),
-        *("check", "suspended"),
+        *("check", "suspended", "schedules"),
     ):
         assert command in ran.out
         help = shell.type(command, "--help")
