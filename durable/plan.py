@@ -29,6 +29,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
+from ..entities.later import TIME
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.chain import link, shown
@@ -38,7 +39,7 @@ from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
-from .waker import Waker, may_be_waker
+from .waker import TimerFired, Waker, may_be_waker
 
 OUTCOME_BYTES = 512
 """What an outcome adds to its payload in a commit: names, hashes, JSON syntax. Generous."""
@@ -223,9 +224,7 @@ def _held(
             plan.recorded.append((item, found))
         elif verdict is Standing.PROCESSED:
             plan.processed.append(item)
-        elif drives(item, verdict, now_ms=now_ms) and (
-            isinstance(item.command, Waker) or verdict is Standing.OPEN
-        ):
+        elif drives(item, verdict, now_ms=now_ms) and (_wakes(item) or verdict is Standing.OPEN):
             plan.flow = None if item.suspect else item
             plan.suspect = item if item.suspect else None
             break
@@ -242,6 +241,13 @@ def _held(
         else:
             plan.held.append(item)
     return plan
+
+
+def _wakes(item: Item) -> bool:
+    """Whether it lets a flow go on: not the time of a command that was told for later, which is
+    one like those that wait."""
+    timed = isinstance(item.command, TimerFired) and item.command.timer == TIME
+    return isinstance(item.command, Waker) and not timed
 
 
 def drives(item: Item, verdict: Standing, *, now_ms: int) -> bool:

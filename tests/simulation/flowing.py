@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ from perdure.streams.asks import Envelope, encode_envelope, raw
 from perdure.streams.port import Appended
 
 from .mischief import Mischief
+from .ports import EPOCH_NS
 from .saga import FAIL, TWO, Outside, Poke, Run, Saga, saga
 from .sagas import Answered, FlowCall, Sagas
 from .world import Caller, World
@@ -77,6 +79,12 @@ class Flowing:
         uid, ref = self.world.uid(), caller.cluster.at(Saga, entity)
         self.sagas.pokes[uid] = entity
         way = ref.tell if self.random.random() < 0.5 else ref.ask
+        own = Random(f"later {self.world.scenario.seed} {uid}")
+        if own.random() < 0.4:
+            now_s = EPOCH_NS / 1e9 + self.world.loop.time()
+            at = datetime.fromtimestamp(now_s + own.uniform(-0.5, 5.0), UTC)
+            await self._quietly(ref.tell(Poke(uid), key=f"poke-{uid}", at=at))
+            return
         await self._quietly(way(Poke(uid), key=f"poke-{uid}"))
 
     async def _run(self, caller: Caller, entity: str) -> None:

@@ -134,6 +134,16 @@ async def test_a_flow_can_be_begun_later() -> None:
         assert await cluster.at(Case, "c").result(Open, key) == "3 after begun"
 
 
+async def test_its_time_waits_for_a_flow_that_has_the_entity_for_itself() -> None:
+    async with hosted() as (cluster, world):
+        await cluster.at(Case, "c").tell(Note("in time"), at=in_(cluster, DAY))
+        await suspended(cluster, "c", "k", 3)
+        await cluster.advance(2 * DAY)
+        await cluster.resume(world.tokens[0], 1)
+        await cluster.quiet()
+        assert await cluster.at(Case, "c").query(Read()) == ("begun", "ended", "in time")
+
+
 async def test_a_bug_at_its_time_parks_it() -> None:
     async with memory(bell) as cluster:
         await cluster.at(Bell, "b").tell(Ring(-1), key="k", at=in_(cluster, DAY))
