@@ -80,7 +80,7 @@ def main(about: str, arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.store is not None and options.store.exists() and any(options.store.iterdir()):
         parser.error(f"{options.store} isn't empty: a tour begins with nothing")
-    say: Say = quiet if options.json else print
+    say: Say = quiet if options.json else aloud
     with ExitStack() as stack:
         folder = options.store or stack.enter_context(tempfile.TemporaryDirectory())
         try:
@@ -95,6 +95,11 @@ def main(about: str, arguments: Sequence[str] | None = None) -> int:
         orders = {id: order.why or order.status for id, order in found.orders.items()}
         print(json.dumps({"orders": orders, "income": found.income, "contradictions": wrong}))
     return 1 if wrong else 0
+
+
+def aloud(line: str) -> None:
+    """At once, also into a pipe."""
+    print(line, flush=True)
 
 
 def quiet(line: str) -> None:

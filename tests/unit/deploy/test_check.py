@@ -269,7 +269,7 @@ async def test_first_settings_that_differ_are_a_warning(
     assert failed(findings) == {}
     shards, *replicas = (finding.what for finding in findings["settings"])
     assert shards == "counter has 4 shards, the settings say 8"
-    assert len(replicas) == 6
+    assert len(replicas) == 7
     assert all(what.endswith(" has 1 replicas, the settings say 3") for what in replicas)
     assert ran.code == 0
     assert "warning settings    counter has 4 shards, the settings say 16; next: " in ran.out
@@ -369,7 +369,7 @@ async def test_no_runner(nats_server: EmbeddedServer, namespace: str, tmp_path: 
 async def test_nothing_created_yet(nats_server: EmbeddedServer, namespace: str) -> None:
     findings = await found(Settings(url=nats_server.url, namespace=namespace), "counter")
     assert list(failed(findings)) == ["streams", "runner"]
-    assert len(failed(findings)["streams"]) == 6
+    assert len(failed(findings)["streams"]) == 7
     assert all("doesn't exist" in text for text in failed(findings)["streams"])
 
 

@@ -22,6 +22,7 @@ from stock import Receive, Stock
 
 from perdure import Cluster, connect
 from perdure.deploy.server import EmbeddedServer
+from tests.support.lines import read_line
 from tests.support.server import plain_client, settings_for
 
 from .conftest import ORDERS
@@ -98,8 +99,7 @@ def test_a_demo_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
         command("demo.py", "--store", tmp_path / "store"), stdout=subprocess.PIPE, text=True
     ) as running:
         try:
-            assert running.stdout is not None
-            first = running.stdout.readline()
+            first = read_line(running, running.stdout)
             running.send_signal(signal.SIGTERM)
             running.communicate(timeout=LIMIT_S)
         finally:
