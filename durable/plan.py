@@ -23,6 +23,7 @@ from ..entities.decision import Decision
 from ..entities.entity import Entity
 from ..entities.errors import (
     ClusterError,
+    MailboxFull,
     MalformedMessage,
     RpcClientError,
     SendTimeout,
@@ -46,6 +47,17 @@ OUTCOME_BYTES = 512
 
 DEAD_BYTES = 16 * 1024
 """The same for a dead letter, with its error and what callers may add. Generous."""
+
+
+OPEN_FLOWS = 1_000
+"""Flows of one entity that are open at a time, commands for later among them: all of them are in
+its memory and in its snapshot, so more is for entities of their own."""
+
+CROWDED = MailboxFull(
+    capacity=OPEN_FLOWS,
+    cause=f"{OPEN_FLOWS} flows of this entity are open",
+    may_have_taken_effect=False,
+)
 
 
 class Standing(Enum):
@@ -167,7 +179,8 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        if drives(item, verdict, now_ms=now_ns // 1_000_000):
+        crowded = _crowds(folded, item, verdict)
+        if not crowded and drives(item, verdict, now_ms=now_ns // 1_000_000):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break
@@ -188,6 +201,8 @@ def make_plan(
         most = min(limits.bytes, limits.max_bytes)
         room = most - plan.size if pending else limits.max_bytes
         refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
+        if refusal is None and crowded:
+            refusal = "crowded", CROWDED
         if refusal is not None:
             reason, error = refusal
             named = reason == "expired"
@@ -241,6 +256,13 @@ def _held(
         else:
             plan.held.append(item)
     return plan
+
+
+def _crowds(folded: Folded, item: Item, verdict: Standing) -> bool:
+    """Whether it would begin one more flow than an entity may have."""
+    if not item.moves or len(folded.flows) < OPEN_FLOWS:
+        return False
+    return verdict in (Standing.NEW, Standing.REWOUND) and not isinstance(item.command, Waker)
 
 
 def _wakes(item: Item) -> bool:

@@ -13,6 +13,7 @@ from perdure import (
     Entity,
     Event,
     Flow,
+    MailboxFull,
     MalformedMessage,
     Query,
     RpcClientError,
@@ -161,6 +162,26 @@ async def test_a_time_that_cant_be(at: object) -> None:
     async with memory(bell) as cluster:
         with pytest.raises(MalformedMessage, match="at="):
             await cluster.at(Bell, "b").tell(Ring(1), at=at)  # type: ignore[arg-type]
+
+
+async def test_an_entity_has_a_thousand_open_flows_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("perdure.durable.plan.OPEN_FLOWS", 3)
+    async with hosted() as (cluster, world):
+        ref = cluster.at(Case, "c")
+        for n in range(3):
+            await ref.tell(Note(f"{n}"), key=f"k-{n}", at=in_(cluster, DAY))
+        await ref.tell(Note("too many"), key="k-3", at=in_(cluster, DAY))
+        for command in (ref.result(Note, "k-3"), ref.ask(Open(), key="k")):
+            with pytest.raises(MailboxFull, match="flows of this entity are open"):
+                await command
+        assert await ref.ask(Note("plain")) == 1
+        await cluster.advance(2 * DAY)
+        first, *later = await ref.query(Read())
+        assert (first, sorted(later)) == ("plain", ["0", "1", "2"])
+        await suspended(cluster, "c", "k")
+        assert len(world.tokens) == 1
 
 
 # -- the listing ------------------------------------------------------------------------------
