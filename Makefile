@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster format demo demo-orders dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster bench-flows format demo demo-orders dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -110,6 +110,9 @@ bench-leak: $(RUN) ## whether anything grows that shouldn't: make bench-leak ARG
 
 bench-cluster: $(RUN) ## idle runners, workers, how soon handlers start: make bench-cluster ARGS='--only idle'
 	$(BENCH).cluster $(ARGS)
+
+bench-flows: $(RUN) ## what flows cost beside plain tells: make bench-flows ARGS='--only straight'
+	$(BENCH).flows $(ARGS)
 
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")

@@ -14,6 +14,8 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
 from pathlib import Path
 
+import msgspec
+
 from .contenders import Contender
 from .orders import Load
 from .process import ROOT
@@ -40,7 +42,7 @@ async def profile(contender: Contender, load: Load, seconds: float, name: str, t
     """Write `<name>-<runner|caller>.txt` (shares) and `.folded` (stacks) into a folder."""
     stacks = {part: to / f"{name}-{part}.folded" for part in ("runner", "caller")}
     pids = {"runner": contender.worker.pid, "caller": contender.caller.pid}
-    longer = Load(load.way, load.clients, load.entities, seconds + MARGIN_S)
+    longer = msgspec.structs.replace(load, seconds=seconds + MARGIN_S)
     async with asyncio.TaskGroup() as group:
         group.create_task(contender.slice(longer))
         for part, file in stacks.items():
