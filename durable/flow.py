@@ -83,7 +83,8 @@ class Drive:
         self.asker: str | None = None if self._flow is None else self._flow.asker
         """Which other flow waits for this one, if one does."""
         self._open = self._flow is not None and self._flow.waits is None
-        self._stops = asyncio.Event()
+        self._stopped = False  # whether it came to a line that waits
+        self._over: asyncio.Future[None] | None = None  # while its code runs: until it stops
 
     def __repr__(self) -> str:
         return f"Drive({self._activation.address}, {self.key})"
@@ -130,15 +131,21 @@ class Drive:
 
     async def _until_it_stops(self, task: asyncio.Task[Any]) -> bool:
         """Let it run until it waits or ends; whether it waits."""
-        stops = asyncio.get_running_loop().create_task(self._stops.wait())
+        self._over = over = asyncio.get_running_loop().create_future()
+
+        def ended(_: asyncio.Task[Any]) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        task.add_done_callback(ended)
         try:
-            await asyncio.wait((task, stops), return_when=asyncio.FIRST_COMPLETED)
-            if self._stops.is_set() and not task.done():
+            await over
+            if self._stopped and not task.done():
                 task.cancel()
                 await asyncio.wait((task,), timeout=SWALLOWED_S)
-            return self._stops.is_set()
+            return self._stopped
         finally:
-            stops.cancel()
+            self._over = None
             if not task.done():
                 task.cancel()
 
@@ -203,7 +210,9 @@ class Drive:
     # -- for the run ----------------------------------------------------------------------------
     def stops(self) -> None:
         """The flow waits, or its turn is lost."""
-        self._stops.set()
+        self._stopped = True
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
     async def flush(self) -> bool:
         """Store what is new; whether it is in the log."""
