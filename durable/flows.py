@@ -334,6 +334,7 @@ class Flows:
         if drive.lost or not self._activation.live:
             return
         self._attempts.pop(key, None)
+        self._forget_asks(key, woken)
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
@@ -356,6 +357,13 @@ class Flows:
         """It has ended: nobody waits for its timers."""
         armed = Timing(records).armed(was_parked=was_parked)
         self._activation.host.forgetting.add(self._activation.address, key, armed)
+
+    def _forget_asks(self, key: str, woken: Iterable[Record]) -> None:
+        """What has been answered isn't asked again: else each such timer would fire for nobody,
+        which costs more than all the rest of a question."""
+        answered = [Armed(f"{ASK}{one.name}", 0) for one in woken if isinstance(one, Answered)]
+        if answered:
+            self._activation.host.forgetting.add(self._activation.address, key, answered)
 
     def _push(self, asker: str, answer: bytes) -> None:
         """Bring the outcome to another flow that waits for it."""

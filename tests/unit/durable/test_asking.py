@@ -166,6 +166,17 @@ async def test_a_flow_asks_a_command_and_a_flow_of_others() -> None:
         assert await cluster.at(Stock, "s").query(Left()) == 7
 
 
+async def test_what_is_answered_is_not_asked_again() -> None:
+    async with shop() as cluster:
+        schedules = cluster._caller.session.schedules  # pyright: ignore[reportPrivateUsage]
+        await cluster.at(Order, "o").tell(Place(3))
+        await cluster.quiet()
+        left = [msgspec.json.decode(one.data) for one in await schedules.pending("order", after=0)]
+        assert [timer["timer"] for timer in left] == ["ask pay"]
+        await cluster.advance(3600)
+        assert await schedules.pending("order", after=0) == []
+
+
 async def test_a_failure_of_another_is_raised_in_the_flow() -> None:
     async with shop() as cluster:
         with pytest.raises(SoldOut):
