@@ -206,9 +206,7 @@ async def measure(
     async with running(environment, folder) as servers:
         flows = Flows(servers, folder, {"command_stream_bytes": COMMAND_BYTES})
         async with started(flows):
-            for kind in ("plain", "ask"):  # so that nothing is loaded while it is measured
-                most = max(options.commands, ENTITIES)
-                await flows.carried(FlowLoad("tell", WARM_CLIENTS, most, kind=kind))
+            await warmed(options, flows)
             if "straight" in options.only:
                 errors.print(f"{name}: straight")
                 figures += straight(name, await costs(options, flows, ("plain", "straight")))
@@ -220,6 +218,14 @@ async def measure(
                 figures += await rates(options, name, flows, clients)
             if options.profile is not None:
                 await profiled(options, name, flows)
+
+
+async def warmed(options: argparse.Namespace, flows: Flows) -> None:
+    """Send something to each entity, so that none is loaded while it is measured."""
+    most = max(options.commands, ENTITIES if "rates" in options.only else 0)
+    await flows.carried(FlowLoad("tell", WARM_CLIENTS, most))
+    if "kinds" in options.only:  # whom they ask, too
+        await flows.carried(FlowLoad("tell", WARM_CLIENTS, options.commands, kind="ask"))
 
 
 async def costs(

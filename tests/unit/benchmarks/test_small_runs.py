@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from benchmarks import flows
+
 from .runs import finished, left_behind
 
 
@@ -48,6 +51,60 @@ def test_a_cluster(tmp_path: Path) -> None:
     assert "idle, r3" in done.stderr
     assert list(store.iterdir()) == []
     assert list(left_behind(tmp_path)) == []
+
+
+def test_flows(tmp_path: Path) -> None:
+    """So short a run says nothing of processor time; what is stored is counted exactly."""
+    told = tmp_path / "told.json"
+    store = tmp_path / "store"
+    short = ("--commands", "30", "--clients", "8", "--rounds", "1", "--slice-s", "0.1")
+    given = (*short, "--on", "default", "--store", store, "--json", told)
+    done = finished("benchmarks.flows", *given)
+    assert done.returncode in (0, 1), done.stderr
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    head = ""
+    for figure in json.loads(told.read_bytes()):
+        name = figure["name"]
+        head = head if name.startswith("  ") else name
+        found[head, name.strip()] = figure
+
+    def made(kind: str) -> list[float]:
+        names = ("commits", "tells stored", "messages of timers")
+        return [found[f"default: {kind}, CPU", name]["value"] for name in names]
+
+    assert found["default: a flow without waits, CPU", "commits"]["value"] == 1
+    assert found["default: a flow without waits, CPU", "commits"]["most"] == 1
+    assert (
+        found["default: a flow without waits, CPU", "times a plain tell, median of rounds"]["most"]
+        == 1.5
+    )
+    assert made("a step") == [2, 1, 0]
+    assert made("a sleep") == [2, 2, 2]  # a timer, and its firing
+    assert made("an ask of another entity") == [3, 3, 1]
+    assert made("a deferred, resumed") == made("the same, exclusive") == [2, 2, 1]
+    assert found["default: a deferred, resumed, CPU", "commits"]["most"] == 3
+    for clients in (1, 64, 256):
+        name = f"default: plain tells, {clients} clients"
+        assert found[name, "deferreds, suspended and resumed"]["value"] > 0
+    assert list(store.iterdir()) == []
+    assert list(left_behind(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--only", "waits", "invalid choice: 'waits'"),
+        ("--on", "r3-always", "invalid choice: 'r3-always'"),
+        ("--commands", "0", "--commands"),
+        ("--slice-s", "0", "--slice-s: a number of seconds"),
+    ],
+)
+def test_wrong_usage_of_flows(
+    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        flows.parse([option, value])
+    assert said in capsys.readouterr().err
 
 
 def test_the_ledger() -> None:
