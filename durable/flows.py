@@ -360,7 +360,7 @@ class Flows:
 
     def _forget_asks(self, key: str, woken: Iterable[Record]) -> None:
         """What has been answered isn't asked again: else each such timer would fire for nobody,
-        which costs more than all the rest of a question."""
+        as a tell of its own, which the leader of the log is asked about."""
         answered = [Armed(f"{ASK}{one.name}", 0) for one in woken if isinstance(one, Answered)]
         if answered:
             self._activation.host.forgetting.add(self._activation.address, key, answered)
