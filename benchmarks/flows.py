@@ -7,7 +7,7 @@ processor time it takes more. `kinds`: what a step, a sleep, an ask of another e
 Commits are counted in the logs, tells and timers in their streams. Processor time is that of
 server, runner and caller, for as many commands of each kind, each to an entity of its own.
 
-    make bench-flows                                 eight minutes
+    make bench-flows                                 six minutes
     make bench-flows ARGS='--only straight --on default --rounds 9'
     make bench-flows ARGS='--only straight --profile profiles'    needs py-spy
 
@@ -61,6 +61,8 @@ STRAIGHT_MOST = 1.5
 CYCLE_MOST = 3.0
 """Commits that a flow may take which is suspended once and resumed."""
 
+ROUNDS, FEWER = 5, 3
+"""Of slices: where a ratio is judged, and where it is only told."""
 COMMAND_BYTES = 2**26
 """Each command stream's size, which the server reserves."""
 NAMESPACE = "flows"
@@ -157,7 +159,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--on", choices=WHERE, nargs="+", default=list(WHERE), help="which sync; default: both")
     add("--commands", type=count, default=1_000, help="of a slice that counts; default: 1000")
     add("--clients", type=count, default=64, help="of such a slice; default: 64")
-    add("--rounds", type=count, default=5, help="of slices in turn; default: 5")
+    add("--rounds", type=count, help="of slices in turn; default: 5, and 3 of kinds and rates")
     add("--slice-s", type=float, default=1.5, help="of a slice of the rates; default: 1.5")
     add(
         "--profile",
@@ -209,10 +211,13 @@ async def measure(
             await warmed(options, flows)
             if "straight" in options.only:
                 errors.print(f"{name}: straight")
-                figures += straight(name, await costs(options, flows, ("plain", "straight")))
+                rounds = options.rounds or ROUNDS
+                found = await costs(options, flows, ("plain", "straight"), rounds)
+                figures += straight(name, found)
             if "kinds" in options.only:
                 errors.print(f"{name}: kinds")
-                figures += kinds(name, await costs(options, flows, KINDS))
+                rounds = options.rounds or FEWER
+                figures += kinds(name, await costs(options, flows, KINDS, rounds))
             for clients in CLIENTS if "rates" in options.only else ():
                 errors.print(f"{name}: rates, {clients} clients")
                 figures += await rates(options, name, flows, clients)
@@ -229,11 +234,11 @@ async def warmed(options: argparse.Namespace, flows: Flows) -> None:
 
 
 async def costs(
-    options: argparse.Namespace, flows: Flows, of: Sequence[Kind]
+    options: argparse.Namespace, flows: Flows, of: Sequence[Kind], rounds: int
 ) -> dict[Kind, list[Cost]]:
     """Slices of each kind in turn. Each round begins with another one."""
     found: dict[Kind, list[Cost]] = {kind: [] for kind in of}
-    for number in range(options.rounds):
+    for number in range(rounds):
         at = number % len(of)
         for kind in (*of[at:], *of[:at]):
             found[kind].append(await flows.cost(kind, options.clients, options.commands))
@@ -298,7 +303,7 @@ async def rates(
     """How many deferreds a second are suspended, resumed and recorded, beside plain tells."""
     of: tuple[Kind, ...] = ("plain", "deferred")
     slices: dict[Kind, list[Slice]] = {kind: [] for kind in of}
-    for number in range(options.rounds):
+    for number in range(options.rounds or FEWER):
         for kind in of if number % 2 == 0 else of[::-1]:
             load = FlowLoad("tell", clients, ENTITIES, options.slice_s, kind=kind)
             slices[kind].append(await flows.carried(load))
