@@ -9,6 +9,7 @@ the old ones are never written again.
 flows-1: before there were chains and tells for later.
 flows-2: a flow that is asked records the chain of those that wait for it, and one that waits for
 no time arms a timer by which it is listed.
+flows-3: a question that was answered leaves no timer armed.
 """
 
 from __future__ import annotations
