@@ -221,6 +221,9 @@ class Nemesis:
     def _leave(self, owner: Owner) -> None:
         if owner.leaving or not owner.process.alive:
             return
+        others = [o for o in self.world.alive if o is not owner and not o.leaving]
+        if self.world.weather.calm and not others:  # it was to leave later, and is the last one
+            return
         owner.leaving = True
         self.world.say(owner.process.name, "LEAVES")
         self.world.situations["runner drained"] += 1
