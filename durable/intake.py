@@ -152,7 +152,8 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         if not _writes(host, command):
             raise Undecodable("a query is asked, not published")
         _check_later(host, envelope.at)
-        _check_chain(envelope.chain)
+        if envelope.chain:
+            _check_chain(envelope.chain)
         raw, hash = envelope.payload, payload_hash(command)
     except Undecodable as error:
         problem = str(error)

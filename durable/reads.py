@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from ..entities.address import Address
-from ..entities.clock import to_datetime
+from ..entities.clock import of_ms
 from ..entities.context import Context
 from ..entities.entity import Entity
 from ..entities.errors import (
@@ -37,9 +37,6 @@ from .openflow import OpenFlow, names_of
 from .plan import Unencodable, as_decision
 from .timers import LISTED, Timing
 from .waker import tag_of
-
-MS = 1_000_000
-"""Nanoseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,8 +117,8 @@ def _suspension(flow: OpenFlow) -> Suspension:
         command=tag_of(data, len(data)) or "",
         key=flow.name,
         waits_for=names_of(flow),
-        since=to_datetime(flow.since_ms * MS),
-        due=None if due_ms is None else to_datetime(min(due_ms, LISTED.due_ms) * MS),
+        since=of_ms(flow.since_ms),
+        due=None if due_ms is None else of_ms(min(due_ms, LISTED.due_ms)),
         parked=flow.parked,
     )
 

@@ -15,9 +15,9 @@ import msgspec
 
 from ..entities.address import Address
 from ..entities.record import Answered, Armed, Asked, Fired, Record, Waits
-from ..streams.outgoing import LATEST_MS
 from ..streams.port import Session
 from ..streams.token import ASK
+from ..streams.topology import LATEST_MS
 from .waker import TimerFired, timer_token
 
 if TYPE_CHECKING:

@@ -38,6 +38,11 @@ def to_datetime(ns: int) -> datetime:
     return _EPOCH + timedelta(microseconds=ns // 1_000)
 
 
+def of_ms(unix_ms: int) -> datetime:
+    """Unix milliseconds as an aware UTC datetime. Raises as `to_datetime` does."""
+    return to_datetime(unix_ms * 1_000_000)
+
+
 def to_ns(moment: datetime) -> int:
     """An aware datetime as Unix nanoseconds, exactly; ValueError for one without a time zone."""
     if moment.tzinfo is None:

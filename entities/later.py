@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from .address import Address
-from .clock import to_datetime
+from .clock import of_ms
 from .context import Context
 from .decision import Decision
 from .entity import Entity
@@ -18,9 +18,6 @@ from .waits import Wait
 
 TIME = "(time)"
 """The timer of a command that was told for later: no code can name one so."""
-
-MS = 1_000_000
-"""Nanoseconds."""
 
 
 class Until(Wait[None]):
@@ -56,7 +53,7 @@ def later(entity: Entity[Any, Any], address: Address, key: str, due_ms: int) -> 
         handler = entity.flow_of.get(command.__struct_config__.tag)
         if handler is not None:
             return await handler(run, command)
-        now = to_datetime(run.effects.now_ms() * MS)
+        now = of_ms(run.effects.now_ms())
         return entity.decide(run.state, command, Context(address, run.version, now, key))
 
     return handle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
+from .clock import of_ms, to_ns
 from .duration import Duration, seconds
 
 Missed: TypeAlias = Literal["once", "all", "skip"]
@@ -29,8 +30,7 @@ PREFIX = "schedule"
 """Begins the keys of its commands: `schedule:nightly:9f86d081:1798761600000`."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
+_EPOCH = of_ms(0)
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -52,8 +52,8 @@ class Schedule(msgspec.Struct, frozen=True):
         if self.when.isdigit():
             step_ms = int(self.when)
             return (after_ms // step_ms + 1) * step_ms
-        after = (_EPOCH + after_ms * _MS).astimezone(_zone(self.zone))
-        return (next(CronSim(self.when, after)) - _EPOCH) // _MS
+        after = of_ms(after_ms).astimezone(_zone(self.zone))
+        return to_ns(next(CronSim(self.when, after))) // 1_000_000
 
     @property
     def digest(self) -> str:

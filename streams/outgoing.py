@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from ..entities.address import Address
+from ..entities.clock import to_ns
 from ..entities.contract import Contract, contract_of
 from ..entities.duration import Duration, seconds
 from ..entities.entropy import Entropy
@@ -24,8 +25,8 @@ from ..entities.key import is_key
 from ..entities.state import State
 from .codec import Undecodable, decode
 from .subjects import escape
+from .topology import LATEST_MS
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MADE = re.compile(r"m-([0-9]{1,15})-[0-9a-f]{32}")
 
 
@@ -93,15 +94,11 @@ def token_of(address: Address) -> str:
         raise MalformedMessage(cause=str(error)) from None
 
 
-LATEST_MS = 9_214_646_400_000  # 2262-01-01
-"""Unix milliseconds up to which a server keeps a timer: its 64-bit nanoseconds end soon after."""
-
-
 def milliseconds_of(at: object) -> int:
     """A time as Unix milliseconds, never earlier. Raises MalformedMessage."""
     if not isinstance(at, datetime) or at.tzinfo is None:
         raise MalformedMessage(cause=f"at={at!r} isn't a datetime with a time zone"[:120])
-    found = max(0, -((at - EPOCH) // timedelta(milliseconds=-1)))
+    found = max(0, -(-to_ns(at) // 1_000_000))
     if found >= LATEST_MS:
         raise MalformedMessage(cause=f"at={at:%Y-%m-%d}: no timer waits beyond 2261")
     return found

@@ -195,6 +195,10 @@ def dead_stream(settings: Settings, subjects: Subjects) -> Stream:
     )
 
 
+LATEST_MS = 9_214_646_400_000  # 2262-01-01
+"""Unix milliseconds up to which a server keeps a timer: its 64-bit nanoseconds end soon after."""
+
+
 def time_stream(settings: Settings, subjects: Subjects) -> Stream:
     """The timers: schedules that the server turns into messages for who relays them.
 

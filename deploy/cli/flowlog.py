@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ...durable.flow import DEADLINE
-from ...entities.clock import to_datetime
+from ...entities.clock import of_ms
 from ...entities.later import TIME
 from ...entities.record import (
     Answered,
@@ -34,9 +34,6 @@ from ...streams.token import BadToken, read_body, without_tokens
 from .chronicle import Chronicle, shortened, tagged
 from .output import stamp
 from .trouble import one_line
-
-MS = 1_000_000
-"""Nanoseconds."""
 
 OURS = {TIME: "its time", DEADLINE: "its deadline"}
 """Timers that no code has named, and what people call them."""
@@ -82,7 +79,7 @@ class FlowLog:
         self._chronicle = Chronicle()
         self._open = False
         self._parked: str | None = None
-        self._seq, self._time, self._runner = 0, to_datetime(0), ""
+        self._seq, self._time, self._runner = 0, of_ms(0), ""
 
     def read(self, stored: Stored) -> Iterator[Happening]:
         """What the next message says of it. Raises Damaged."""
@@ -215,7 +212,7 @@ def _safe(raw: Raw | UnsetType) -> Raw | UnsetType:
 
 
 def _time(unix_ms: int | None) -> datetime | None:
-    return None if unix_ms is None else to_datetime(unix_ms * MS)
+    return None if unix_ms is None else of_ms(unix_ms)
 
 
 def _asker(part: FlowPart) -> str | None:

@@ -11,9 +11,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ...entities.address import Address
-from ..outgoing import LATEST_MS
-from ..port import Appended, Firing, Incompatible, NoAck, Pending, Refused, Unreachable
+from ..port import (
+    Appended,
+    Firing,
+    Incompatible,
+    NoAck,
+    Pending,
+    Refused,
+    Unreachable,
+)
 from ..subjects import Subjects, escape
+from ..topology import LATEST_MS
 from . import topology
 from .api import ConsumerResponse, Response, call, lookup
 from .connection import Connection, Publish

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from perdure import Cluster, ClusterError, Failure, Suspended, Token, error_tag
@@ -64,7 +65,8 @@ class Shoppers:
         """The goods come in."""
         for sku, count in RECEIVED.items():
             stock = self._cluster.at(Stock, sku)
-            await self._tried(lambda: stock.ask(Receive(count), key="all", timeout=CALL_S))  # noqa: B023
+            receive = partial(stock.ask, Receive(count), key="all", timeout=CALL_S)
+            await self._tried(receive)
 
     async def customer(self, id: str) -> None:
         """Place an order, and perhaps take it back, or cancel it when it was paid."""
@@ -110,7 +112,7 @@ class Shoppers:
             except Suspended as waits:  # for stock first, then for its approval
                 if waits.resume_token is not None:
                     token = Token[Withdrawal](waits.resume_token)
-                    await self._tried(lambda: self._cluster.resume(token, Withdrawal()))  # noqa: B023
+                    await self._tried(partial(self._cluster.resume, token, Withdrawal()))
                     return
             except Failure:
                 return  # it has its outcome

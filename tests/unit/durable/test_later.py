@@ -20,9 +20,11 @@ from perdure import (
     State,
     Suspended,
     Suspension,
+    Token,
     memory,
 )
 from perdure.durable.testing import TestCluster
+from perdure.streams.token import Body, make_token
 
 from .case import DAY, Case, Note, Open, Read, World, case_of, hosted, suspended
 
@@ -121,6 +123,18 @@ async def test_it_can_be_cancelled() -> None:
         with pytest.raises(RpcClientError, match="it was cancelled"):
             await ref.result(Ring, key)
         await cluster.advance(2 * DAY)
+        assert await rings(cluster) == ()
+
+
+async def test_a_type_without_flows_has_no_secret_that_a_token_could_be_signed_with() -> None:
+    async with memory(bell) as cluster:
+        await cluster.at(Bell, "b").tell(Ring(1), key="k", at=in_(cluster, DAY))
+        for secrets in ([b""], [b"0" * 32]):
+            body = Body(1, "bell", "b", "k", "(time)", "")
+            token = Token[int](make_token(secrets, "perdure", body))
+            with pytest.raises(MalformedMessage, match="isn't genuine"):
+                await cluster.resume(token, 1)
+        await cluster.advance(DAY / 2)
         assert await rings(cluster) == ()
 
 

@@ -9,7 +9,7 @@ import pytest
 from perdure import Suspended
 
 from .case import Case, Note, Open, World, case_of
-from .peers import virtually
+from .peers import until, virtually
 from .runners import Runners, runners
 
 FLOWS = 12
@@ -60,7 +60,7 @@ async def test_who_waits_hears_of_it_though_the_entity_had_left_memory() -> None
     world = World()
     async with runners("a", entity=case_of(world), resident_entities=3) as r:
         waits = asyncio.create_task(r.cluster.at(Case, "c").ask(Open(2), key="k"))
-        await asyncio.sleep(0.1)
+        await until(lambda: bool(world.tokens))
         for n in range(FLOWS):
             assert await r.cluster.at(Case, f"other-{n}").ask(Note("x")) == 1
         [token] = world.tokens
