@@ -19,7 +19,7 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 PYTEST := $(BIN)/python -m pytest
 
-SEEDS ?= 600
+SEEDS ?= 400
 FIRST ?= 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 KILLS ?= 20
@@ -39,9 +39,10 @@ ON ?=
 ARGS ?=
 # Slow kinds of tests, after the fast ones; a new folder of tests is found by itself.
 LATER := hostile simulation chaos integration
-# A process for each core; what is in one file shares its fixtures. Not for tests of who must not be
-# slowed down by whom: those run alone.
-SPREAD := -n $(JOBS) --dist loadfile
+# Two processes for each core, since half of the time these tests wait for processes that start; what
+# is in one file shares its fixtures. Not for tests of who must not be slowed down by whom: those run
+# alone.
+SPREAD := -n $(shell expr 2 '*' $(JOBS)) --dist loadfile
 GATED := entities streams durable
 FRESH := $(shell date +%s)
 BENCH := PYTHONPATH="$(CURDIR)" $(BIN)/python -m benchmarks
@@ -81,8 +82,10 @@ format: $(DEV) ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 
 types: $(DEV) ## mypy and pyright, strict, and whether the public names are fully typed
-	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python
+	@# Side by side: each uses one core.
+	$(BIN)/mypy & mypy=$$!; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python; pyright=$$?; \
+	  wait $$mypy && exit $$pyright
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/verify-types
 
 unit: $(DEV) ## the fast tests alone

@@ -155,8 +155,10 @@ async def test_killed_it_leaves_nothing_behind(tmp_path: Path, how: str) -> None
             process.popen.kill()
         else:
             os.kill(runner, signal.SIGSTOP)  # it will not drain
-            process.interrupt()
-            process.interrupt()
+            # Two signals that come together are one: so a second one is sent until it is heard.
+            while lives(process.popen.pid):
+                process.interrupt()
+                await asyncio.sleep(0.2)
         await gone(process.popen.pid, server, runner)
     with developing(tmp_path) as (_, process, _url):  # the store is free
         process.interrupt()

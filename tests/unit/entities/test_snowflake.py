@@ -7,7 +7,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import (
@@ -72,6 +72,7 @@ def test_parts_out_of_range(parts: tuple[int, int, int]) -> None:
         Snowflake.of(*parts)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6_000)), max_size=8),
     st.integers(0, MACHINES - 1),

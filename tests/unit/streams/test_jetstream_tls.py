@@ -99,9 +99,14 @@ async def test_no_password_goes_where_the_offer_of_tls_was_left_out(
 
 @pytest.mark.parametrize("trusted", [False, True])
 async def test_who_it_cannot_trust_it_does_not_talk_to(
-    own_server: Start, authority: Authority, tmp_path: Path, trusted: bool
+    own_server: Start,
+    authority: Authority,
+    tmp_path: Path,
+    trusted: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another authority, or the right one for another server's name."""
+    monkeypatch.setattr("perdure.streams.jetstream.link.DIAL_TIMEOUT_S", 1.5)
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other", "elsewhere.example")
     server = await own_server(extra=(other if trusted else authority).tls)
