@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +26,9 @@ from .snowflake import MACHINES
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
 _SECRET = frozenset({"password", "token", "resume_secrets"})
+_SCHEMES = ("nats", "tls", "ws", "wss")
+MEMORY = "memory:"
+"""How the URL of a cluster in this process begins."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -229,8 +233,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "namespace",
                 f"{self.namespace!r} isn't 1-32 of a-z, 0-9, _ and -, a letter first",
             )
-        if not self.url or re.search(r"\s|[\x00-\x1f]", self.url):
-            yield "url", "empty, or with white space in it"
+        yield from _url_problems(self.url)
         for prefix in self.reply_prefixes:
             yield from _prefix_problems(prefix, self.namespace)
         if self.snapshot_min_commits > self.snapshot_max_commits:
@@ -304,6 +307,24 @@ def _converted(settings: Settings) -> Iterator[tuple[str, str]]:
         else:
             if type(value) is not type(given):
                 msgspec.structs.force_setattr(settings, name, value)
+
+
+def _url_problems(urls: str) -> Iterator[tuple[str, str]]:
+    if not urls.strip(",") or re.search(r"\s|[\x00-\x1f]", urls):
+        yield "url", "empty, or with white space in it"
+        return
+    for url in () if urls.startswith(MEMORY) else filter(None, urls.split(",")):
+        try:
+            parts = urlsplit(url if "://" in url else f"nats://{url}")
+            host = parts.hostname if parts.port != 0 else None
+        except ValueError as error:  # it may quote a password
+            yield "url", f"not a URL: {_USERINFO.sub('***@', str(error))}"
+            continue
+        if parts.scheme not in _SCHEMES:
+            known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            yield "url", f"{parts.scheme}:// isn't one of {known} and {MEMORY}"
+        elif not host:
+            yield "url", f"no host, or port 0, in {_USERINFO.sub('***@', url)}"
 
 
 def _range_problems(settings: Settings) -> Iterator[tuple[str, str]]:

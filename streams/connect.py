@@ -6,14 +6,9 @@ of the memory backend.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from ..entities.errors import RpcClientError
-from ..entities.settings import Settings
+from ..entities.settings import MEMORY, Settings
 from .port import Session, Unreachable
-
-MEMORY = "memory:"
-SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 async def open_session(settings: Settings, name: str) -> Session:
@@ -22,18 +17,13 @@ async def open_session(settings: Settings, name: str) -> Session:
     `memory:` is private to this session, `memory:NAME` shared in the process; everything else is
     a list of servers, divided by commas.
 
-    Raises ValueError for a URL of another kind, and what the backend raises if it can't connect:
-    RpcClientError when nothing answers, Incompatible when the server is too old.
+    Raises what the backend raises if it can't connect: RpcClientError when nothing answers,
+    Incompatible when the server is too old.
     """
     if settings.url.startswith(MEMORY):
         from .memory.registry import broker_for
 
         return broker_for(settings.url, settings=settings).session(name, settings=settings)
-    for url in settings.url.split(","):
-        scheme = urlsplit(url if "://" in url else f"nats://{url}").scheme
-        if scheme not in SCHEMES:
-            known = ", ".join(f"{s}://" for s in SCHEMES)
-            raise ValueError(f"url: {scheme}:// isn't one of {known} and {MEMORY}")
     from .jetstream.session import open_session as open_jetstream
 
     try:

@@ -39,15 +39,12 @@ from .trouble import FAILED, SUCCESS, Advised, Failed, UsageError
 
 @asynccontextmanager
 async def calling(settings: Settings) -> AsyncGenerator[Caller]:
-    """A connection for calls. Raises what `open_session` raises, and UsageError for a bad URL.
+    """A connection for calls. Raises what `open_session` raises.
 
     Where nobody hosts a type, and there is no such type at all or it is halted, that becomes the
     next step.
     """
-    try:
-        session = await open_session(settings, name="perdure-cli")
-    except ValueError as error:  # a URL that it doesn't know
-        raise UsageError(str(error), "correct --url") from error
+    session = await open_session(settings, name="perdure-cli")
     caller = Caller(session, settings)
     try:
         yield caller

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from ...entities.entity import Entity
-from ...streams.connect import MEMORY
+from ...entities.settings import MEMORY
 from ..checks import check as checks
 from ..finding import Finding
 from ..permissions import Role

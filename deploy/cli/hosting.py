@@ -40,8 +40,8 @@ async def hosting(
         served = connect(settings.url, serving=entities, settings=settings)
         try:
             cluster = await stack.enter_async_context(served)
-        except ValueError as error:  # what it can't host, or a URL that it doesn't know
-            raise UsageError(str(error), "correct APP or --url") from error
+        except ValueError as error:  # what it can't host
+            raise UsageError(str(error), "correct APP") from error
         yield cluster
 
 

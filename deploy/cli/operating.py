@@ -6,9 +6,8 @@ and a real server.
 
 from __future__ import annotations
 
-from ...entities.settings import Settings
+from ...entities.settings import MEMORY, Settings
 from ...streams.caller import Caller
-from ...streams.connect import MEMORY
 from ...streams.jetstream.connection import Connection
 from ...streams.jetstream.scan import names
 from ...streams.jetstream.session import JetStreamSession

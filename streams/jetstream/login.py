@@ -22,8 +22,6 @@ def servers(settings: Settings) -> list[str]:
     """The URLs to try. Raises Incompatible for what can't work."""
     urls = [url.strip() for url in settings.url.split(",") if url.strip()]
     web = [url for url in urls if url.startswith(("ws://", "wss://"))]
-    if not urls:
-        raise Incompatible(f"no server in the URL {shown(settings.url)!r}")
     if web and len(web) != len(urls):
         raise Incompatible("WebSocket URLs and others can't be mixed")
     if web:

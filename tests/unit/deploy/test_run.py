@@ -125,5 +125,5 @@ def test_a_bug_in_the_app_shows_its_traceback_and_one_line(tmp_path: Path) -> No
 def test_a_url_that_it_does_not_know_is_a_usage_error(tmp_path: Path) -> None:
     ran = Shell(tmp_path).run("run", "app", "--url", "http://127.0.0.1:1")
     assert ran.code == 2
-    assert ran.err.startswith("error: url: http:// isn't one of nats://, ")
-    assert ran.err.endswith("; next: correct APP or --url\n")
+    assert ran.err.startswith("error: settings: argument: url: http:// isn't one of nats://, ")
+    assert ran.err.endswith("; next: correct it where the line says\n")

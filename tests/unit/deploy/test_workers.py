@@ -260,7 +260,7 @@ def test_what_none_of_them_can_do_is_told_once(tmp_path: Path) -> None:
     run = ("run", "app", "--workers", "2", "--log-level", "warning")
     ran = Shell(tmp_path).run(*run, "--url", "http://127.0.0.1:1")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: url: http:// isn't one of nats://, ")
+    assert ran.err.startswith("error: settings: argument: url: http:// isn't one of nats://, ")
     assert ran.err.count("\n") == 1
 
 
