@@ -306,13 +306,16 @@ def streams_found(
     """
     findings: list[Finding] = []
     changes: list[Difference] = []
+    missing = [stream.name for stream in wanted if configs.get(stream.name, ...) is None]
+    if missing:
+        how = "don't exist" if missing[1:] else "doesn't exist"
+        findings.append(bad("streams", f"{', '.join(missing)} {how}", create))
     for stream in wanted:
         if stream.name not in configs:
             findings.append(bad("streams", f"{stream.name} can't be read", ALLOW))
             continue
         config = configs[stream.name]
         if config is None:
-            findings.append(bad("streams", f"{stream.name} doesn't exist", create))
             continue
         found = differences(stream, config)
         refused = [str(d) for d in found if d.treatment == "refuse"]
