@@ -424,12 +424,26 @@ def members_found(first: Fleet, second: Fleet) -> list[Finding]:
             what = f"runner {name} differs from the one that started last: {', '.join(other)}"
             step = f"go on with the deployment: perdure drain {name}"
             found.append(odd("members", what, CAREFUL if broken else step))
-    found += broken
+    found += broken + machines_found(second)
     number = len(second.told)
     well = "one runner, which sees no other"
     if number > 1:
         well = f"{number} runners, each sees all of them"
     return found or [good("members", well)]
+
+
+def machines_found(fleet: Fleet) -> list[Finding]:
+    """Runners with one machine number: both may make the same snowflake."""
+    by_machine: dict[int, list[str]] = {}
+    for name, one in fleet.told.items():
+        if one.machine is not None:
+            by_machine.setdefault(one.machine, []).append(name)
+    step = "give each its own PERDURE_MACHINE_ID, or none of them any: then each leases one"
+    return [
+        bad("members", f"runners {' and '.join(names)} both make snowflakes of machine {n}", step)
+        for n, names in sorted(by_machine.items())
+        if len(names) > 1
+    ]
 
 
 def quarantined_found(fleet: Fleet) -> list[Finding]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from perdure.deploy.checks import fleet_found
 from perdure.deploy.cli.drain import without_host
 from perdure.deploy.cli.runners import age, cells, rows
@@ -75,6 +77,17 @@ def test_who_sees_fewer_or_more_than_there_are_differs() -> None:
     assert all(finding.ok for finding in fleet_found(fleet, well, ["counter"]))
     fleet = Fleet(pair(sees=3), [record("a"), record("b")])
     assert states(fleet)["b"] == ("differs", ("sees 3 of 2",))
+
+
+def test_equal_machine_numbers_are_told() -> None:
+    a, b = pair()
+    both = [msgspec.structs.replace(one, machine=7) for one in (a, b)]
+    fleet = Fleet(both, None)
+    (members, _) = fleet_found(fleet, fleet, ["counter"])
+    assert not members.ok
+    assert members.what == "runners a and b both make snowflakes of machine 7"
+    other = Fleet([both[0], msgspec.structs.replace(b, machine=8)], None)
+    assert all(finding.ok for finding in fleet_found(other, other, ["counter"]))
 
 
 def test_who_has_other_code_than_the_one_that_started_last_differs() -> None:
