@@ -60,7 +60,7 @@ class HumanFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line, before a traceback."""
-        extra = {n: v for n, v in vars(record).items() if n not in _STANDARD and n != "action"}
+        extra = {n: v for n, v in vars(record).items() if n not in _STANDARD}
         shown = "".join(f" {name}={value}" for name, value in extra.items())
         return super().formatMessage(record) + shown
 

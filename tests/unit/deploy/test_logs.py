@@ -46,7 +46,7 @@ def test_an_extra_never_hides_what_every_record_has() -> None:
 
 def test_people_see_the_extra_behind_the_text() -> None:
     text = HumanFormatter().format(record(action="slow", shard=3))
-    assert text.endswith("WARNING perdure.test: took 5 ms shard=3")
+    assert text.endswith("WARNING perdure.test: took 5 ms action=slow shard=3")
 
 
 def test_a_record_tells_its_worker_unless_it_tells_of_another() -> None:
