@@ -233,10 +233,12 @@ class Membership:
 
     def _remind(self, member: Member) -> None:
         """Tell one that is listed, but known to be gone, that it was taken for dead: it may live,
-        and not have heard of that."""
+        and not have heard of that. Its record was to be removed: while it stays, who joins later
+        believes it, and leaves shards to one that isn't there."""
         gone = self.view.gone(member.runner)
         if member.edition <= gone:
             self._say_gone(member.runner, gone)
+            self._spawn(partial(self._remove, member))
 
     def _say_gone(self, runner: str, edition: int) -> None:
         subject = self._session.subjects.member(runner)

@@ -20,6 +20,7 @@ from perdure.streams.members import (
     Member,
     Ping,
     Release,
+    View,
     decode_word,
     encode_word,
     member_key,
@@ -250,6 +251,29 @@ async def test_who_dies_is_gone_for_all_soon_and_its_record_too() -> None:
         await asyncio.sleep(0.1)
         assert await records(r) == "abd"
         assert [peer.expelled for peer in r.peers.values()] == [0, 0, 0, 0]
+
+
+@virtually
+async def test_a_record_that_could_not_be_removed_is_removed_by_who_lists_it() -> None:
+    """Who missed the news would believe it until it goes by itself."""
+
+    async def fails(self: Any, *args: Any, **more: Any) -> Any:
+        raise Unreachable("no leader")
+
+    async with ring("abcd") as r:
+        dead = r["c"].membership.own
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryMembers, "delete", fails)
+            await r["c"].dies()
+            await r.all_see("abd")
+            await asyncio.sleep(0.1)
+        assert await records(r) == "abcd"
+        missed = View()
+        for member in (*r["d"].membership.view.members(), dead):
+            missed.add(member)
+        r["d"].membership.view = missed  # d watches a and b
+        assert await r.all_see("abd") <= 2 * LIST_AGAIN_S + DIFFERENT * PING_S
+        assert await records(r) == "abd"
 
 
 @virtually
