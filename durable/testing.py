@@ -56,8 +56,13 @@ class TestCluster(Cluster):
 
     __test__ = False  # pytest: no test class
 
-    def __init__(self, entities: tuple[Entity[Any, Any], ...], settings: Settings) -> None:
-        self.clock: VirtualClock = VirtualClock()
+    def __init__(
+        self,
+        entities: tuple[Entity[Any, Any], ...],
+        settings: Settings,
+        clock: VirtualClock | None = None,
+    ) -> None:
+        self.clock: VirtualClock = clock or VirtualClock()
         self._entities, self._settings = entities, settings
         self._broker = MemoryBroker(self.clock, settings)
         self._runner: Runner | None = None
@@ -122,13 +127,16 @@ class TestCluster(Cluster):
 
 @asynccontextmanager
 async def memory(
-    *entities: Entity[Any, Any], settings: Settings | None = None
+    *entities: Entity[Any, Any],
+    settings: Settings | None = None,
+    clock: VirtualClock | None = None,
 ) -> AsyncGenerator[TestCluster]:
     """A cluster of its own in memory that hosts these entities, for a test.
 
-    `settings` default to the library's own defaults: a test depends on no environment.
+    `settings` default to the library's own defaults: a test depends on no environment. `clock`
+    is one that the test moves too; by default it is the cluster's own, `cluster.clock`.
     """
-    cluster = TestCluster(entities, settings or Settings())
+    cluster = TestCluster(entities, settings or Settings(), clock)
     await cluster.start()
     try:
         yield cluster

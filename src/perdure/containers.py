@@ -1,0 +1,60 @@
+"""Servers in containers, for tests: `testcontainers` with what perdure needs of a server.
+
+    with NatsContainer() as nats:
+        async with connect(nats.url, serving=[account]) as cluster: ...
+
+Needs `pip install testcontainers` and a container engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import docker.errors  # type: ignore[import-untyped]
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.exceptions import ContainerStartException
+from testcontainers.core.wait_strategies import HttpWaitStrategy
+
+IMAGE = "nats:2.15"
+"""The official image; perdure needs a server of 2.15.1 or newer."""
+CLIENT_PORT = 4222
+MONITOR_PORT = 8222
+START_TIMEOUT_S = 60
+"""How long a server may take until JetStream is ready, in seconds; an image is pulled before."""
+
+
+class NoEngine(RuntimeError):
+    """There is no container engine that can be used, or it can't get the image."""
+
+
+class NatsContainer(DockerContainer):
+    """One nats-server with JetStream; a context manager. `url` is where clients connect.
+
+    Its store is the container's, and goes with it. Options of DockerContainer are taken too.
+    Raises NoEngine where it can't be started.
+    """
+
+    def __init__(self, image: str = IMAGE, *, options: str = "", **kwargs: Any) -> None:
+        """`options` are more of nats-server's own, as on its command line."""
+        try:
+            super().__init__(image, **kwargs)
+        except docker.errors.DockerException as error:
+            raise NoEngine(str(error)) from error
+        self.with_command(f"--jetstream --http_port {MONITOR_PORT} {options}".strip())
+        self.with_exposed_ports(CLIENT_PORT, MONITOR_PORT)
+        self.waiting_for(
+            HttpWaitStrategy(MONITOR_PORT, "/healthz").with_startup_timeout(START_TIMEOUT_S)
+        )
+
+    def start(self) -> Self:
+        """Start it; returns when JetStream is ready."""
+        try:
+            super().start()
+        except (docker.errors.DockerException, ContainerStartException) as error:
+            raise NoEngine(str(error)) from error
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{self.get_container_host_ip()}:{self.get_exposed_port(CLIENT_PORT)}"
