@@ -20,6 +20,8 @@ import perdure
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("entities", "streams", "durable", "deploy")
+FRONT = {"__init__.py", "containers.py", "py.typed", "testing.py"}
+"""What stands beside the layers: the front door, and what tests of others import."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -33,12 +35,12 @@ def test_a_relative_link_joins_each_layer(layer: str) -> None:
 
 def test_nothing_else_is_beside_the_front_door() -> None:
     found = {path.name for path in (ROOT / "src" / "perdure").iterdir()} - {"__pycache__"}
-    assert found == {"__init__.py", "py.typed", *LAYERS}, "add it to the lists in pyproject.toml"
+    assert found == {*FRONT, *LAYERS}, "add it to the lists in pyproject.toml"
 
 
 def test_packaging_names_every_layer() -> None:
     build = PROJECT["tool"]["hatch"]["build"]
-    front = {"src/perdure/__init__.py", "src/perdure/py.typed"}
+    front = {f"src/perdure/{name}" for name in FRONT}
     assert set(build["only-include"]) == {*front, *LAYERS}
     assert {*front, *LAYERS} <= set(build["targets"]["sdist"]["only-include"])
     sources = build["targets"]["wheel"]["sources"]
@@ -50,7 +52,7 @@ def test_checkers_see_every_layer() -> None:
     assert {f"src/perdure/{layer}" for layer in LAYERS} <= set(tools["pyright"]["include"])
     assert set(tools["coverage"]["run"]["source"]) == {"src/perdure", *LAYERS}
     arrows = tools["importlinter"]["contracts"][0]
-    assert arrows["layers"] == list(reversed(LAYERS))
+    assert arrows["layers"] == ["testing", "containers", *reversed(LAYERS)]
 
 
 def test_every_folder_of_a_layer_is_a_package() -> None:

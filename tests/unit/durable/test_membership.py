@@ -42,6 +42,10 @@ async def records(r: Ring) -> str:
     return "".join(sorted(key.rpartition(".")[2] for key in keys))
 
 
+async def fails(self: Any, *args: Any, **more: Any) -> Any:
+    raise Unreachable("no leader")
+
+
 @contextmanager
 def counted_listings() -> Generator[list[str]]:
     """Each listing of the bucket, while this lasts."""
@@ -256,10 +260,6 @@ async def test_who_dies_is_gone_for_all_soon_and_its_record_too() -> None:
 @virtually
 async def test_a_record_that_could_not_be_removed_is_removed_by_who_lists_it() -> None:
     """Who missed the news would believe it until it goes by itself."""
-
-    async def fails(self: Any, *args: Any, **more: Any) -> Any:
-        raise Unreachable("no leader")
-
     async with ring("abcd") as r:
         dead = r["c"].membership.own
         with pytest.MonkeyPatch.context() as patch:
@@ -430,9 +430,6 @@ async def test_a_lost_acknowledgement_changes_nothing() -> None:
 
 @virtually
 async def test_the_bucket_may_fail_for_a_while() -> None:
-    async def fails(self: Any, *args: Any, **more: Any) -> Any:
-        raise Unreachable("no leader")
-
     async with ring("abc") as r:
         with pytest.MonkeyPatch.context() as patch:
             for method in ("put", "get", "entries", "delete"):
