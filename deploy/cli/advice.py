@@ -7,7 +7,7 @@ looked up, and never simply sent again.
 
 from __future__ import annotations
 
-from ...entities.errors import ClusterError, MalformedMessage
+from ...entities.errors import ClusterError, MalformedMessage, Suspended
 from ...entities.handle import handle_error
 
 START = "start a server (perdure dev APP), or correct --url"
@@ -33,7 +33,7 @@ def next_step(error: ClusterError) -> str:
         on_runner_not_registered=lambda _: f"start a runner: {HOST}",
         on_runner_unavailable=lambda _: again,
         on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
-        on_suspended=lambda _: f"{_command('flows list', error)}, or wait: {_look_up(error)}",
+        on_suspended=_suspended,
         on_rpc_client_error=lambda _: f"perdure check, then {again}" if error.address else START,
         on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
     )
@@ -43,6 +43,14 @@ def _correct(error: MalformedMessage) -> str:
     if error.key is not None and REUSED in (error.cause or ""):
         return "use another --key, or the same fields as before"
     return "correct it"
+
+
+def _suspended(error: Suspended) -> str:
+    waits_for = f"it waits for {', '.join(error.waits_for)}: " if error.waits_for else ""
+    if error.resume_token is None:
+        return f"{waits_for}{_command('flows list', error)}; then {_look_up(error)}"
+    give = f"perdure resume {quoted(error.resume_token)} VALUE"
+    return f"{waits_for}{give}; then {_look_up(error)}"
 
 
 def _again(error: ClusterError) -> str:

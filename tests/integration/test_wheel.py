@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from .quickstart import Page, commands, fits
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("entities", "streams", "durable", "deploy")
 
@@ -48,11 +50,13 @@ def test_it_holds_every_module(wheel: Path) -> None:
         for layer in LAYERS
         for path in (ROOT / layer).rglob("*.py")
     }
-    assert held == {*wanted, "perdure/__init__.py"}
+    wanted |= {f"perdure/{path.name}" for path in (ROOT / "src" / "perdure").glob("*.py")}
+    assert held == wanted
     assert "perdure/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_program_of_the_readme_runs_from_it(wheel: Path, tmp_path: Path) -> None:
+    """With nothing but what every install has."""
     program = re.search(r"```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M)
     assert program is not None
     (tmp_path / "bank.py").write_text(program[1])
@@ -62,3 +66,17 @@ def test_the_program_of_the_readme_runs_from_it(wheel: Path, tmp_path: Path) -> 
     assert run(python, "bank.py", cwd=tmp_path) == "700\n200\n200\n"
     where = run(python, "-c", "import perdure; print(perdure.__file__)", cwd=tmp_path)
     assert str(tmp_path / "fresh") in where
+
+
+def test_the_quickstart_is_right(wheel: Path, tmp_path: Path) -> None:
+    page = Page(tmp_path, PERDURE=str(wheel))
+    page.run((ROOT / "docs" / "quickstart.md").read_text())
+    assert page.typed == 15
+
+
+def test_what_the_quickstart_is_compared_with() -> None:
+    block = "a\n# one …\n# two\nb\n"
+    assert list(commands(block)) == [("a", ["one …", "two"]), ("b", [])]
+    assert fits(["one x", "two"], ["one …", "two"])
+    assert not fits(["one x", "two", "three"], ["one …", "two"])
+    assert not fits(["two"], ["one …", "two"])
