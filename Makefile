@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster bench-flows format demo demo-orders dev build clean
+.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster bench-flows format docs demo demo-orders dev build clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -117,6 +117,9 @@ bench-cluster: $(RUN) ## idle runners, workers, how soon handlers start: make be
 bench-flows: $(RUN) ## what flows cost beside plain tells: make bench-flows ARGS='--only straight'
 	$(BENCH).flows $(ARGS)
 
+docs: $(DEV) ## the site of docs/, into .site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --strict
+
 demo: $(RUN) ## a month of US flights as entities, on an embedded server: make demo DATA=FILE
 	$(BIN)/python examples/flights/demo.py $(if $(DATA),--data "$(DATA)")
 
@@ -130,7 +133,7 @@ build: $(DEV) ## the wheel and the source distribution, into dist/
 	$(BIN)/python -m build
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) dist .demo .bench .perdure .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) dist .site .demo .bench .perdure .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
