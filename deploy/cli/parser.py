@@ -27,6 +27,7 @@ from .resume import resume
 from .run import run as run_command
 from .runners import runners
 from .schedules import schedules
+from .schema import schema
 from .settings import settings
 from .shards import shards
 from .stats import stats
@@ -61,6 +62,7 @@ OPERATE = Group("Operate", sort_key=4)
 
 app.command(dev, group=HOST)
 app.command(run_command, name="run", group=HOST)
+app.command(schema, group=HOST)
 # Usages are said where the parser's own would be [ARGS], for what may be left out.
 app.command(ask, group=CALL, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
 app.command(tell, group=CALL, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
