@@ -1,9 +1,9 @@
 """Asyncapi: an app's contract as an AsyncAPI 3.0 document, as its runners have it.
 
 Channels are the real subjects, with the escaped id as their parameter; what an operation receives
-or sends is told from the runner's side, so a client does the opposite. AsyncAPI's schemas are those
-of JSON Schema draft 07, so the parts of `schema.py` are rewritten to it. No servers are named, for
-the contract is the same on each.
+or sends is told from the runner's side, so a client does the opposite. AsyncAPI's schemas are
+those of JSON Schema draft 07, so the parts of `schema.py` are rewritten to it. No servers are
+named, for the contract is the same on each.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def test_replies() -> None:
 
 
 def test_answers() -> None:
-    for line in lines("answers"):
+    for line in [*lines("answers"), *lines("suspended")]:
         answer = decode_answer(line)
         assert json.loads(asks.encode_answer(answer)) == json.loads(line)
         if answer.error is not msgspec.UNSET:
