@@ -60,14 +60,17 @@ def contracts_of(entity: Entity[Any, Any]) -> list[Contract]:
 def described(entity: Entity[Any, Any]) -> Defs:
     """All parts of one entity type."""
     name, contracts = entity.name, contracts_of(entity)
-    failures = {failure.tag: wire_twin(failure) for c in contracts for failure in c.failures}
+    failures = list(dict.fromkeys(f for c in contracts for f in c.failures))
     messages, replies = [c.message for c in contracts], [c.reply for c in contracts]
-    types: list[Any] = [type(entity.initial), *entity.events, *failures.values()]
+    types: list[Any] = [type(entity.initial), *entity.events, *map(wire_twin, failures)]
     schemas, defs = components([*types, *messages, *replies], f"{name}.type.")
     made = iter(schemas)
     state = next(made)
     events = {tag_of(cast("Any", event)): next(made) for event in entity.events}
-    failed = {tag: next(made) for tag in failures}
+    failed: dict[str, JsonSchema] = {}
+    for failure in failures:  # two classes of different commands may have the same tag
+        others = [failed[failure.tag]] if failure.tag in failed else []
+        failed[failure.tag] = any_of([*others, next(made)])
     taken = [(c, next(made)) for c in contracts]
     parts: Defs = {f"{name}.state": state}
     parts |= {part(name, "reply", c.tag): next(made) for c in contracts}
