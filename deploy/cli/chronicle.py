@@ -49,6 +49,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The commit's id: outcomes of one commit share it."""
     runner: str
     request: str | None = None
+    trace: str | None = None
+    """W3C traceparent of the command."""
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +112,7 @@ def _entry(commit: Commit, outcome: Outcome, version: int, sequence: int) -> Ent
         commit=commit.id,
         runner=commit.runner,
         request=outcome.request,
+        trace=outcome.trace,
     )
 
 

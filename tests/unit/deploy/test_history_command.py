@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.commit import MARK
@@ -67,3 +70,32 @@ async def test_usage(nats_server: EmbeddedServer, namespace: str, tmp_path: Path
             ran = await at.run("history", "conter", "a", "--follow")
         assert ran.code == 1
         assert "there is no entity type 'conter'" in ran.err
+
+
+async def test_events_as_cloudevents(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    id = "ann/a b"
+    async with hosted(nats_server, namespace, tmp_path) as at:
+        for n in (1, 2, 3):
+            await at.ask(id, "add", f'{{"n": {n}}}')
+        await at.ask(id, "take", '{"n": 100}')  # refused: nothing happened
+        cloud = ("history", "counter", id, "--format", "cloudevents")
+        ran = await at.run(*cloud)
+        assert (ran.code, ran.err) == (0, "")
+        assert (await at.run(*cloud, "--json")).out == ran.out
+        later = await at.run(*cloud, "--after", "2")
+    lines = ran.out.splitlines()
+    assert later.out.splitlines() == lines[2:]
+    read = JSONFormat().read
+    events = [read(CloudEvent, line) for line in lines]
+    assert [event.get_data() for event in events] == [{"type": "added", "n": n} for n in (1, 2, 3)]
+    assert [event.get_id() for event in events] == [f"counter/{id}/{n}" for n in (1, 2, 3)]
+    assert [event.get_extension("entityversion") for event in events] == [1, 2, 3]
+    assert {event.get_type() for event in events} == {f"{namespace}.counter.added"}
+    assert {event.get_source() for event in events} == {f"/{namespace}/counter/ann%2Fa%20b"}
+    assert {event.get_subject() for event in events} == {id}
+    assert {event.get_datacontenttype() for event in events} == {"application/json"}
+    times = [event.get_time() for event in events if event.get_time() is not None]
+    assert len(times) == 3
+    assert times == sorted(times, key=str)
