@@ -10,6 +10,7 @@ import asyncio
 import copy
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +85,13 @@ class Plain:
         answer = await self.request(self.to.to(entity, escape(id)), body, named or None)
         require("Perdure.acknowledgement", answer)
         return answer
+
+    async def settled(self) -> None:
+        """Wait until no tell of an account waits any more."""
+        stream = self.to.command_stream("account")
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.nc.jetstream().stream_info(stream)).state.messages:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def stored(self, stream: str) -> list[Any]:
         """All messages of a stream."""
@@ -180,10 +188,7 @@ async def test_what_is_stored_and_told_of_types(plain: Plain) -> None:
     await plain.tell("account", "s-1", b"not json")
     await plain.request(plain.to.to("account", "b=2e"), DEPOSIT)
     await plain.ask("account", "s-1", DEPOSIT)
-    async with asyncio.timeout(PATIENCE_S):
-        commands = plain.to.command_stream("account")
-        while (await plain.nc.jetstream().stream_info(commands)).state.messages:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await plain.settled()
     seen: set[str] = set()
     for entity in ENTITIES:
         require("Perdure.type.TypeInfo", await plain.request(plain.to.info(entity.name), b""))
@@ -246,6 +251,7 @@ BODIES: list[Any] = [
     [1, "ask", DEPOSIT, None, None, None, None, "soon"],
     [1, "ask", DEPOSIT, None, None, None, None, None, None, None, "yes"],
     [1, "ask", DEPOSIT, None, None, None, None, None, None, None, False, None, 5],
+    [1, "ask", DEPOSIT, None, None, None, None, None, None, None, False, None, 1764000000000],
     [1, "result", None],
     [1, "result", None, None],
     [1, "result", {"type": "get_balance"}, "k-1"],
@@ -285,6 +291,34 @@ async def test_runner_and_schema_refuse_the_same_headers(plain: Plain) -> None:
         answer = await plain.request(plain.to.ask("account", "h-1"), DEPOSIT, headers)
         malformed = answer.get("error", {}).get("type") == "MalformedMessage"
         assert is_valid("Perdure.headers.ask", headers) is not malformed, (headers, answer)
+
+
+TOLD: list[Any] = [
+    DEPOSIT,
+    {"type": "withdraw", "cents": 1},
+    {"type": "$cancel", "flow": "unheard"},
+    [1, "tell", DEPOSIT],
+    [1, "tell", DEPOSIT, "k", None, "r", None, None, None, None, False, None, 0],
+    {"type": "get_balance"},
+    {"type": "deposit"},
+    "text",
+    [1, "tell", {"type": "get_balance"}],
+    [1, "tell", DEPOSIT, "a b"],
+    [1, "tell", DEPOSIT, None, None, None, 5],
+    [1, "ask", DEPOSIT],
+    [1, "status", None],
+]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_runner_and_schema_refuse_the_same_tells(plain: Plain) -> None:
+    for n, body in enumerate(TOLD):
+        await plain.request(plain.to.to("account", f"told-{n}"), body)
+    await plain.settled()
+    dead = {message.subject for message in await plain.stored(plain.to.dead_stream)}
+    for n, body in enumerate(TOLD):
+        refused = plain.to.dead("account", f"told-{n}") in dead
+        assert is_valid("account.tell", body) is not refused, body
 
 
 # -- what can't be sent ------------------------------------------------------------------------
@@ -411,6 +445,27 @@ def test_both_documents_are_what_they_say(official: Any) -> None:
         for side in (operation, operation.get("reply", operation)):
             channel = side["channel"]["$ref"]
             assert all(m["$ref"].startswith(f"{channel}/messages/") for m in side["messages"])
+
+
+def test_channels_are_the_real_subjects() -> None:
+    to, channels = Subjects(), asyncapi()["channels"]
+    of = {"id": "a-1", "generation": 1, "shard": 6}
+    found = {
+        name.removeprefix("account."): channel["address"].format(**of)
+        for name, channel in channels.items()
+        if name.startswith("account.") and channel["address"] is not None
+    }
+    assert found == {
+        "ask": to.ask("account", "a-1"),
+        "ask.owner": to.ask_shard("account", 1, 6, "a-1"),
+        "tell": to.to("account", "a-1"),
+        "info": to.info("account"),
+        "log": to.log("account", "a-1"),
+        "dead": to.dead("account", "a-1"),
+    }
+    for channel in channels.values():
+        parameters = re.findall(r"{(\w+)}", channel["address"] or "")
+        assert set(parameters) == set(channel.get("parameters", {}))
 
 
 @pytest.mark.parametrize(
