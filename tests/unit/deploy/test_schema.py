@@ -395,6 +395,16 @@ def test_a_commit_that_no_runner_writes_is_refused(path: str, value: object) -> 
     assert not is_valid("account.commit", changed)
 
 
+def test_an_outcome_has_a_failure_of_its_own_command() -> None:
+    outcome = {k: v for k, v in COMMIT["outcomes"][0].items() if k not in ("events", "reply")}
+    own = {**outcome, "failure": {"type": "insufficient_funds", "balance": 1, "wanted": 2}}
+    require("account.outcome", own)
+    assert not is_valid("account.outcome", {**outcome, "failure": {"type": "not_approved"}})
+    others = {**outcome, "failure": {"type": "not_approved", "by": None}}
+    require("account.failure", others["failure"])
+    assert not is_valid("account.outcome", others)
+
+
 def test_the_waker_with_another_default_has_the_same_fields() -> None:
     assert Resume.__struct_fields__ == waker.Resume.__struct_fields__
     assert Resume.__struct_config__.tag == waker.Resume.__struct_config__.tag
