@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-CODE = re.compile(r"\[([^]]*)\]\((?!\w+:)[^)#\s]*(?:\.py|\.sh|\.yaml|\.json|LICENSE|/)\)")
+CODE = re.compile(r"\[([^]]*)\]\((?!\w+:)[^)#\s]*(?:\.py|\.mjs|\.sh|\.yaml|\.json|LICENSE|/)\)")
 """A link to code, which isn't in the site."""
 
 
@@ -40,7 +40,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links as they are in the site."""
-    text = markdown.replace("](docs/", "](").replace("](../docs/", "](../")
+    text = markdown.replace("](docs/", "](")
+    for up in ("../", "../../"):
+        text = text.replace(f"]({up}docs/", f"]({up}")
     if "/" not in page.file.src_uri:
         text = text.replace("](../", "](")
     return CODE.sub(r"\1", text)
