@@ -51,8 +51,9 @@ SHORT = 64
 HEADER_BYTES = len(b"NATS/1.0\r\n\r\n")
 """The shortest block of headers."""
 
-_MESSAGE = re.compile(rb"(H)?MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]+) )?(?(1)(\d+) )(\d+)\r\n")
-"""`MSG subject sid [reply] size`; `HMSG` with the size of its headers before the whole size."""
+_MESSAGE = re.compile(rb"(H)?MSG ([^ \r\n]+) (\d+) (?:([^ \r\n]*) )?(?(1)(\d+) )(\d+)\r\n")
+"""`MSG subject sid [reply] size`; `HMSG` with the size of its headers before the whole size. The
+server writes two blanks for an empty reply where it acknowledges a part of a restore (2.15.1)."""
 
 
 _STATUS = re.compile(r"NATS/1\.0 (\d{3})(?: (.*))?\Z")
