@@ -30,6 +30,7 @@ from ..streams.jetstream.login import shown
 from ..streams.port import Incompatible, Unreachable
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import (
+    RESTORING,
     Config,
     Difference,
     Stream,
@@ -290,8 +291,12 @@ def halted_found(
 ) -> Finding | None:
     """That the type takes no tells, since a resize isn't at its end; None if it takes them."""
     config = configs.get(subjects.command_stream(entity))
-    if config is None or sharding is None or halted_by(subjects, entity, config) is None:
+    token = None if config is None else halted_by(subjects, entity, config)
+    if token is None or sharding is None:
         return None
+    if token.startswith(RESTORING):
+        what = f"{entity} is being restored, or that didn't end; no runner can start"
+        return bad("streams", what, f"if nobody is at it: perdure restore {entity} FOLDER --again")
     what = f"{entity} is halted: it is being resized, or that didn't end; no runner can start"
     step = f"perdure shards resize {entity} {sharding.shards}, which leaves it as it was"
     return bad("streams", what, step)

@@ -270,6 +270,11 @@ def halted_by(subjects: Subjects, entity: str, config: Config) -> str | None:
     return None
 
 
+RESTORING = "restoring-"
+"""How the token begins of whoever halted a command stream to restore its type. Until that has
+ended the type isn't whole, so nobody else may set it going."""
+
+
 # -- comparing --------------------------------------------------------------------------------
 def differences(wanted: Stream, found: Config) -> list[Difference]:
     """What of a stream's configuration isn't as it should be; empty if all is well."""

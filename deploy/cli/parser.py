@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cyclopts import App, Group
 
+from .backup import backup
 from .broadcast import broadcast
 from .call import ask, result, tell
 from .check import check
@@ -23,6 +24,7 @@ from .history import history
 from .look import state, status
 from .output import Output
 from .resizing import resize_type
+from .restore import restore
 from .resume import resume
 from .run import run as run_command
 from .runners import runners
@@ -91,6 +93,8 @@ app.command(flows)
 dead.group = OPERATE  # an app of its own takes no options here
 app.command(dead)
 app.command(verify, group=OPERATE, usage="Usage: perdure verify [TYPE] [OPTIONS]")
+app.command(backup, group=OPERATE, usage="Usage: perdure backup [TYPE…] FOLDER [OPTIONS]")
+app.command(restore, group=OPERATE, usage="Usage: perdure restore [TYPE…] FOLDER [OPTIONS]")
 
 
 def run(tokens: Sequence[str]) -> int:

@@ -56,7 +56,7 @@ class State(msgspec.Struct, frozen=True):
 class Archived(Response, frozen=True):
     """What the server says of a stream that it archives, or has restored."""
 
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     state: State = State()
 
 
@@ -112,7 +112,12 @@ async def unarchive(
         _require(stream, answer)
         if answer.data:  # the end, before its time
             return _restored(stream, answer)
-    answer = await connection.request(place.deliver_subject, b"", timeout_s=END_S)
+    ending = asyncio.ensure_future(connection.request(place.deliver_subject, b"", timeout_s=END_S))
+    try:
+        answer = await asyncio.shield(ending)
+    except asyncio.CancelledError:  # else the stream might come to be after it was removed
+        await asyncio.wait({ending})
+        raise
     _require(stream, answer)
     return _restored(stream, answer)
 

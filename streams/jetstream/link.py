@@ -55,6 +55,11 @@ class Link:
         """Whether it can still be used."""
         return not self.ended and self.client.is_connected
 
+    @property
+    def version(self) -> str:
+        """The server's."""
+        return _version(self.client)
+
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Listen; handlers are plain and never wait."""
         subscription = await self.client.listen(subject, handler)

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..port import Incompatible, Unreachable
+from ..port import Halted, Incompatible, Unreachable
 from ..subjects import Sharding, Subjects
-from ..topology import halted_by, sharding_of, transform_of
+from ..topology import RESTORING, halted_by, sharding_of, transform_of
 from .api import StreamInfo, call, delete_message, lookup
 from .connection import Connection
 from .errors import NO_STREAM
@@ -30,12 +30,28 @@ async def halt(connection: Connection, subjects: Subjects, entity: str, token: s
     found = sharding_of(subjects, entity, config)
     if found is None:
         raise Incompatible(f"{name}: its subject_transform isn't perdure's")
+    if (halted_by(subjects, entity, config) or "").startswith(RESTORING):
+        raise Halted(entity, found, restoring=True)
     barrier = subjects.halted(entity, token)
     await _update(connection, name, {**config, "subjects": [barrier]})
     if not await stored(connection, name, barrier, b""):
         raise Unreachable(f"{name} doesn't store what it should at {barrier}")
     await _remove_all(connection, name, subjects.halted(entity, "*"))
     return found
+
+
+async def whole(
+    connection: Connection, subjects: Subjects, entity: str, restoring: str, token: str
+) -> None:
+    """A type that was halted to be restored is whole: it is halted like any other from now on.
+
+    Raises Unreachable, Incompatible.
+    """
+    name = subjects.command_stream(entity)
+    config = await _config(connection, name)
+    if halted_by(subjects, entity, config) != restoring:
+        raise Incompatible(f"{name}: somebody else is at it")
+    await _update(connection, name, {**config, "subjects": [subjects.halted(entity, token)]})
 
 
 async def recut(

@@ -6,12 +6,14 @@ what the other made, and takes its sharding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...entities.settings import Settings
 from ..port import Halted, Incompatible, Unreachable
 from ..subjects import Sharding, Subjects
 from ..topology import (
+    RESTORING,
     Difference,
     Stream,
     advice,
@@ -45,8 +47,9 @@ async def sharding(connection: Connection, subjects: Subjects, entity: str) -> S
             f"{name}: subject_transform is {config.get('subject_transform')}, which isn't "
             "perdure's. If the stream isn't perdure's, choose another namespace for perdure"
         )
-    if halted_by(subjects, entity, config) is not None:
-        raise Halted(entity, found)
+    token = halted_by(subjects, entity, config)
+    if token is not None:
+        raise Halted(entity, found, restoring=token.startswith(RESTORING))
     return found
 
 
@@ -63,12 +66,13 @@ async def provision(
         *type_streams(settings, subjects, entity, found),
         *shared_streams(settings, subjects),
     )
-    refused: list[Difference] = []
-    for stream in wanted:
-        refused += await _apply(connection, stream)
-    if refused:
-        raise Incompatible(advice(refused))
+    await _apply_all(connection, wanted)
     return found
+
+
+async def provision_shared(connection: Connection, settings: Settings, subjects: Subjects) -> None:
+    """The same of the streams that all types share. Raises Incompatible, Unreachable."""
+    await _apply_all(connection, shared_streams(settings, subjects))
 
 
 async def server_time_ns(connection: Connection, subjects: Subjects) -> int:
@@ -98,6 +102,14 @@ async def check(
         config = await _config(connection, stream.name)
         found += differences(stream, config) if config is not None else []
     return found
+
+
+async def _apply_all(connection: Connection, wanted: Sequence[Stream]) -> None:
+    refused: list[Difference] = []
+    for stream in wanted:
+        refused += await _apply(connection, stream)
+    if refused:
+        raise Incompatible(advice(refused))
 
 
 async def _apply(connection: Connection, stream: Stream) -> list[Difference]:

@@ -1,0 +1,190 @@
+"""`perdure restore`: entity types out of a backup, and the rehearsal of that."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from ...entities.settings import Settings
+from ...streams.caller import Caller
+from ..backupfolder import Manifest, NoBackup, SavedType, read_manifest
+from ..restoring import Refused, Restore, Restored, Wanted
+from ..server import EmbeddedServer
+from .advice import HOST
+from .app import load_app
+from .backup import session_of, shown, types_and_folder
+from .calling import calling, run
+from .operating import with_server
+from .options import NO_OPTIONS, Common
+from .output import Output, stamp
+from .trouble import FAILED, SUCCESS, Failed, UsageError
+from .verify import AnyEntity, Verification
+
+MOST_REPLICAS = 5
+"""JetStream's own."""
+
+
+def restore(
+    *names: str,
+    app: str | None = None,
+    replicas: int | None = None,
+    rehearse: Annotated[bool, Parameter(negative="")] = False,
+    again: Annotated[bool, Parameter(negative="")] = False,
+    keep_secret: Annotated[bool, Parameter(negative="")] = False,
+    accept_faults: Annotated[bool, Parameter(negative="")] = False,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Bring entity types back from FOLDER, here or on another server, in the same namespace.
+
+    States, keys with their outcomes, commands that wait, suspended flows with their tokens,
+    timers, schedules and dead letters are as they were when the backup was made. It is refused,
+    and nothing changes, where the type is there already or hosted, or the backup is damaged. Each
+    log is verified before its type takes commands, and no runner can host it before. If it fails,
+    or is interrupted, what it made is removed again.
+
+    With `--rehearse` all that happens on a server of its own, which is thrown away.
+
+    For instance:
+
+    * `perdure restore /backups/2026-01-31 --rehearse --app bank`
+    * `perdure restore /backups/2026-01-31`
+    * `perdure restore account /backups/2026-01-31 --url nats://new:4222 --replicas 1`
+
+    Parameters
+    ----------
+    names
+        The entity types (all of the backup if none), and the folder.
+    app
+        The code: every event is folded with it, too, as `perdure verify --app` does.
+    replicas
+        Copies of each stream; as many as in the backup if it isn't given.
+    rehearse
+        On a server of its own, here, whose files go when it ends. It needs a nats-server program.
+    again
+        Remove first what a restore left that was killed.
+    keep_secret
+        Let another secret stay that is there: tokens of flows in the backup are then refused.
+    accept_faults
+        Restore a log with faults all the same; a runner refuses the entities that have them.
+    """
+    types, folder = types_and_folder("restore", names)
+    if replicas is not None and not 1 <= replicas <= MOST_REPLICAS:
+        raise UsageError(f"--replicas {replicas}", f"give a number from 1 to {MOST_REPLICAS}")
+    entities = {e.name: e for e in load_app(app)} if app is not None else {}
+    settings, output = common.settings(), common.output()
+    manifest = _manifest(folder)
+    wanted = Wanted(
+        types=_wanted(manifest, types),
+        replicas=1 if rehearse else replicas,
+        again=again,
+        keep_secret=keep_secret,
+        accept_faults=accept_faults,
+    )
+    if wanted.replicas is not None:
+        settings = msgspec.structs.replace(settings, replicas=wanted.replicas)
+    task = Restoration(output, folder, manifest, wanted, entities)
+    if rehearse:
+        return run(_rehearse(task, settings))
+    return run(task.on(with_server(settings)))
+
+
+class Restoration:
+    """One restore from the command line."""
+
+    def __init__(
+        self,
+        output: Output,
+        folder: Path,
+        manifest: Manifest,
+        wanted: Wanted,
+        entities: dict[str, AnyEntity],
+    ) -> None:
+        self.output, self.folder, self.manifest = output, folder, manifest
+        self._wanted, self._entities = wanted, entities
+
+    async def on(self, settings: Settings, *, rehearsal: bool = False) -> int:
+        """Restore to the server of these settings; the exit code. Raises Failed."""
+        async with calling(settings) as caller:
+            try:
+                with shown(self.output) as told:
+                    done = await self._restore(caller, settings, told).run()
+            except (Refused, NoBackup) as error:
+                raise Failed(str(error), error.next_step) from None
+            except OSError as error:
+                why = f"{error.filename or self.folder}: {error.strerror or error}"
+                raise Failed(f"{why}; nothing is restored", "mend that, then the same") from None
+            except asyncio.CancelledError:
+                step = "perdure check, and the same again"
+                raise Failed("interrupted; what it had made is removed", step) from None
+        self._show(done, rehearsal=rehearsal)
+        return FAILED if any(one.faults for one in done) else SUCCESS
+
+    def _restore(
+        self, caller: Caller, settings: Settings, told: Callable[[str, int], None]
+    ) -> Restore:
+        async def verify(entity: str) -> int:
+            found = self._entities.get(entity)
+            return await Verification(caller, self.output, entity, found, None, None).run()
+
+        session = session_of(caller)
+        return Restore(session, settings, self.folder, self.manifest, self._wanted, told, verify)
+
+    def _show(self, done: Sequence[Restored], *, rehearsal: bool) -> None:
+        for one in done:
+            parts = [
+                f"{one.messages} commits",
+                f"{one.tells} tells that wait",
+                f"{one.timers} timers",
+                f"{one.dead_letters} dead letters",
+            ]
+            parts += [f"{one.ids} ids that weren't registered"] if one.ids else []
+            word = "rehearsed" if rehearsal else "restored "
+            self.output.result(one, f"{word} {one.restored}: {', '.join(parts)}")
+        since = stamp(self.manifest.began)
+        if rehearsal:
+            self.output.note(f"it can be restored as of {since}; the rehearsal's server is gone")
+        else:
+            self.output.note(
+                f"as of {since}: what was acknowledged later is lost, and clients that repeat a "
+                f"key do it anew. Start the runners: {HOST}"
+            )
+
+
+async def _rehearse(task: Restoration, settings: Settings) -> int:
+    """The same on a server that is thrown away: its files are where temporary ones are."""
+    with tempfile.TemporaryDirectory(prefix="perdure-rehearsal-") as folder:
+        async with EmbeddedServer(folder, fsync=False, tied=True) as server:
+            there = Settings(
+                url=server.url,
+                namespace=task.manifest.namespace,
+                dedup_window=settings.dedup_window,
+                dedup_keys=settings.dedup_keys,
+                made_window=settings.made_window,
+                made_keys=settings.made_keys,
+            )
+            return await task.on(there, rehearsal=True)
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        return read_manifest(folder)
+    except NoBackup as error:
+        raise Failed(str(error), error.next_step) from None
+    except OSError as error:
+        why = f"{error.filename or folder}: {error.strerror or error}"
+        raise Failed(why, "give the folder of a backup that can be read") from None
+
+
+def _wanted(manifest: Manifest, types: Sequence[str]) -> Sequence[SavedType]:
+    there = {saved.type: saved for saved in manifest.types}
+    missing = [name for name in types if name not in there]
+    if missing:
+        what = f"the backup has no {', '.join(missing)}"
+        raise UsageError(what, f"it has {', '.join(there)}")
+    return [there[name] for name in types] if types else manifest.types
