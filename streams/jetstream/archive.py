@@ -70,11 +70,13 @@ async def archive(connection: Connection, stream: str, write: Write) -> Archived
     Raises Unreachable, Incompatible, and what `write` raises.
     """
     chunks = _Chunks(connection.live())
-    inbox = connection.inbox(chunks.receive)
+    # A subject of its own: for one that only a wildcard hears the server waits for 2 s.
+    inbox = connection.pull_inbox()
+    listener = await connection.subscribe(inbox, chunks.receive)
     connection.bind(chunks)
     try:
         body = {
-            "deliver_subject": f"{inbox}.c",
+            "deliver_subject": inbox,
             "no_consumers": True,
             "chunk_size": min(CHUNK_BYTES, connection.max_payload),
             "window_size": WINDOW_BYTES,
@@ -94,7 +96,7 @@ async def archive(connection: Connection, stream: str, write: Write) -> Archived
             raise Unreachable(f"{stream}: the server ended its archive: {problem}")
     finally:
         connection.unbind(chunks)
-        connection.forget(inbox)
+        await connection.unsubscribe(listener)
     return told
 
 
