@@ -107,6 +107,56 @@ def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[
     return [_api(f"STREAM.{verb}.{name}", why) for name in streams]
 
 
+def backing_up(subjects: Subjects, entity: str) -> list[Need]:
+    """What an operator needs beyond the role to save a type (`perdure backup`).
+
+    Not to be tried by a probe, and to be granted to few: the server sends an archive to whatever
+    subject is named, a log's too.
+    """
+    bucket = f"KV_{subjects.members_bucket}"
+    wanted = [_api(f"STREAM.MSG.GET.{bucket}", "save what signs resume tokens")]
+    for stream in _kept(subjects, entity):
+        wanted.append(_api(f"STREAM.SNAPSHOT.{stream}", "save a stream"))
+        wanted.append(_publish(f"$JS.SNAPSHOT.ACK.{stream}.>", "take more of it"))
+    return wanted
+
+
+def restoring(subjects: Subjects, entity: str) -> list[Need]:
+    """What an operator needs beyond the role, and beyond `creating` for the streams that all types
+    share, to restore a type (`perdure restore`).
+
+    Not to be tried by a probe, and to be lent for that time only: it makes and removes streams.
+    """
+    time, bucket = subjects.time_stream, subjects.members_bucket
+    shared = (subjects.dead_stream, f"KV_{bucket}", time)
+    wanted = [_api(f"STREAM.INFO.{name}", "look at a stream") for name in shared]
+    for stream in _kept(subjects, entity):
+        wanted += [
+            _api(f"STREAM.INFO.{stream}", "see that it isn't there"),
+            _api(f"STREAM.RESTORE.{stream}", "restore a stream"),
+            _publish(f"$JS.SNAPSHOT.RESTORE.{stream}.>", "send its archive"),
+            _api(f"STREAM.DELETE.{stream}", "remove it if that fails"),
+        ]
+    return [
+        *wanted,
+        _publish(subjects.later(entity, "*", "*"), "set timers of open flows"),
+        _api(f"STREAM.PURGE.{time}", "forget them if it fails"),
+        _publish(subjects.dead(entity, "*"), "store copies of dead letters"),
+        _publish(f"$KV.{bucket}.secret.resume", "store what signs resume tokens"),
+        _api(f"STREAM.MSG.GET.KV_{bucket}", "see whether another one is there"),
+    ]
+
+
+def _kept(subjects: Subjects, entity: str) -> tuple[str, ...]:
+    """The streams of a type."""
+    return (
+        subjects.command_stream(entity),
+        subjects.log_stream(entity),
+        subjects.snapshot_stream(entity),
+        subjects.ids_stream(entity),
+    )
+
+
 def _timing(subjects: Subjects) -> list[Need]:
     """What a runner needs for timers, those of other types, too, and to tell flows of any type
     what they asked."""
