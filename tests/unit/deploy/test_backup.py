@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from perdure import Cluster, Incompatible, Settings, Suspended, Suspension, Token, connect
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.backupfolder import read_manifest
+from perdure.deploy.openflows import OpenFlows
 from perdure.deploy.permissions import Role, backing_up, creating, needs
 from perdure.deploy.permissions import restoring as restoring_needs
 from perdure.deploy.restoring import Refused, Restore, Wanted
@@ -25,7 +27,7 @@ from perdure.durable.secret import SECRET_KEY
 from perdure.streams.commit import MARK
 from perdure.streams.jetstream.api import Response, call
 from perdure.streams.jetstream.connection import Publish
-from perdure.streams.jetstream.scan import names
+from perdure.streams.jetstream.scan import names, scan
 from perdure.streams.port import Unreachable
 from perdure.streams.subjects import Subjects
 from perdure.streams.topology import shared_streams
@@ -495,7 +497,7 @@ async def test_it_is_consistent_while_others_write(
             if what.endswith((".dead", "clerk.ids")) or what in files:
                 return
             files.add(what)
-            more = len(writers.acknowledged) + 25
+            more = len(writers.acknowledged) + 8
             waiting = until(lambda: len(writers.acknowledged) >= more, "more")
             asyncio.run_coroutine_threadsafe(waiting, loop).result(PATIENCE_S)
 
@@ -512,17 +514,57 @@ async def test_it_is_consistent_while_others_write(
             assert await cluster.at(Visit, text.partition(":")[0]).result(Note, text) > 0
         for nap in naps:
             assert await cluster.at(Visit, nap.split(":")[1]).result(Nap, nap) == "slept"
-        await until_ended(cluster)
+        await until_ended(there)
         for n in range(4):
             found = [text for text in await texts(cluster, f"w-{n}") if text != "awake"]
             assert len(found) == len(set(found)), "each at most once"
 
 
-async def until_ended(cluster: Cluster) -> None:
-    """Wait until no flow is open, but schedules."""
-    async with asyncio.timeout(PATIENCE_S):
-        while {key.partition(":")[0] for _, key in await open_flows(cluster)} - {"schedule"}:
-            pass
+async def until_ended(site: Site) -> None:
+    """Wait until no flow is open, by the log itself, but schedules."""
+    async with nats_session(site.server, site.namespace) as session, asyncio.timeout(PATIENCE_S):
+        stream, subject = session.subjects.log_stream("visit"), session.subjects.log("visit", "*")
+        while True:
+            flows = OpenFlows("visit")
+            async for message in scan(session.connection, stream, subject, upto=2**63 - 1):
+                flows.take(message)
+            fired = [msgspec.json.decode(timer.data) for timer in flows.timers(0)]
+            if all(one["flow"].startswith("schedule:") for one in fired):
+                return
+
+
+async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    """They wait when the backup begins, and are done as soon as its first part is taken."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    async with here.hosting():
+        pass
+    await told_without_runner(here)
+    loop, first = asyncio.get_running_loop(), list[str]()
+
+    async def work_off() -> None:
+        async with here.hosting() as cluster:
+            for id in IDS:
+                await cluster.at(Visit, id).result(Note, "waits")
+
+    def told(what: str, bytes: int) -> None:
+        if not first:
+            first.append(what)
+            asyncio.run_coroutine_threadsafe(work_off(), loop).result(PATIENCE_S)
+
+    async with nats_session(nats_server, namespace) as session:
+        manifest = await Backup(session, folder, Wishes(["visit"]), told).make()
+    assert not manifest.one_instant
+    there = Site(await own_server(), namespace, tmp_path)
+    ran = await there.run("restore", str(folder))
+    assert ran.code == 0, ran
+    async with there.hosting() as cluster:
+        for id in IDS:
+            assert await cluster.at(Visit, id).result(Note, "waits") > 0
+        await cluster.at(Visit, IDS[0]).tell(Note("last"), key="last")
+        assert await cluster.at(Visit, IDS[0]).result(Note, "last") == 3
+        assert await texts(cluster, IDS[0]) == ["bare", "last", "waits"]
 
 
 # -- permissions ----------------------------------------------------------------------------------
