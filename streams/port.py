@@ -36,21 +36,17 @@ class Incompatible(Exception):
 class Halted(Incompatible):
     """The type is being cut anew, or whoever began that is gone: its command stream takes nothing.
 
-    `sharding` is how it is cut until that ends. `restoring`: it comes out of a backup, and isn't
-    whole yet.
+    `sharding` is how it is cut until that ends. `restoring`: out of a backup, and not yet whole.
     """
 
     def __init__(self, entity: str, sharding: Sharding, *, restoring: bool = False) -> None:
+        why = "resized", f"`perdure shards resize {entity} {sharding.shards}` leaves it as it was"
         if restoring:
-            super().__init__(
-                f"{entity} is being restored, or that didn't end. If nobody is at it: "
-                f"`perdure restore {entity} FOLDER --again` begins anew"
-            )
-        else:
-            super().__init__(
-                f"{entity} is halted: it is being resized, or that didn't end. If nobody is at "
-                f"it: `perdure shards resize {entity} {sharding.shards}` leaves it as it was"
-            )
+            why = "restored", f"`perdure restore {entity} FOLDER --again` begins anew"
+        super().__init__(
+            f"{entity} is halted: it is being {why[0]}, or that didn't end. If nobody is at it: "
+            f"{why[1]}"
+        )
         self.sharding = sharding
 
 

@@ -173,14 +173,14 @@ def _show(output: Output, folder: Path, manifest: Manifest) -> int:
         output.result(value, text)
     instant = "of one instant" if manifest.one_instant else "taken while others wrote"
     text = f"{folder}: {instant}, {stamp(manifest.began)} to {stamp(manifest.ended)}"
-    value = {
+    whole = {
         "folder": str(folder),
         "one_instant": manifest.one_instant,
         "secret": manifest.secret,
         "began": manifest.began,
         "ended": manifest.ended,
     }
-    output.result(value, text)
+    output.result(whole, text)
     if manifest.secret == "saved":
         output.note("with what signs resume tokens: who reads it can resume every flow")
     return FAILED if any(saved.faults for saved in manifest.types) else SUCCESS

@@ -7,18 +7,15 @@ import json
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 
-from perdure import Cluster, Incompatible, Settings, Suspended, Suspension, Token, connect
+from perdure import Incompatible, Settings, connect
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.backupfolder import read_manifest
-from perdure.deploy.openflows import OpenFlows
 from perdure.deploy.permissions import Role, backing_up, creating, needs
 from perdure.deploy.permissions import restoring as restoring_needs
 from perdure.deploy.restoring import Refused, Restore, Wanted
@@ -27,96 +24,31 @@ from perdure.durable.secret import SECRET_KEY
 from perdure.streams.commit import MARK
 from perdure.streams.jetstream.api import Response, call
 from perdure.streams.jetstream.connection import Publish
-from perdure.streams.jetstream.scan import names, scan
+from perdure.streams.jetstream.scan import names
 from perdure.streams.port import Unreachable
 from perdure.streams.subjects import Subjects
 from perdure.streams.topology import shared_streams
 
-from ...support.server import PATIENCE_S, nats_session, settings_for, until
-from .commands import MAIN, Ran, Shell
+from ...support.server import PATIENCE_S, nats_session, settings_for
+from .commands import MAIN, Shell
 from .counter import Add, Counter, counter
+from .saved import (
+    IDS,
+    Site,
+    dead,
+    fill,
+    letters,
+    open_flows,
+    open_token,
+    quiet,
+    texts,
+    told_without_runner,
+)
 from .test_permissions import configured, granted
 from .visiting import Ask, Clerk, Empty, Nap, Note, Open, Stamp, Visit, clerk, visit
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
-IDS = ("v-0", "v-1", "=ü/v 2")
-NAP_MS = 2_500
-"""Longer than it takes to stop the runner; shorter than anybody wants to wait."""
-
 APP = Path(__file__).with_name("visiting.py").read_text()
-
-
-class Site:
-    """A namespace of a server, and a shell there."""
-
-    def __init__(self, server: EmbeddedServer, namespace: str, folder: Path) -> None:
-        self.server, self.namespace = server, namespace
-        self.shell = Shell(folder, PERDURE_URL=server.url, PERDURE_NAMESPACE=namespace)
-
-    async def run(self, *arguments: str) -> Ran:
-        return await asyncio.to_thread(self.shell.type, *arguments)
-
-    @asynccontextmanager
-    async def hosting(self, *entities: Any) -> AsyncGenerator[Cluster]:
-        settings = settings_for(self.server, self.namespace)
-        async with connect(settings=settings, serving=entities or (visit, clerk)) as cluster:
-            yield cluster
-
-    async def streams(self) -> list[str]:
-        """The streams of the namespace."""
-        own = self.namespace.upper()
-        async with nats_session(self.server, self.namespace) as session:
-            found = await names(session.connection, ">")
-        return sorted(name for name in found if name.startswith((f"{own}_", f"KV_{own}_")))
-
-
-async def open_token(cluster: Cluster, id: str) -> Token[int]:
-    """The token of a flow that waits for an answer."""
-    with pytest.raises(Suspended) as raised:
-        await cluster.at(Visit, id).ask(Open(), key="open", on_suspend="raise")
-    assert raised.value.resume_token is not None
-    return Token(raised.value.resume_token)
-
-
-async def fill(cluster: Cluster) -> dict[str, Token[int]]:
-    """Something of everything, in each visit; their tokens."""
-    tokens: dict[str, Token[int]] = {}
-    at = datetime.now(UTC) + timedelta(milliseconds=NAP_MS)
-    for n, id in enumerate(IDS):
-        ref = cluster.at(Visit, id)
-        assert await ref.ask(Note(f"first {n}"), key="first") == 1
-        with pytest.raises(Empty):
-            await ref.ask(Note(""), key="empty")
-        await ref.tell(Nap(NAP_MS), key="nap")
-        await ref.tell(Note("later"), at=at, key="later")
-        tokens[id] = await open_token(cluster, id)
-        with pytest.raises(Suspended):  # nobody hosts the clerk
-            await ref.ask(Ask(), key="ask", on_suspend="raise")
-    return tokens
-
-
-async def open_flows(cluster: Cluster) -> set[tuple[str, str]]:
-    found: list[Suspension] = [flow async for flow in cluster.suspended(Visit)]
-    return {(flow.address.partition("/")[2], flow.key) for flow in found}
-
-
-async def texts(cluster: Cluster, id: str) -> list[str]:
-    commits = [commit async for commit in cluster.history(visit, id)]
-    return sorted(event.text for commit in commits for event in commit.events)
-
-
-async def told_without_runner(site: Site) -> None:
-    """Commands that wait: with a key, without one, and one that can't be decoded."""
-    async with connect(settings=settings_for(site.server, site.namespace)) as caller:
-        for id in IDS:
-            await caller.at(Visit, id).tell(Note("waits"), key="waits")
-        await caller.at(Visit, IDS[0]).tell(Note("bare"))
-
-
-async def letters(site: Site) -> list[Any]:
-    """What the copies of dead letters say; their places and times are the stream's own."""
-    ran = await site.run("dead", "list", "--json")
-    return [{k: v for k, v in line.items() if k not in ("seq", "time")} for line in ran.lines]
 
 
 async def test_all_of_it_comes_back(
@@ -179,13 +111,6 @@ async def test_all_of_it_comes_back(
         left = {key.partition(":")[0] for _, key in await open_flows(cluster)}
         assert left == {"schedule"}
     assert (await there.run("verify", "--app", "visiting_app.py")).code == 0
-
-
-async def dead(site: Site, count: int) -> None:
-    """Wait for that many dead letters."""
-    async with asyncio.timeout(PATIENCE_S):
-        while len(await letters(site)) < count:
-            pass
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -354,10 +279,6 @@ async def test_a_log_with_faults_is_only_restored_on_request(
 
 
 # -- what is interrupted --------------------------------------------------------------------------
-def quiet(what: str, bytes: int) -> None:
-    """Progress that nobody looks at."""
-
-
 class Gate:
     """A verification that waits."""
 
@@ -451,122 +372,6 @@ async def test_a_backup_that_is_interrupted_is_none(saved: tuple[Site, Path]) ->
     assert "it is no backup, or one that didn't end" in ran.err
 
 
-# -- while others write ---------------------------------------------------------------------------
-class Writers:
-    """Callers that go on: what each of them was acknowledged, in order."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self.acknowledged: list[str] = []
-        self.naps: list[str] = []
-        self._stop = False
-
-    async def write(self, id: str) -> None:
-        """Asks and tells by turns, and naps that are over before the backup is."""
-        number = 0
-        ref = self._cluster.at(Visit, id)
-        while not self._stop:
-            text = f"{id}:{number}"
-            if number % 3 == 0:
-                await ref.ask(Note(text), key=text)
-            else:
-                await ref.tell(Note(text), key=text)
-            self.acknowledged.append(text)
-            await ref.tell(Nap(30 + 90 * (number % 4)), key=f"nap:{text}")
-            self.naps.append(f"nap:{text}")
-            number += 1
-
-    def stop(self) -> None:
-        self._stop = True
-
-
-async def test_it_is_consistent_while_others_write(
-    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
-) -> None:
-    """Each part waits until something was acknowledged since the one before: what is in the
-    command stream has its outcome in the log, timers came and went in between."""
-    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
-    async with here.hosting() as cluster, nats_session(nats_server, namespace) as session:
-        writers = Writers(cluster)
-        tasks = [asyncio.create_task(writers.write(f"w-{n}")) for n in range(4)]
-        await until(lambda: len(writers.acknowledged) > 40, "40 acknowledgements")
-        before, naps = list(writers.acknowledged), list(writers.naps)
-        loop, files = asyncio.get_running_loop(), set[str]()
-
-        def told(what: str, bytes: int) -> None:  # in a thread, but for dead letters
-            if what.endswith((".dead", "clerk.ids")) or what in files:
-                return
-            files.add(what)
-            more = len(writers.acknowledged) + 8
-            waiting = until(lambda: len(writers.acknowledged) >= more, "more")
-            asyncio.run_coroutine_threadsafe(waiting, loop).result(PATIENCE_S)
-
-        making = Backup(session, folder, Wishes(["visit", "clerk"]), told)
-        manifest = await making.make()
-        writers.stop()
-        await asyncio.gather(*tasks)
-    assert not manifest.one_instant
-    there = Site(await own_server(), namespace, tmp_path)
-    ran = await there.run("restore", str(folder))
-    assert ran.code == 0, ran
-    async with there.hosting() as cluster:
-        for text in before:
-            assert await cluster.at(Visit, text.partition(":")[0]).result(Note, text) > 0
-        for nap in naps:
-            assert await cluster.at(Visit, nap.split(":")[1]).result(Nap, nap) == "slept"
-        await until_ended(there)
-        for n in range(4):
-            found = [text for text in await texts(cluster, f"w-{n}") if text != "awake"]
-            assert len(found) == len(set(found)), "each at most once"
-
-
-async def until_ended(site: Site) -> None:
-    """Wait until no flow is open, by the log itself, but schedules."""
-    async with nats_session(site.server, site.namespace) as session, asyncio.timeout(PATIENCE_S):
-        stream, subject = session.subjects.log_stream("visit"), session.subjects.log("visit", "*")
-        while True:
-            flows = OpenFlows("visit")
-            async for message in scan(session.connection, stream, subject, upto=2**63 - 1):
-                flows.take(message)
-            fired = [msgspec.json.decode(timer.data) for timer in flows.timers(0)]
-            if all(one["flow"].startswith("schedule:") for one in fired):
-                return
-
-
-async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
-    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
-) -> None:
-    """They wait when the backup begins, and are done as soon as its first part is taken."""
-    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
-    async with here.hosting():
-        pass
-    await told_without_runner(here)
-    loop, first = asyncio.get_running_loop(), list[str]()
-
-    async def work_off() -> None:
-        async with here.hosting() as cluster:
-            for id in IDS:
-                await cluster.at(Visit, id).result(Note, "waits")
-
-    def told(what: str, bytes: int) -> None:
-        if not first:
-            first.append(what)
-            asyncio.run_coroutine_threadsafe(work_off(), loop).result(PATIENCE_S)
-
-    async with nats_session(nats_server, namespace) as session:
-        manifest = await Backup(session, folder, Wishes(["visit"]), told).make()
-    assert not manifest.one_instant
-    there = Site(await own_server(), namespace, tmp_path)
-    ran = await there.run("restore", str(folder))
-    assert ran.code == 0, ran
-    async with there.hosting() as cluster:
-        for id in IDS:
-            assert await cluster.at(Visit, id).result(Note, "waits") > 0
-        await cluster.at(Visit, IDS[0]).tell(Note("last"), key="last")
-        assert await cluster.at(Visit, IDS[0]).result(Note, "last") == 3
-        assert await texts(cluster, IDS[0]) == ["bare", "last", "waits"]
-
-
 # -- permissions ----------------------------------------------------------------------------------
 async def test_an_operator_needs_these_rights_and_no_more(
     own_server: OwnServer, tmp_path: Path
@@ -577,7 +382,7 @@ async def test_an_operator_needs_these_rights_and_no_more(
     saves = [*operator, *backing_up(subjects, "counter")]
     lent = [*restoring_needs(subjects, "counter"), *creating(shared, "CREATE")]
     restores = [*operator, *lent]
-    every = {"publish": {"allow": [">"]}, "subscribe": {"allow": [">"]}}
+    every: dict[str, object] = {"publish": {"allow": [">"]}, "subscribe": {"allow": [">"]}}
     users = {"saves": granted(saves), "restores": granted(restores), "all": every}
     servers = [await own_server(extra=configured(users)) for _ in range(2)]
     here, there = (

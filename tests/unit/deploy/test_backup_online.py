@@ -1,0 +1,136 @@
+"""A backup that is made while others write: consistent all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from perdure import Cluster
+from perdure.deploy.backup import Backup, Wishes
+from perdure.deploy.openflows import OpenFlows
+from perdure.deploy.server import EmbeddedServer
+from perdure.streams.jetstream.scan import scan
+
+from ...support.server import PATIENCE_S, nats_session, until
+from .saved import IDS, Site, texts, told_without_runner
+from .visiting import Nap, Note, Visit
+
+OwnServer = Callable[..., Awaitable[EmbeddedServer]]
+
+
+class Writers:
+    """Callers that go on: what each of them was acknowledged, in order."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.acknowledged: list[str] = []
+        self.naps: list[str] = []
+        self._stop = False
+
+    async def write(self, id: str) -> None:
+        """Asks and tells by turns, and naps that are over before the backup is."""
+        number = 0
+        ref = self._cluster.at(Visit, id)
+        while not self._stop:
+            text = f"{id}:{number}"
+            if number % 3 == 0:
+                await ref.ask(Note(text), key=text)
+            else:
+                await ref.tell(Note(text), key=text)
+            self.acknowledged.append(text)
+            await ref.tell(Nap(30 + 90 * (number % 4)), key=f"nap:{text}")
+            self.naps.append(f"nap:{text}")
+            number += 1
+
+    def stop(self) -> None:
+        self._stop = True
+
+
+async def test_it_is_consistent_while_others_write(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    """Each part waits until something was acknowledged since the one before: what is in the
+    command stream has its outcome in the log, timers came and went in between."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    async with here.hosting() as cluster, nats_session(nats_server, namespace) as session:
+        writers = Writers(cluster)
+        tasks = [asyncio.create_task(writers.write(f"w-{n}")) for n in range(4)]
+        await until(lambda: len(writers.acknowledged) > 40, "40 acknowledgements")
+        before, naps = list(writers.acknowledged), list(writers.naps)
+        loop, files = asyncio.get_running_loop(), set[str]()
+
+        def told(what: str, bytes: int) -> None:  # in a thread, but for dead letters
+            if what.endswith((".dead", "clerk.ids")) or what in files:
+                return
+            files.add(what)
+            more = len(writers.acknowledged) + 8
+            waiting = until(lambda: len(writers.acknowledged) >= more, "more")
+            asyncio.run_coroutine_threadsafe(waiting, loop).result(PATIENCE_S)
+
+        making = Backup(session, folder, Wishes(["visit", "clerk"]), told)
+        manifest = await making.make()
+        writers.stop()
+        await asyncio.gather(*tasks)
+    assert not manifest.one_instant
+    there = Site(await own_server(), namespace, tmp_path)
+    ran = await there.run("restore", str(folder))
+    assert ran.code == 0, ran
+    async with there.hosting() as cluster:
+        for text in before:
+            assert await cluster.at(Visit, text.partition(":")[0]).result(Note, text) > 0
+        for nap in naps:
+            assert await cluster.at(Visit, nap.split(":")[1]).result(Nap, nap) == "slept"
+        await until_ended(there)
+        for n in range(4):
+            found = [text for text in await texts(cluster, f"w-{n}") if text != "awake"]
+            assert len(found) == len(set(found)), "each at most once"
+
+
+async def until_ended(site: Site) -> None:
+    """Wait until no flow is open, by the log itself, but schedules."""
+    async with nats_session(site.server, site.namespace) as session, asyncio.timeout(PATIENCE_S):
+        stream, subject = session.subjects.log_stream("visit"), session.subjects.log("visit", "*")
+        while True:
+            flows = OpenFlows("visit")
+            async for message in scan(session.connection, stream, subject, upto=2**63 - 1):
+                flows.take(message)
+            fired = [msgspec.json.decode(timer.data) for timer in flows.timers(0)]
+            if all(one["flow"].startswith("schedule:") for one in fired):
+                return
+
+
+async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    """They wait when the backup begins, and are done as soon as its first part is taken."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    async with here.hosting():
+        pass
+    await told_without_runner(here)
+    loop, first = asyncio.get_running_loop(), list[str]()
+
+    async def work_off() -> None:
+        async with here.hosting() as cluster:
+            for id in IDS:
+                await cluster.at(Visit, id).result(Note, "waits")
+
+    def told(what: str, bytes: int) -> None:
+        if not first:
+            first.append(what)
+            asyncio.run_coroutine_threadsafe(work_off(), loop).result(PATIENCE_S)
+
+    async with nats_session(nats_server, namespace) as session:
+        manifest = await Backup(session, folder, Wishes(["visit"]), told).make()
+    assert not manifest.one_instant
+    there = Site(await own_server(), namespace, tmp_path)
+    ran = await there.run("restore", str(folder))
+    assert ran.code == 0, ran
+    async with there.hosting() as cluster:
+        for id in IDS:
+            assert await cluster.at(Visit, id).result(Note, "waits") > 0
+        await cluster.at(Visit, IDS[0]).tell(Note("last"), key="last")
+        assert await cluster.at(Visit, IDS[0]).result(Note, "last") == 3
+        assert await texts(cluster, IDS[0]) == ["bare", "last", "waits"]
