@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from ...entities.settings import Settings
 from ...streams.caller import Caller
+from ...streams.port import Incompatible
 from ..backupfolder import Manifest, NoBackup, SavedType, read_manifest
 from ..restoring import Refused, Restore, Restored, Wanted
 from ..server import EmbeddedServer
@@ -116,6 +117,9 @@ class Restoration:
                     done = await self._restore(caller, settings, told).run()
             except (Refused, NoBackup) as error:
                 raise Failed(str(error), error.next_step) from None
+            except Incompatible as error:
+                step = "set that right, then the same; --replicas 1 for a server that is alone"
+                raise Failed(f"{error}; nothing is restored", step) from None
             except OSError as error:
                 why = f"{error.filename or self.folder}: {error.strerror or error}"
                 raise Failed(f"{why}; nothing is restored", "mend that, then the same") from None

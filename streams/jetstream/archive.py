@@ -39,6 +39,11 @@ SILENCE_S = 30.0
 END_S = 300.0
 """For the end of a restore, in seconds: the server then opens the stream, on all replicas."""
 
+HEARD_S = 0.05
+HEARD_TRIES = 100
+"""How often and with what pause, in seconds, the first chunk is sent to nobody: in a cluster the
+word that a server listens may come after its answer that it does (measured with three)."""
+
 Write: TypeAlias = Callable[[bytes], None]
 
 
@@ -109,8 +114,14 @@ async def unarchive(
     """
     body = {"config": {**told.config, "name": stream}, "state": msgspec.to_builtins(told.state)}
     place = await call(connection, f"STREAM.RESTORE.{stream}", body, _Place, timeout_s=SILENCE_S)
+    tries = HEARD_TRIES
     for chunk in chunks:
         answer = await connection.request(place.deliver_subject, chunk, timeout_s=SILENCE_S)
+        while no_responders(answer) and tries:
+            await connection.pause(HEARD_S)
+            answer = await connection.request(place.deliver_subject, chunk, timeout_s=SILENCE_S)
+            tries -= 1
+        tries = 0  # who has heard the first one hears all
         _require(stream, answer)
         if answer.data:  # the end, before its time
             return _restored(stream, answer)
