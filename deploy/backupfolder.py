@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from ..entities.address import is_type
 from ..streams.jetstream.archive import CHUNK_BYTES, Archived
 
 FORMAT = 1
@@ -171,10 +172,15 @@ def read_manifest(folder: Path) -> Manifest:
         if newer != FORMAT:
             what = f"{folder} is a backup of format {newer}, this perdure reads {FORMAT}"
             raise NoBackup(what, "take the version of perdure that wrote it, or a newer one")
-        return msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = f"{folder / MANIFEST} is damaged: {error}"
         raise NoBackup(what, "take another copy of it") from None
+    strange = [saved.type for saved in manifest.types if not is_type(saved.type)]
+    if strange:
+        what = f"{folder / MANIFEST} is damaged: {strange[0][:60]!r} is no entity type"
+        raise NoBackup(what, "take another copy of it")
+    return manifest
 
 
 def check_part(folder: Path, part: Part, on_bytes: Callable[[int], None]) -> None:
