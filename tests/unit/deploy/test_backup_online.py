@@ -105,7 +105,8 @@ async def until_ended(site: Site) -> None:
 async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
     nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
 ) -> None:
-    """They wait when the backup begins, and are done as soon as its first part is taken."""
+    """They wait when the backup begins, and are done as soon as its first part is taken, others
+    after them: so the log knows places that the restored stream gives out again."""
     here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
     async with here.hosting():
         pass
@@ -116,6 +117,8 @@ async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
         async with here.hosting() as cluster:
             for id in IDS:
                 await cluster.at(Visit, id).result(Note, "waits")
+                await cluster.at(Visit, id).tell(Note("during"), key="during")
+                await cluster.at(Visit, id).result(Note, "during")
 
     def told(what: str, bytes: int) -> None:
         if not first:
@@ -131,6 +134,9 @@ async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
     async with there.hosting() as cluster:
         for id in IDS:
             assert await cluster.at(Visit, id).result(Note, "waits") > 0
-        await cluster.at(Visit, IDS[0]).tell(Note("last"), key="last")
-        assert await cluster.at(Visit, IDS[0]).result(Note, "last") == 3
-        assert await texts(cluster, IDS[0]) == ["bare", "last", "waits"]
+            await cluster.at(Visit, id).tell(Note("during"), key="during")
+        first_visit = cluster.at(Visit, IDS[0])
+        await first_visit.tell(Note("bare"))
+        await first_visit.tell(Note("last"), key="last")
+        assert await first_visit.result(Note, "last") == 5
+        assert await texts(cluster, IDS[0]) == ["bare", "bare", "during", "last", "waits"]
