@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from perdure import Cluster
+from perdure import Cluster, Command, Decision, Entity, Flow
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.openflows import OpenFlows
 from perdure.deploy.server import EmbeddedServer
@@ -16,7 +16,7 @@ from perdure.streams.jetstream.scan import scan
 
 from ...support.server import PATIENCE_S, nats_session, until
 from .saved import IDS, Site, texts, told_without_runner
-from .visiting import Nap, Note, Visit
+from .visiting import Nap, Note, Noted, Visit, decide, evolve
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -140,3 +140,61 @@ async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
         await first_visit.tell(Note("last"), key="last")
         assert await first_visit.result(Note, "last") == 5
         assert await texts(cluster, IDS[0]) == ["bare", "bare", "during", "last", "waits"]
+
+
+class Work(Command[Visit, str]):
+    """Two steps, the second of which takes as long as it must."""
+
+
+def worker(begun: asyncio.Event, go: asyncio.Event) -> Entity[Visit, Noted]:
+    """Visits that work."""
+
+    async def first() -> int:
+        return 1
+
+    async def second() -> int:
+        begun.set()
+        await go.wait()
+        return 2
+
+    async def works(flow: Flow[Visit, Noted], command: Work) -> Decision[Noted]:
+        await flow.step("first").run(first)
+        await flow.step("second").run(second)
+        return command.accept("worked", Noted("worked"))
+
+    return Entity(Visit(), decide, evolve, flows=[works])
+
+
+async def test_a_flow_that_works_goes_on_though_its_tell_is_lost(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    """It begins after the command stream was saved, and is in the midst of it when the log is."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    loop, first = asyncio.get_running_loop(), list[str]()
+    begun, go, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    gone.set()
+    async with (
+        here.hosting(worker(begun, go)) as cluster,
+        nats_session(nats_server, namespace) as session,
+    ):
+
+        async def begin() -> None:
+            await cluster.at(Visit, "busy").tell(Work(), key="work")
+            await begun.wait()
+
+        def told(what: str, bytes: int) -> None:
+            if not first:
+                first.append(what)
+                asyncio.run_coroutine_threadsafe(begin(), loop).result(PATIENCE_S)
+
+        manifest = await Backup(session, folder, Wishes(["visit"]), told).make()
+        go.set()
+    commands = manifest.part("cmd", "visit")
+    assert commands is not None
+    assert commands.archived is not None
+    assert commands.archived.state.last_seq == 0
+    there = Site(await own_server(), namespace, tmp_path)
+    assert (await there.run("restore", str(folder))).code == 0
+    async with there.hosting(worker(asyncio.Event(), gone)) as cluster:
+        await until_ended(there)  # which asks no entity anything
+        assert await texts(cluster, "busy") == ["worked"]
