@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
+from rich.progress import Progress
 
 from ...streams.caller import Caller
 from ...streams.jetstream.session import JetStreamSession
@@ -85,13 +86,14 @@ def backup(
     async def work(caller: Caller) -> int:
         wanted = await _existing(caller, types)
         session = session_of(caller)
-        with shown(output) as told:
+        with shown(output) as bar:
 
             async def faults(entity: str) -> int:
+                bar.rest()
                 return await Verification(caller, output, entity, None, None, None).run()
 
             wishes = Wishes(wanted, secret=secret, force=force)
-            making = Backup(session, folder, wishes, told, faults if verify else None)
+            making = Backup(session, folder, wishes, bar, faults if verify else None)
             manifest = await _attempted(folder, making.make())
         return _show(output, folder, manifest)
 
@@ -115,16 +117,28 @@ def session_of(caller: Caller) -> JetStreamSession:
     return session
 
 
-@contextmanager
-def shown(output: Output) -> Generator[Callable[[str, int], None]]:
+class Bar:
     """A line of progress on standard error, where somebody looks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def __call__(self, what: str, bytes: int) -> None:
+        """So many bytes of a file are done. In any thread."""
+        self._progress.start()
+        self._progress.update(self._task, description=f"{what}, MiB", completed=bytes // MIB)
+
+    def rest(self) -> None:
+        """Somebody else shows progress now: before 14.1 rich has one at a time."""
+        self._progress.stop()
+
+
+@contextmanager
+def shown(output: Output) -> Generator[Bar]:
+    """A bar for a while."""
     with output.progress() as progress:
-        task = progress.add_task("", total=None)
-
-        def told(what: str, bytes: int) -> None:
-            progress.update(task, description=f"{what}, MiB", completed=bytes // MIB)
-
-        yield told
+        yield Bar(progress)
 
 
 async def _attempted(folder: Path, work: Coroutine[Any, Any, Manifest]) -> Manifest:

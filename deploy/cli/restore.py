@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from ..restoring import Refused, Restore, Restored, Wanted
 from ..server import EmbeddedServer
 from .advice import HOST
 from .app import load_app
-from .backup import session_of, shown, types_and_folder
+from .backup import Bar, session_of, shown, types_and_folder
 from .calling import calling, run
 from .operating import with_server
 from .options import NO_OPTIONS, Common
@@ -113,8 +113,8 @@ class Restoration:
         """Restore to the server of these settings; the exit code. Raises Failed."""
         async with calling(settings) as caller:
             try:
-                with shown(self.output) as told:
-                    done = await self._restore(caller, settings, told).run()
+                with shown(self.output) as bar:
+                    done = await self._restore(caller, settings, bar).run()
             except (Refused, NoBackup) as error:
                 raise Failed(str(error), error.next_step) from None
             except Incompatible as error:
@@ -129,15 +129,14 @@ class Restoration:
         self._show(done, rehearsal=rehearsal)
         return FAILED if any(one.faults for one in done) else SUCCESS
 
-    def _restore(
-        self, caller: Caller, settings: Settings, told: Callable[[str, int], None]
-    ) -> Restore:
+    def _restore(self, caller: Caller, settings: Settings, bar: Bar) -> Restore:
         async def verify(entity: str) -> int:
+            bar.rest()
             found = self._entities.get(entity)
             return await Verification(caller, self.output, entity, found, None, None).run()
 
         session = session_of(caller)
-        return Restore(session, settings, self.folder, self.manifest, self._wanted, told, verify)
+        return Restore(session, settings, self.folder, self.manifest, self._wanted, bar, verify)
 
     def _show(self, done: Sequence[Restored], *, rehearsal: bool) -> None:
         for one in done:

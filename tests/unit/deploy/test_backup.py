@@ -244,6 +244,25 @@ async def test_where_a_backup_may_be_written(saved: tuple[Site, Path], tmp_path:
     assert (await here.run("restore", "hotel", str(folder))).code == 2
 
 
+async def test_copies_of_streams_are_a_choice(
+    saved: tuple[Site, Path], own_server: OwnServer, tmp_path: Path
+) -> None:
+    here, folder = saved
+    parts = json.loads((folder / "manifest.json").read_text())["parts"]
+    for part in parts:
+        if "archived" in part:
+            part["archived"]["config"]["num_replicas"] = 3
+    changed(folder, parts=parts)
+    there = Site(await own_server(), here.namespace, tmp_path)
+    ran = await there.run("restore", str(folder))
+    assert ran.code == 1
+    assert "replicas > 1 not supported" in ran.err
+    assert "--replicas 1 for a server that is alone" in ran.err
+    assert of_type(await there.streams()) == []
+    assert (await there.run("restore", str(folder), "--replicas", "1")).code == 0
+    assert (await there.run("restore", str(folder), "--replicas", "6")).code == 2
+
+
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)); {MAIN}"
 """Files of 200 bytes at most: what a full disk is to who writes."""
 
