@@ -415,6 +415,7 @@ class Activation:
             self.vouched = epoch
             self.execution.forget()  # what was answered on another fold may be in no log any more
             self.phase = Running(folded)
+            host.counts.activated += 1
             self.execution.saving.if_due(folded)
 
     async def fresh(self, folded: Folded) -> bool:

@@ -19,6 +19,7 @@ from ..entities.tagged import to_wire
 from ..streams.asks import Answer, encode_answer, raw, reply_allowed
 from ..streams.commit import Commit, Outcome
 from ..streams.port import Asks
+from .counts import Counts, Way
 from .item import Asker, Item
 
 logger: logging.Logger = logging.getLogger("perdure.answers")
@@ -40,8 +41,10 @@ class Answers:
         asks: Asks,
         prefixes: tuple[str, ...],
         push: Callable[[str, bytes], None] | None = None,
+        counts: Counts | None = None,
     ) -> None:
-        """`push` brings an outcome to a flow that waits for it."""
+        """`push` brings an outcome to a flow that waits for it; errors are added to `counts`."""
+        self._counts = counts or Counts()
         self._asks = asks
         self._prefixes = prefixes
         self._push = push
@@ -74,15 +77,23 @@ class Answers:
         logger.log(level, "%s: %s%s", what, why, more, extra={"action": "reply.forbidden"})
 
     def error(
-        self, askers: Iterable[Asker], error: ClusterError, address: Address, key: str | None
+        self,
+        askers: Iterable[Asker],
+        error: ClusterError,
+        address: Address,
+        key: str | None,
+        way: Way = "ask",
     ) -> None:
         """An error, told to each asker with its own request id."""
+        self._counts.answered(way, "error", error.tag)
         for asker in askers:
             self.send([asker], error_answer(error, address, key, asker))
 
     def error_of(self, item: Item, error: ClusterError, address: Address) -> None:
         """An error of one command, to all who asked for it."""
         may = error.may_have_taken_effect or item.published
+        if item.way == "ask":  # a tell has an outcome, or comes again
+            self._counts.answered("ask", "error", error.tag)
         for asker in item.askers:
             if not asker.reply.startswith(FLOW):  # a flow waits for what is recorded
                 self.send([asker], error_answer(error, address, item.key, asker, may=may))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,6 +38,20 @@ async def connect(
     Raises RpcClientError when nothing answers at the URL, `Incompatible` when the server or a
     stream isn't what perdure needs.
     """
+    async with opened(url, serving=serving, settings=settings) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def opened(
+    url: str | None = None,
+    *,
+    serving: Sequence[Entity[Any, Any]] = (),
+    settings: Settings | None = None,
+    on_runner: Callable[[Runner], None] | None = None,
+) -> AsyncGenerator[Cluster]:
+    """`connect`, for who looks after the process: `on_runner` is told of the runner before it
+    starts, and may look at it until all is over."""
     settings = _settings(url, settings)
     session = await open_session(settings, name="perdure")
     cluster = Cluster(session, settings)
@@ -51,6 +65,8 @@ async def connect(
             return
         runner = Runner(session, serving, settings, drained=cluster.drained)
         cluster.runner_id = runner.id
+        if on_runner is not None:
+            on_runner(runner)
         try:
             await runner.start()
             if runner.membership.own.machine is not None:

@@ -42,6 +42,8 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
     )
     data = msgspec.json.encode(outcome)
     stored = await host.session.dead.put_raw(host.entity.name, delivery.token, data)
+    if stored:
+        host.counts.answered("tell", "dead", "malformed")
     logger.error(
         "a tell with an impossible id: %s",
         why,

@@ -207,6 +207,7 @@ class Execution:
                 return
         for item in plan.processed:
             self._activation.log_item("tell.processed", item)
+            self._host.counts.answered(item.way, "processed")
             self.finish(item, None, item.name)
         if plan.refused and not await self._refuse(folded, plan):
             return
@@ -229,6 +230,7 @@ class Execution:
         for name in (item.name, item.cause):
             kept = self.recent.get(name) if name is not None else None
             if kept is not None and kept[0] == item.payload_hash:
+                self._host.counts.answered(item.way, "repeat")
                 self.finish(item, kept[1], name or item.name)
                 return True
         names = (item.name, item.cause)
@@ -251,6 +253,7 @@ class Execution:
             self._activation.distrust(f"sequence {sequence}: the recorded outcome isn't there")
             return False
         self._activation.log_item("ledger.hit", item)
+        self._host.counts.answered(item.way, "repeat")
         outcome = found.outcome
         buried = outcome.dead is None or item.way == "ask" or await self.copy_dead(outcome)
         if self._activation.live:
@@ -349,6 +352,7 @@ class Execution:
                 return sequence
             case Overtaken(owned):
                 self._activation.log("append.overtaken")
+                host.counts.fenced += 1
                 self._activation.phase = Cold()
                 if not owned:
                     self._activation.shard.drop("another runner owns the shard")
@@ -385,10 +389,12 @@ class Execution:
         """Answer everybody, and ack; dead letters, which are to be copied first, are returned."""
         self._outcomes = None
         dead: list[tuple[Item, Outcome]] = []
+        counts, now = self._host.counts, asyncio.get_running_loop().time()
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
             data = outcome_answer(outcome, sequence, version)
+            counts.decided(item.way, outcome, now - item.since)
             if outcome.dead is None:
                 self.remember(outcome, data)
                 self.finish(item, data, outcome.name)

@@ -317,6 +317,7 @@ class Flows:
         activation.reading.await_outcome(item)
         if flow is not None:
             activation.reading.suspended(item.name, self.standing(flow))
+        host.counts.answered("ask", "stored")
         activation.remove(item)
 
     # -- turns ----------------------------------------------------------------------------------
@@ -390,20 +391,26 @@ class Flows:
         execution.remember(final, answer)
         if asker is not None:
             self._push(asker, answer)
+        counts = self._activation.host.counts
         if item is not None and not isinstance(item.command, Waker):
+            counts.decided(item.way, final)
             execution.finish(item, answer, final.name)
             return
+        counts.decided("flow", final)
         self._activation.reading.settled(final.name, final.payload_hash, answer)
         if item is not None:
             self._done(folded, item)
 
     def _done(self, folded: Folded, item: Item) -> None:
         """What woke a flow is recorded."""
+        self._activation.host.counts.answered(item.way, "woke")
         answer = outcome_answer(REPLIED, folded.sequence, folded.version)
         self._activation.execution.finish(item, answer, item.name)
 
     def _answer(self, item: Item, error: ClusterError) -> None:
         """What began a flow is recorded, and the flow has no outcome yet."""
+        if item.way == "tell":
+            self._activation.host.counts.answered("tell", "suspended")
         self._activation.answers.error_of(item, error, self._activation.address)
         self._activation.execution.finish(item, None, item.name)
 
@@ -477,6 +484,7 @@ class Flows:
         if item is not None and not stored:
             outcome = begun_by(item, FlowPart(key, tuple(woken or ()), why))
         if await self._store(folded, outcome):
+            self._activation.host.counts.parked += 1
             extra = {"action": "flow.parked", "address": str(self._activation.address)}
             logger.error(
                 "%s: flow %s is parked: %s", self._activation.address, key, why, extra=extra

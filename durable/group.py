@@ -27,6 +27,7 @@ from ..streams.commit import Sealed
 from ..streams.port import BATCH_COMMITS, Append, AppendAnswer, Appended, Log, NoAck
 from .append import ANOTHER
 from .chooser import Chooser
+from .counts import SIZES
 
 logger: logging.Logger = logging.getLogger("perdure.append")
 
@@ -61,6 +62,7 @@ class GroupStatistics:
     single: int
     batched: int
     batches: int
+    sizes: tuple[int, ...]  # batches of up to 1, 2, 4 … 256 commits (counts.SIZES)
     refused: int  # batches: their commits went alone thereafter
     batching: bool
 
@@ -76,6 +78,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._singles: set[asyncio.Future[AppendAnswer]] = set()
         self._under_way = self._stored = 0
+        self._sizes = [0] * len(SIZES)
         self._single = self._batched = self._batches = self._refused = 0
 
     def __repr__(self) -> str:
@@ -84,7 +87,12 @@ class Group:
     def statistics(self) -> GroupStatistics:
         """What it did so far."""
         return GroupStatistics(
-            self._single, self._batched, self._batches, self._refused, self._batching
+            self._single,
+            self._batched,
+            self._batches,
+            tuple(self._sizes),
+            self._refused,
+            self._batching,
         )
 
     async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
@@ -230,6 +238,7 @@ class Group:
             (one,) = appends
             return [await self._log.append(one.address, one.commit, expected=one.expected)]
         self._batches += 1
+        self._sizes[(len(appends) - 1).bit_length()] += 1
         logger.debug("a batch of %d commits", len(appends), extra={"action": "append.batch"})
         answer = await self._log.append_batch(appends)
         if isinstance(answer, Appended):

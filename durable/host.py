@@ -13,6 +13,7 @@ from ..streams.members import View
 from ..streams.port import Session
 from ..streams.token import Tokens
 from .asking import Asking
+from .counts import Counts
 from .group import Group
 from .ledger import LedgerLimits
 from .pace import Pace
@@ -108,6 +109,7 @@ class Host:
         self.settings: Settings = settings
         self.runner: str = runner
         self.load: Load = load
+        self.counts: Counts = Counts()
         self.restarts: int = 0  # of its command stream, on connections that held
         self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)

@@ -93,6 +93,7 @@ class Membership:
         self._settings = settings
         self._on_change, self._on_expelled, self._on_word = on_change, on_expelled, on_word
         self._machine: MachineLease | None = None
+        self.stored_at: float | None = None  # loop time of the last renewal of its record
         self._revision = 0  # of its record in the bucket; 0: not there, or not known
         self._joined = False
         self._heard: list[Subscription] = []
@@ -187,7 +188,7 @@ class Membership:
             body, ttl_s = encode_word(self.own), self.ttl_s
             revision = await members.put(key, body, expected=self._revision, ttl_s=ttl_s)
             if revision is not None:
-                self._revision = revision
+                self._revision, self.stored_at = revision, _now()
                 return
             found = await members.get(key)
             self._revision = 0 if found is None else found.revision

@@ -25,6 +25,7 @@ from ..streams.codec import Undecodable
 from ..streams.commit import Damaged, Outcome
 from ..streams.port import Unreachable
 from .answers import error_answer, outcome_answer
+from .counts import Way
 from .defect import described
 from .folded import REFUSED, Folded
 from .item import Item
@@ -378,11 +379,16 @@ class Reading:
         if isinstance(answer, bytes) and len(answer) > most:
             why = f"the answer has {len(answer)} bytes, a message holds {most}"
             answer = SerializationError(cause=why, may_have_taken_effect=False)
+        way: Way = "query" if read.kind == "query" else "control"
         if isinstance(answer, bytes):
+            counts = activation.host.counts
+            counts.answered(way, "reply")
+            if way == "query":
+                counts.times[way].add(asyncio.get_running_loop().time() - read.since)
             activation.answers.send([read.asker], answer)
         else:
             key = read.envelope.key
-            activation.answers.error([read.asker], answer, activation.address, key)
+            activation.answers.error([read.asker], answer, activation.address, key, way)
 
 
 def _refused(outcome: Outcome, key: str) -> bool:

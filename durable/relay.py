@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -18,6 +19,7 @@ from ..streams.asks import Envelope
 from ..streams.port import Firing, Relay, Session, Unreachable
 from ..streams.subjects import unescape
 from .asking import deliver
+from .counts import Times
 
 logger: logging.Logger = logging.getLogger("perdure.relay")
 
@@ -39,6 +41,7 @@ class Relaying:
         self._relay: Relay | None = None
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.lateness: Times = Times()  # from a timer's time to when it is stored as a tell
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -105,11 +108,15 @@ class Relaying:
         acknowledged = True
         try:
             address = Address(firing.entity, unescape(firing.token))
-            msgspec.json.decode(firing.data)
+            told: Any = msgspec.json.decode(firing.data)
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a timer of ours: %s", error, extra={"action": "relay.strange"})
         else:
             acknowledged = await deliver(self._session, address, envelope)
+            due_ms = told.get("due_ms") if isinstance(told, dict) else None
+            if acknowledged and isinstance(due_ms, int):
+                late_ms = self._session.schedules.now_ms() - due_ms
+                self.lateness.add(max(0, late_ms) / 1000)
         if relay is not None:
             if acknowledged:  # else it is given again, after a while
                 relay.ack(firing.handle)

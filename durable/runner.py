@@ -50,7 +50,7 @@ from .scheduling import Scheduling
 from .secret import resume_secrets
 from .shard import LINGER_S, Shard
 from .singleton import Singletons
-from .stats import Stats
+from .stats import RunnerStats, Stats
 from .undelivered import Undelivered, pause_s
 
 logger: logging.Logger = logging.getLogger("perdure.runner")
@@ -87,7 +87,7 @@ class Hosted:
         self.host: Host = host
         self.sharding: Sharding = sharding
         session, prefixes = host.session, host.settings.reply_prefixes
-        answers = Answers(session.asks, prefixes, host.asking.push)
+        answers = Answers(session.asks, prefixes, host.asking.push, host.counts)
         self.notices: Notices = Notices(host.entity.name, host.runner, sharding.shards)
         self.shards: list[Shard] = [
             Shard(host, sharding, n, answers, self.notices) for n in range(sharding.shards)
@@ -260,6 +260,7 @@ class Runner:
             hosted.start()
         if self._settings.timers:
             self._relaying = Relaying(session)
+            self._stats.relays(self._relaying.lateness)
             await self._relaying.start()
         membership.own = self._described()
         await membership.join()
@@ -447,8 +448,14 @@ class Runner:
 
     def _tell_stats(self, message: Message) -> None:
         if reply_allowed(message.reply, self._settings.reply_prefixes):
-            types = ((hosted.host.entity.name, hosted.shards) for hosted in self._hosted)
-            self._session.asks.send(message.reply, self._stats.answer(types))
+            self._session.asks.send(message.reply, self._stats.answer(self._types()))
+
+    def _types(self) -> Iterator[tuple[str, Sequence[Shard]]]:
+        return ((hosted.host.entity.name, hosted.shards) for hosted in self._hosted)
+
+    def stats(self) -> RunnerStats:
+        """What it would answer on `perdure.stats`, at most a quarter of a second old."""
+        return self._stats.look(self._types())
 
     async def _sweeps(self) -> None:
         idle_s = seconds(self._settings.passivate_after)

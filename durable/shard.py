@@ -208,6 +208,7 @@ class Shard:
         while not self.owned:  # the others took this runner for dead while it took the shard
             await self._own()
         self._suspects = term.suspects
+        host.counts.terms += 1
         self.term, self._caught_up_at, self._owed = term, -1.0, 0
         term.grant(host.settings.term_credit)
         self.ready.set()
@@ -221,6 +222,7 @@ class Shard:
             self.term = None
         if term.consumer is not None:
             await term.consumer.stop()
+        host.counts.end(term.ended.result())
         return term.ended.result()
 
     async def _own(self) -> None:
@@ -437,6 +439,7 @@ class Shard:
         if known is None:
             activation.tell(item)
             return
+        self.host.counts.redelivered += 1
         self._grant(known)  # what its earlier delivery used, if this term made that one, too
         known.handle, known.consumer, known.credit = item.handle, item.consumer, True
         if known.evicted:

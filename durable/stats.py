@@ -16,6 +16,7 @@ import msgspec
 
 from ..streams.port import Session
 from .activation import Activation, loop_time
+from .counts import Counted, Times, TimesTold
 from .host import WAITING_BYTES, Load
 from .membership import Membership
 from .phase import Quarantined
@@ -73,6 +74,14 @@ class TypeStats(msgspec.Struct, frozen=True, kw_only=True):
     """Whether commits go in batches now."""
     evicted_early: int
     """Names that ledgers in memory dropped before their time, for lack of room."""
+    flows: int = 0
+    """Open flows of the entities in memory; those of others wait on the server alone."""
+    parked: int = 0
+    """Of them, those that wait for an operator."""
+    outdated: bool = False
+    """The type was cut anew while this runner was cut off: it hosts it no more."""
+    counts: Counted = Counted()
+    """What it did since the runner began."""
 
 
 class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +122,12 @@ class RunnerStats(msgspec.Struct, frozen=True, kw_only=True):
     """The names of those that it has."""
     singleton_states: dict[str, str] = {}
     """How each of them is: `runs`, `fails`, `ends` or `ended` (durable/post.py says more)."""
+    evicted_early: int = 0
+    """Names that ledgers dropped before their time since the runner began, of all its types."""
+    renewed_s: float | None = None
+    """Seconds since its record in the members bucket was last stored, and acknowledged."""
+    lateness: TimesTold = TimesTold()
+    """Of the timers that it relayed, of all types: from their time until they were stored."""
     connection: dict[str, Any] = {}
     """The backend's own record of its connection, where it has one: what is in flight, what was
     dropped."""
@@ -133,7 +148,9 @@ class Stats:
     ) -> None:
         self._session, self._load, self._membership = session, load, membership
         self._singletons = singletons
-        self._kept = b""
+        self._lateness: Times | None = None
+        self._kept: RunnerStats | None = None
+        self._encoded = b""
         self._until = float("-inf")
 
     def __repr__(self) -> str:
@@ -141,15 +158,27 @@ class Stats:
 
     def answer(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> bytes:
         """The body of an answer, about these types and their shards."""
+        look = self.look(types)
+        if not self._encoded:
+            self._encoded = msgspec.json.encode(look)
+        return self._encoded
+
+    def look(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> RunnerStats:
+        """The record, at most `KEPT_S` old."""
         now = loop_time()
-        if now >= self._until:
-            self._kept = msgspec.json.encode(self.take(types))
+        if self._kept is None or now >= self._until:
+            self._kept, self._encoded = self.take(types), b""
             self._until = now + KEPT_S
         return self._kept
+
+    def relays(self, lateness: Times) -> None:
+        """The runner relays timers, whose lateness is counted there."""
+        self._lateness = lateness
 
     def take(self, types: Iterable[tuple[str, Sequence[Shard]]]) -> RunnerStats:
         """The record, as of now."""
         session, own = self._session, self._membership.own
+        renewed = self._membership.stored_at
         backend = asdict(session.statistics()) if isinstance(session, _Records) else {}
         return RunnerStats(
             runner=own.runner,
@@ -172,6 +201,9 @@ class Stats:
             types=tuple(stats_of(name, shards) for name, shards in types),
             singletons=self._singletons.held,
             singleton_states=dict(self._singletons.states),
+            evicted_early=self._load.evicted_early,
+            renewed_s=None if renewed is None else max(0.0, loop_time() - renewed),
+            lateness=TimesTold() if self._lateness is None else self._lateness.told(),
             connection=backend,
         )
 
@@ -182,6 +214,7 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
     boxes = [activation.mailbox.statistics() for activation in held]
     ledgers = [a.folded.ledger for a in held if a.folded is not None]
     kept = [ledger.statistics() for ledger in ledgers]
+    flows = [flow for a in held if a.folded is not None for flow in a.folded.flows.values()]
     group = shards[0].host.group.statistics()
     return TypeStats(
         entity=entity,
@@ -207,6 +240,10 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
         refused=group.refused,
         batching=group.batching,
         evicted_early=sum(ledger.evicted_early for ledger in ledgers),
+        flows=len(flows),
+        parked=sum(flow.parked is not None for flow in flows),
+        outdated=any(shard.outdated for shard in shards),
+        counts=shards[0].host.counts.told(group.sizes),
     )
 
 

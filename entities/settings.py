@@ -191,6 +191,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a runner may be silent until the others take its shards: longer than a pause of a
     busy machine, short enough that a frozen one is replaced within five seconds."""
 
+    # -- probes and metrics ----------------------------------------------------------------------
+    health_port: int = 0
+    """Where `perdure run` answers `/livez`, `/readyz` and `/metrics` by HTTP; 0: nowhere. With
+    `--workers` the first worker has this port, and the others count on from it."""
+    health_host: str | None = None
+    """The address of this machine on which it answers; none: all, since probes come from another
+    machine. Nobody has to log in there, so keep it off public networks."""
+
     def __post_init__(self) -> None:
         """Refuse the first bad value with a ValueError that names it.
 
@@ -278,6 +286,7 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "shards": (1, 1_024),
     "replicas": (1, 5),  # JetStream's own
     "command_stream_bytes": (1024**2, 1024**5),
+    "health_port": (0, 65_535),
 }
 _DURATIONS: dict[str, tuple[float, float]] = {
     "ask_timeout": (0.001, 86_400.0),

@@ -25,6 +25,7 @@ def told_type(
 ) -> TypeStats:
     """A type of which a runner has these shards."""
     counts: dict[str, Any] = dict.fromkeys(TypeStats.__struct_fields__, 0)
+    counts |= {"counts": {}, "outdated": False}
     given = {"entity": entity, "shards": shards, "generation": generation}
     given |= {"version": version, "label": label}
     given["quarantined"] = quarantined
@@ -42,6 +43,7 @@ def told(runner: str, *types: TypeStats, **more: Any) -> RunnerStats:
         "machine": None,
         "singletons": (),
         "singleton_states": {},
+        "lateness": (),
         "connection": {},
     }
     usual: dict[str, Any] = {"weight": 1.0, "leaving": False, "sees": 1}
