@@ -254,11 +254,21 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(subjects.members, "hear of other runners")
     yield _publish(subjects.members, "tell other runners")
     yield _subscribe(subjects.stats, "be asked for statistics")
+    yield from _found(subjects)
     for prefix in reply_prefixes:
         yield _publish(f"{prefix}.>", "answer", f"{prefix}.{PROBE}")
     yield from _storing(subjects, entity)
     yield from _reading(subjects, entity)
     yield from _taking(subjects, entity)
+
+
+def _found(subjects: Subjects) -> Iterator[Need]:
+    """What it takes to be found by `nats micro` (service.py)."""
+    for verb in ("PING", "INFO", "STATS"):
+        named = f"$SRV.{verb}.{subjects.namespace}"
+        yield _subscribe(f"$SRV.{verb}", "be listed by nats micro")
+        yield _subscribe(named, "be listed by nats micro")
+        yield _subscribe(f"{named}.*", "be listed by nats micro", f"{named}.{PROBE}")
 
 
 def _storing(subjects: Subjects, entity: str) -> Iterator[Need]:

@@ -64,6 +64,7 @@ class Watchdog:
         self._held_s = held_s
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._silent = 0  # ticks without a sign of life
 
     def __enter__(self) -> Watchdog:
         """Watch the running loop."""
@@ -81,19 +82,23 @@ class Watchdog:
             self._thread.join()
         faulthandler.cancel_dump_traceback_later()
 
+    @property
+    def silent_s(self) -> float:
+        """For how long the loop has given no sign of life, in seconds; from any thread."""
+        return self._silent * self._tick_s
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         alive = threading.Event()
         alive.set()
-        silent = 0
         while not self._over.wait(self._tick_s):
             faulthandler.dump_traceback_later(self._held_s, exit=self._ends, file=_stderr())
             if alive.is_set():
                 alive.clear()
-                silent = 0
+                self._silent = 0
                 loop.call_soon_threadsafe(alive.set)
                 continue
-            silent += 1
-            if silent == self._stuck_ticks:
+            self._silent += 1
+            if self._silent == self._stuck_ticks:
                 self._report()
 
     def _report(self) -> None:

@@ -109,6 +109,8 @@ class Counted(Struct, frozen=True, kw_only=True):
     """Appends that another commit forestalled: another runner owned the entity, too."""
     parked: int = 0
     """Flows that were parked."""
+    in_batches: int = 0
+    """Commits sent in batches, whatever became of these."""
     batch_sizes: tuple[int, ...] = ()
     """Batches of up to 1, 2, 4 … 256 commits."""
 
@@ -151,8 +153,8 @@ class Counts:
         """One more term ended."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
 
-    def told(self, batch_sizes: tuple[int, ...] = ()) -> Counted:
-        """As of now."""
+    def told(self, in_batches: int = 0, batch_sizes: tuple[int, ...] = ()) -> Counted:
+        """As of now; of batches their sender knows."""
         return Counted(
             commands=tuple(Answered(*key, count) for key, count in self.commands.items()),
             times={way: times.told() for way, times in self.times.items()},
@@ -162,6 +164,7 @@ class Counts:
             ended=dict(self.ended),
             fenced=self.fenced,
             parked=self.parked,
+            in_batches=in_batches,
             batch_sizes=batch_sizes,
         )
 

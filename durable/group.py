@@ -62,6 +62,7 @@ class GroupStatistics:
     single: int
     batched: int
     batches: int
+    sent: int  # commits in all batches, whatever became of these
     sizes: tuple[int, ...]  # batches of up to 1, 2, 4 … 256 commits (counts.SIZES)
     refused: int  # batches: their commits went alone thereafter
     batching: bool
@@ -78,6 +79,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._singles: set[asyncio.Future[AppendAnswer]] = set()
         self._under_way = self._stored = 0
+        self._sent = 0
         self._sizes = [0] * len(SIZES)
         self._single = self._batched = self._batches = self._refused = 0
 
@@ -90,6 +92,7 @@ class Group:
             self._single,
             self._batched,
             self._batches,
+            self._sent,
             tuple(self._sizes),
             self._refused,
             self._batching,
@@ -238,6 +241,7 @@ class Group:
             (one,) = appends
             return [await self._log.append(one.address, one.commit, expected=one.expected)]
         self._batches += 1
+        self._sent += len(appends)
         self._sizes[(len(appends) - 1).bit_length()] += 1
         logger.debug("a batch of %d commits", len(appends), extra={"action": "append.batch"})
         answer = await self._log.append_batch(appends)

@@ -453,6 +453,11 @@ class Runner:
     def _types(self) -> Iterator[tuple[str, Sequence[Shard]]]:
         return ((hosted.host.entity.name, hosted.shards) for hosted in self._hosted)
 
+    @property
+    def session(self) -> Session:
+        """That over which it hosts."""
+        return self._session
+
     def stats(self) -> RunnerStats:
         """What it would answer on `perdure.stats`, at most a quarter of a second old."""
         return self._stats.look(self._types())

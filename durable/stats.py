@@ -243,7 +243,7 @@ def stats_of(entity: str, shards: Sequence[Shard]) -> TypeStats:
         flows=len(flows),
         parked=sum(flow.parked is not None for flow in flows),
         outdated=any(shard.outdated for shard in shards),
-        counts=shards[0].host.counts.told(group.sizes),
+        counts=shards[0].host.counts.told(group.sent, group.sizes),
     )
 
 

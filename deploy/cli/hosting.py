@@ -13,11 +13,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from rich.text import Text
 
-from ...durable.connect import connect
-from ...entities.settings import Settings
+from ...durable.connect import opened
+from ...durable.runner import Runner
+from ...entities.settings import MEMORY, Settings
 from ...streams.client import Cluster
 from ...streams.jetstream.login import shown
+from ..health import Health, serving
 from ..process import collecting_seldom
+from ..service import answering
 from ..watchdog import Watchdog
 from .advice import quoted
 from .app import AnyEntity
@@ -31,18 +34,42 @@ EXAMPLES = 2
 
 @asynccontextmanager
 async def hosting(
-    entities: Sequence[AnyEntity], settings: Settings, *, ends: bool
+    entities: Sequence[AnyEntity], settings: Settings, *, ends: bool, health: bool = False
 ) -> AsyncGenerator[Cluster]:
-    """Serve the entities; drained on leaving. `ends`: end the process if its loop is stuck."""
+    """Serve the entities; drained on leaving. `ends`: end the process if its loop is stuck,
+    `health`: answer probes meanwhile, where the settings say."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(Watchdog(ends=ends))
+        watchdog = stack.enter_context(Watchdog(ends=ends))
         stack.enter_context(collecting_seldom())
-        served = connect(settings.url, serving=entities, settings=settings)
+        probed = Health(settings, watchdog)
+        if health and settings.health_port:
+            await _probes(stack, probed, settings)
+        runners: list[Runner] = []
+
+        def on_runner(runner: Runner) -> None:
+            runners.append(runner)
+            probed.runs(runner)
+
+        served = opened(settings.url, serving=entities, settings=settings, on_runner=on_runner)
         try:
             cluster = await stack.enter_async_context(served)
         except ValueError as error:  # what it can't host
             raise UsageError(str(error), "correct APP") from error
+        if not settings.url.startswith(MEMORY):
+            await stack.enter_async_context(answering(runners[0], settings))
+        probed.hosting = True
         yield cluster
+
+
+async def _probes(stack: AsyncExitStack, health: Health, settings: Settings) -> None:
+    """Answer probes where the settings say. Raises UsageError if that can't be."""
+    host, port = settings.health_host, settings.health_port
+    try:
+        await stack.enter_async_context(serving(health, host, port))
+    except OSError as error:
+        where = f"health_port {port}" + (f" on {host}" if host else "")
+        why = error.strerror or str(error)
+        raise UsageError(f"{where}: {why}", "give a free --health-port, or 0 for none") from None
 
 
 def announce(

@@ -30,7 +30,13 @@ class Common:
     json: Annotated[bool, Parameter(negative="")] = False
     """One JSON value a line on standard output, refusals and errors included."""
 
-    def settings(self, *, url: str | None = None, timeout: float | None = None) -> Settings:
+    def settings(
+        self,
+        *,
+        url: str | None = None,
+        timeout: float | None = None,
+        health_port: int | None = None,
+    ) -> Settings:
         """The settings with these options; `timeout`, in seconds, is that of one ask.
 
         Raises UsageError for a bad one.
@@ -39,7 +45,10 @@ class Common:
             _check_timeout(timeout)
         try:
             return Settings.load(
-                url=url or self.url, namespace=self.namespace, ask_timeout=timeout
+                url=url or self.url,
+                namespace=self.namespace,
+                ask_timeout=timeout,
+                health_port=health_port,
             )
         except ValueError as error:
             raise UsageError(f"settings: {error}", "correct it where the line says") from None

@@ -22,6 +22,7 @@ def run(
     /,
     *,
     workers: Workers = 1,
+    health_port: int | None = None,
     log_level: Level = "info",
     log_json: Annotated[bool, Parameter(negative="")] = False,
     common: Common = NO_OPTIONS,
@@ -38,6 +39,7 @@ def run(
     * `perdure run bank`
     * `perdure run bank:account --url nats://nats.example:4222`
     * `perdure run bank --workers auto`
+    * `perdure run bank --health-port 8222 & curl -s localhost:8222/readyz`
 
     Parameters
     ----------
@@ -46,6 +48,9 @@ def run(
     workers
         How many processes, up to 64; `auto`: one for each core that this process may use, whatever
         share of them a container is given. With 1 there is only this process.
+    health_port
+        Answer `/livez`, `/readyz` and `/metrics` by HTTP on this port; with --workers each worker
+        has one of its own, from this one on. 0: nowhere. Default: the setting health_port.
     log_level
         What to log, from this level on, on standard error.
     log_json
@@ -55,8 +60,8 @@ def run(
     configure(log_level, json=log_json)
     entities = load_app(app)
     if count == 1:
-        return run_until_signalled(_run(app, entities, common))
-    settings = with_server(common.settings())
+        return run_until_signalled(_run(app, entities, common, health_port))
+    settings = with_server(common.settings(health_port=health_port))
     given = Given(app, 0, common.url, common.namespace, log_level, log_json)
 
     def ready() -> None:
@@ -66,9 +71,11 @@ def run(
     return supervise(given, count, settings, on_ready=ready)
 
 
-async def _run(app: str, entities: Sequence[AnyEntity], common: Common) -> int:
-    settings = common.settings()
-    async with hosting(entities, settings, ends=True) as cluster:
+async def _run(
+    app: str, entities: Sequence[AnyEntity], common: Common, health_port: int | None
+) -> int:
+    settings = common.settings(health_port=health_port)
+    async with hosting(entities, settings, ends=True, health=True) as cluster:
         announce(common.output(), entities, settings, how=f"perdure run {app}")
         await cluster.drained.wait()
     return 0

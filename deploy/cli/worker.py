@@ -84,7 +84,7 @@ def _run(given: Given, channel: socket.socket) -> int:
 
 async def _host(given: Given, channel: socket.socket) -> int:
     settings = Common(url=given.url, namespace=given.namespace).settings()
-    async with hosting(load_app(given.app), settings, ends=True) as cluster:
+    async with hosting(load_app(given.app), settings, ends=True, health=True) as cluster:
         _say(channel, Ready())
         await cluster.drained.wait()
     _say(channel, Drained())

@@ -25,6 +25,10 @@ MOST_WORKERS = 64
 than this is better divided, so that its loss isn't the loss of everything."""
 
 
+PORTS = 65_535
+"""The last port of TCP."""
+
+
 def how_many(workers: Workers) -> int:
     """How many workers are meant. Raises UsageError."""
     if workers == "auto":
@@ -51,6 +55,19 @@ def machine_of(first: int | None, worker: int, count: int) -> int | None:
     return first + worker
 
 
+def port_of(first: int, worker: int, count: int) -> int:
+    """Where a worker answers probes: each counts on from the setting `health_port`, so that each
+    is a target of its own for who scrapes; 0: nowhere. Raises UsageError if a port can't be."""
+    if not first:
+        return 0
+    if first + count - 1 > PORTS:
+        raise UsageError(
+            f"health_port {first} and {count} workers: the last port is {PORTS}",
+            f"give --health-port {PORTS - count + 1} or less, or take fewer --workers",
+        )
+    return first + worker
+
+
 def supervise(
     given: Given, count: int, settings: Settings, *, on_ready: Callable[[], None]
 ) -> int:
@@ -58,6 +75,7 @@ def supervise(
 
     `given` is the first one's, `on_ready` is called when all of them host. Raises UsageError.
     """
+    ports = [port_of(settings.health_port, number, count) for number in range(count)]
     machines = [machine_of(settings.machine_id, number, count) for number in range(count)]
 
     async def start(number: int) -> Child:
@@ -66,7 +84,7 @@ def supervise(
             msgspec.structs.replace(given, worker=number),
             tied=signal.SIGTERM,
             own_session=True,  # Ctrl-C is the supervisor's business
-            env=_environment(machines[number]),
+            env=_environment(machines[number], ports[number]),
         )
 
     supervisor = Supervisor(
@@ -84,8 +102,9 @@ def supervise(
         raise UsageError(why.what, why.next_step, trace=why.trace) from error
 
 
-def _environment(machine: int | None) -> dict[str, str] | None:
-    return None if machine is None else {**os.environ, "PERDURE_MACHINE_ID": str(machine)}
+def _environment(machine: int | None, port: int) -> dict[str, str]:
+    machines = {} if machine is None else {"PERDURE_MACHINE_ID": str(machine)}
+    return {**os.environ, **machines, "PERDURE_HEALTH_PORT": str(port)}
 
 
 def _cores() -> int:
