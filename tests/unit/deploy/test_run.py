@@ -17,6 +17,7 @@ from perdure.streams.asks import TypeInfo, encode_info
 from perdure.streams.subjects import Subjects
 
 from .commands import Shell, plain_client
+from .probing import free_ports, probe
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -25,10 +26,13 @@ async def test_it_serves_until_sigterm_and_hands_over(
     own_server: OwnServer, tmp_path: Path
 ) -> None:
     server = await own_server()
-    shell = Shell(tmp_path, PERDURE_NAMESPACE="other")
+    shell = Shell(tmp_path, PERDURE_NAMESPACE="other", PERDURE_HEALTH_PORT="1")
+    port = free_ports(1)
+    given = ("--url", server.url, "--health-port", str(port), "--json", "--log-json")
     for first in (True, False):
-        with shell.running("run", "app", "--url", server.url, "--json", "--log-json") as process:
+        with shell.running("run", "app", *given) as process:
             ready = process.ready()
+            assert (await probe(port, "/readyz")).failed == {}
             assert ready["url"] == server.url
             ran = await asyncio.to_thread(
                 shell.type,

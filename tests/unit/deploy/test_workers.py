@@ -19,8 +19,9 @@ from perdure.deploy.cli.workers import MOST_WORKERS, how_many, machine_of
 from perdure.deploy.process import HARD_EXIT
 from perdure.deploy.server import EmbeddedServer
 
-from ...support.server import until
+from ...support.server import PATIENCE_S, until
 from .commands import APP, Process, Shell
+from .probing import free_ports, until_probe
 from .processes import argument, children, gone, lives, variable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -90,7 +91,8 @@ async def running(
 async def test_one_that_is_killed_comes_back_and_sigterm_ends_all(
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:
-    variables = {"PERDURE_MACHINE_ID": "7"}
+    port = free_ports(2)
+    variables = {"PERDURE_MACHINE_ID": "7", "PERDURE_HEALTH_PORT": str(port)}
     async with running(nats_server, namespace, tmp_path, "--workers", "2", **variables) as run:
         contracts = ["add", "take", "get_total"]
         assert run.ready == {
@@ -103,6 +105,8 @@ async def test_one_that_is_killed_comes_back_and_sigterm_ends_all(
         machines = [variable(first[number], "PERDURE_MACHINE_ID") for number in (0, 1)]
         assert machines == ["7", "8"]
         assert await run.add(1) == "1\n"
+        for at in (port, port + 1):
+            await until_probe(at, "/readyz", lambda got: got.status == 200, PATIENCE_S)
         for number, pid in sorted(first.items()):
             os.kill(pid, signal.SIGKILL)
             await run.logged("worker.restart", worker=number, code=-signal.SIGKILL)

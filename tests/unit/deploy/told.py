@@ -22,6 +22,7 @@ def told_type(
     label: str = "",
     entity: str = "counter",
     quarantined: int = 0,
+    **changes: Any,
 ) -> TypeStats:
     """A type of which a runner has these shards."""
     counts: dict[str, Any] = dict.fromkeys(TypeStats.__struct_fields__, 0)
@@ -30,7 +31,7 @@ def told_type(
     given |= {"version": version, "label": label}
     given["quarantined"] = quarantined
     more = {"own": own, "owned": len(own), "assigned": len(own), "batching": False}
-    return msgspec.convert({**counts, **given, **more}, TypeStats)
+    return msgspec.convert({**counts, **given, **more, **changes}, TypeStats)
 
 
 def told(runner: str, *types: TypeStats, **more: Any) -> RunnerStats:
