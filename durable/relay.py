@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -108,15 +107,17 @@ class Relaying:
         acknowledged = True
         try:
             address = Address(firing.entity, unescape(firing.token))
-            told: Any = msgspec.json.decode(firing.data)
+            told: object = msgspec.json.decode(firing.data)
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a timer of ours: %s", error, extra={"action": "relay.strange"})
         else:
             acknowledged = await deliver(self._session, address, envelope)
-            due_ms = told.get("due_ms") if isinstance(told, dict) else None
-            if acknowledged and isinstance(due_ms, int):
-                late_ms = self._session.schedules.now_ms() - due_ms
-                self.lateness.add(max(0, late_ms) / 1000)
+            match told:
+                case {"due_ms": int(due_ms)} if acknowledged:
+                    late_ms = self._session.schedules.now_ms() - due_ms
+                    self.lateness.add(max(0, late_ms) / 1000)
+                case _:  # it comes again, or it isn't known when it was due
+                    pass
         if relay is not None:
             if acknowledged:  # else it is given again, after a while
                 relay.ack(firing.handle)
