@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from ..streams.commit import Outcome
 
@@ -41,6 +41,9 @@ BOUNDS_S: Final = tuple(2**n / PER_S for n in range(18))
 """The upper bounds of the buckets, exclusive, in seconds: 0.00025 to 32.768, each twice the one
 before. `ask_timeout` is 30 s, beyond which nobody waits."""
 
+BEYOND: Final = len(BOUNDS_S)
+"""The bucket of what was longer than all bounds."""
+
 SIZES: Final = tuple(2**n for n in range(9))
 """The upper bounds of a batch's commits, inclusive: 1 to 256, which is the largest batch."""
 
@@ -58,7 +61,7 @@ class Times:
     __slots__ = ("counts", "sum_s")
 
     def __init__(self) -> None:
-        self.counts: list[int] = [0] * (len(BOUNDS_S) + 1)  # the last: longer than all bounds
+        self.counts: list[int] = [0] * (BEYOND + 1)
         self.sum_s: float = 0.0
 
     def __repr__(self) -> str:
@@ -66,7 +69,8 @@ class Times:
 
     def add(self, length_s: float) -> None:
         """One more."""
-        self.counts[min(int(length_s * PER_S).bit_length(), len(BOUNDS_S))] += 1
+        bucket = int(length_s * PER_S).bit_length()
+        self.counts[bucket if bucket < BEYOND else BEYOND] += 1
         self.sum_s += length_s
 
     def told(self) -> TimesTold:
@@ -120,6 +124,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.commands: dict[tuple[str, str, str], int] = {}
+        self.replies: dict[str, int] = {}  # what most come to: apart, for it costs least so
         self.times: dict[str, Times] = {"ask": Times(), "tell": Times(), "query": Times()}
         self.activated: int = 0
         self.redelivered: int = 0
@@ -140,12 +145,13 @@ class Counts:
 
     def decided(self, way: Way, outcome: Outcome, took_s: float | None = None) -> None:
         """One more has a new outcome, after that time; None for a flow's, which waited."""
-        if outcome.dead is not None:
+        if outcome.dead is None and outcome.failure is UNSET:
+            self.replies[way] = self.replies.get(way, 0) + 1
+        elif outcome.dead is not None:
             self.answered(way, "dead", outcome.dead.reason)
-        elif outcome.failure is not msgspec.UNSET:
-            self.answered(way, "failure", _tag.decode(outcome.failure).type)
         else:
-            self.answered(way, "reply")
+            assert outcome.failure is not UNSET
+            self.answered(way, "failure", _tag.decode(outcome.failure).type)
         if took_s is not None:
             self.times[way].add(took_s)
 
@@ -155,8 +161,10 @@ class Counts:
 
     def told(self, in_batches: int = 0, batch_sizes: tuple[int, ...] = ()) -> Counted:
         """As of now; of batches their sender knows."""
+        replies = [Answered(way, "reply", "", count) for way, count in self.replies.items()]
+        others = [Answered(*key, count) for key, count in self.commands.items()]
         return Counted(
-            commands=tuple(Answered(*key, count) for key, count in self.commands.items()),
+            commands=(*replies, *others),
             times={way: times.told() for way, times in self.times.items()},
             activated=self.activated,
             redelivered=self.redelivered,

@@ -382,7 +382,7 @@ class Reading:
         way: Way = "query" if read.kind == "query" else "control"
         if isinstance(answer, bytes):
             counts = activation.host.counts
-            counts.answered(way, "reply")
+            counts.replies[way] = counts.replies.get(way, 0) + 1
             if way == "query":
                 counts.times[way].add(asyncio.get_running_loop().time() - read.since)
             activation.answers.send([read.asker], answer)

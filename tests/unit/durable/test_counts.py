@@ -62,7 +62,7 @@ def test_what_is_counted_apart_is_bounded() -> None:
 
 def test_it_is_told_as_it_is_read() -> None:
     counts = Counts()
-    counts.answered("query", "reply")
+    counts.answered("query", "error", "MailboxFull")
     counts.end("gap")
     told = counts.told(7, (0, 0, 2))
     assert msgspec.json.decode(msgspec.json.encode(told), type=Counted) == told
