@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import urllib.error
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from perdure.deploy.watchdog import Watchdog
 from perdure.entities.settings import Settings
 
 from ...support.server import PATIENCE_S, settings_for
+from ..durable.case import Case, Walk, World, case_of
 from .commands import Shell
 from .counter import Add, Counter, counter
 from .probing import free_ports, get, probe, until_probe
@@ -53,6 +56,28 @@ async def test_a_runner_is_ready_until_it_drains_and_lives_on(
         assert drains.failed == {"not_draining": "it drains"}
         assert (await probe(port, "/livez")).status == 200
         assert "perdure_draining 1.0" in (await probe(port, "/metrics")).text
+
+
+async def test_it_answers_until_its_drain_is_over(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    port, world = free_ports(1), World()
+    world.gate = asyncio.Event()
+    settings = settings_for(nats_server, namespace, health_port=port)
+    async with AsyncExitStack() as stack:
+        hosts = hosting([case_of(world)], settings, ends=False, health=True)
+        cluster = await stack.enter_async_context(hosts)
+        await cluster.at(Case, "c").tell(Walk(1), key="k")
+        await world.called("0")  # a step is in hand, for which a drain waits
+        leaves = asyncio.create_task(stack.pop_all().aclose())
+        drains = await until_probe(port, "/readyz", lambda got: got.status == 503, PATIENCE_S)
+        assert drains.failed == {"not_draining": "it drains"}
+        assert (await probe(port, "/livez")).status == 200
+        assert not leaves.done()
+        world.gate.set()
+        await leaves
+    with pytest.raises(urllib.error.URLError):
+        get(port, "/livez")
 
 
 async def test_it_is_not_ready_within_seconds_when_the_server_is_gone(
@@ -100,6 +125,19 @@ async def test_a_stuck_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
                 threading.Event().wait(0.05)
             assert "gave no sign of life" in get(port, "/livez").failed["loop"]
             await until_probe(port, "/livez", lambda got: got.status == 200, PATIENCE_S)
+
+
+async def test_without_the_extra_the_probes_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finds_nothing(name: str) -> None:
+        assert name == "prometheus_client"
+
+    monkeypatch.setattr(health, "find_spec", finds_nothing)
+    with Watchdog(ends=False) as watchdog:
+        async with serving(Health(Settings(), watchdog), "127.0.0.1", 0) as port:
+            assert (await probe(port, "/livez")).status == 200
+            lacks = await probe(port, "/metrics")
+            assert lacks.status == 501
+            assert "pip install 'perdure[metrics]'" in lacks.text
 
 
 def exchange(port: int, sent: bytes) -> bytes:
