@@ -39,7 +39,7 @@ def run(
     * `perdure run bank`
     * `perdure run bank:account --url nats://nats.example:4222`
     * `perdure run bank --workers auto`
-    * `perdure run bank --health-port 8222 & curl -s localhost:8222/readyz`
+    * `perdure run bank --health-port 9464 & curl -s localhost:9464/readyz`
 
     Parameters
     ----------
