@@ -25,8 +25,10 @@ from ..streams.codec import Undecodable, digest
 from ..streams.port import Appended, Full, NoAck, PublishAnswer, Session, Unreachable
 from ..streams.subjects import escape
 from ..streams.token import ASK, BadToken, Tokens
+from ..streams.tracing import tracer_of
 from .answers import FLOW
 from .secret import resume_secrets
+from .spans import asking
 from .waker import AnswerCame
 
 logger: logging.Logger = logging.getLogger("perdure.flow")
@@ -77,6 +79,7 @@ class Asking:
     def __init__(self, session: Session, settings: Settings, tokens: Tokens | None) -> None:
         """Without `tokens` they are made when they are needed: a type may have no flows."""
         self._session, self._settings, self._tokens = session, settings, tokens
+        self._tracer = tracer_of(settings)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -87,16 +90,20 @@ class Asking:
         """Whether anything is on its way."""
         return bool(self._tasks)
 
-    def ask(self, address: Address, flow: str, asked: Asked, chain: Chain) -> None:
+    def ask(
+        self, address: Address, flow: str, asked: Asked, chain: Chain, trace: str | None = None
+    ) -> None:
         """Ask in the name of a flow, for which others wait; how often doesn't matter."""
         assert self._tokens is not None, "a type with flows has tokens"
         token = self._tokens.of_ask(address, flow, asked)
         key = flow_key(address, flow, f"{ASK}{asked.name} {asked.nonce}")
-        envelope = Envelope(
-            *(1, "tell", asked.command, key),
-            reply_to=f"{FLOW}{token}",
-            chain=longer(chain, link(address, flow)),
-        )
+        with asking(self._tracer, address, asked, trace) as span:
+            envelope = Envelope(
+                *(1, "tell", asked.command, key),
+                reply_to=f"{FLOW}{token}",
+                trace=span,
+                chain=longer(chain, link(address, flow)),
+            )
         self._spawn(self._store(Address(asked.entity, asked.id), envelope))
 
     def push(self, reply: str, data: bytes) -> None:

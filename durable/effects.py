@@ -20,6 +20,7 @@ from ..entities.retry import delay_s
 from ..entities.steps import Call, StepFailed
 from ..entities.tagged import Failure
 from .defect import described
+from .spans import step
 
 if TYPE_CHECKING:
     from .flow import Drive
@@ -63,8 +64,10 @@ class RunnerEffects:
     async def perform(self, call: Call) -> object:
         """A step's result. Raises Failure, and StepFailed after all attempts."""
         for attempt in range(1, call.retry.attempts + 1):
+            tracer, trace = self._host.tracer, self._drive.trace
             try:
-                return await _attempt(call)
+                with step(tracer, self._address, call.name, attempt, trace):
+                    return await _attempt(call)
             except Failure:
                 raise
             except Exception as error:

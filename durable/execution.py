@@ -43,6 +43,7 @@ from .plan import Limits, Plan, Unencodable, dead_letter, defect_error, is_plain
 from .recorded import find_recorded
 from .residents import KEPT_BYTES
 from .saving import Saving
+from .spans import decided
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -395,6 +396,7 @@ class Execution:
         ):
             data = outcome_answer(outcome, sequence, version)
             counts.decided(item.way, outcome, now - item.since)
+            decided(self._host.tracer, self._address, item, outcome, now - item.since)
             if outcome.dead is None:
                 self.remember(outcome, data)
                 self.finish(item, data, outcome.name)

@@ -80,8 +80,6 @@ class Drive:
         self._activation, self._host = activation, activation.host
         self._folded, self._item, self._woken = folded, item, woken
         self._flow: OpenFlow | None = folded.flows.get(key)
-        self.asker: str | None = None if self._flow is None else self._flow.asker
-        """Which other flow waits for this one, if one does."""
         self._open = self._flow is not None and self._flow.waits is None
         self._stopped = False  # whether it came to a line that waits
         self._over: asyncio.Future[None] | None = None  # while its code runs: until it stops
@@ -203,6 +201,18 @@ class Drive:
         return Story([*records, *new], stored=len(records))
 
     @property
+    def opened(self) -> OpenFlow | None:
+        """The flow as it was before this turn, if it had begun."""
+        return self._flow
+
+    @property
+    def trace(self) -> str | None:
+        """The traceparent of the command that began it."""
+        if self._flow is not None:
+            return self._flow.trace
+        return None if self._item is None else self._item.trace
+
+    @property
     def was_parked(self) -> bool:
         """Whether an operator had to let it go on."""
         return self._flow is not None and self._flow.was_parked
@@ -241,7 +251,8 @@ class Drive:
             self.stored = True
             run.stored()
             for record in asked:
-                self._host.asking.ask(self._activation.address, self.key, record, self._chain)
+                address, chain = self._activation.address, self._chain
+                self._host.asking.ask(address, self.key, record, chain, self.trace)
         return sequence
 
     @property

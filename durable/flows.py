@@ -41,6 +41,7 @@ from ..streams.codec import digest
 from ..streams.commit import FlowPart, Outcome
 from ..streams.port import Appended, Full
 from ..streams.token import ASK, BadToken, Body
+from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import ASK_AGAIN_MAX_S, ASK_AGAIN_S
 from .defect import described
@@ -254,7 +255,7 @@ class Flows:
         if not await arm(host, activation.address, flow.name, Armed(fired.timer, due_ms)):
             await activation.pause()
             return
-        host.asking.ask(activation.address, flow.name, asked, flow.chain)
+        host.asking.ask(activation.address, flow.name, asked, flow.chain, flow.trace)
         self._done(folded, item)
 
     async def _go_on(self, folded: Folded, item: Item, key: str, woken: list[Record]) -> None:
@@ -340,7 +341,7 @@ class Flows:
             self._waits(folded, key, item)
         else:
             self._forget(key, drive.records, was_parked=drive.was_parked)
-            await self._ended(folded, item, *drive.ended, drive.asker)
+            await self._ended(folded, item, *drive.ended, drive.opened)
         self._activation.execution.saving.after_commit(folded)
         self._let_go(folded)
 
@@ -380,8 +381,9 @@ class Flows:
         item: Item | None,
         final: Outcome,
         sequence: int,
-        asker: str | None = None,
+        flow: OpenFlow | None = None,
     ) -> None:
+        """It has its outcome. `flow`: as it was before this turn, if it was open."""
         execution = self._activation.execution
         if final.dead is not None:
             await execution.copy_dead(final)
@@ -389,21 +391,29 @@ class Flows:
                 return
         answer = outcome_answer(final, sequence, folded.version)
         execution.remember(final, answer)
-        if asker is not None:
-            self._push(asker, answer)
-        counts = self._activation.host.counts
+        if flow is not None and flow.asker is not None:
+            self._push(flow.asker, answer)
+        host, address = self._activation.host, self._activation.address
+        counts = host.counts
         if item is not None and not isinstance(item.command, Waker):
             counts.decided(item.way, final)
+            took_s = asyncio.get_running_loop().time() - item.since
+            spans.decided(host.tracer, address, item, final, took_s)
             execution.finish(item, answer, final.name)
             return
         counts.decided("flow", final)
+        if flow is not None:
+            spans.ended(host.tracer, address, flow, final, host.server_ms())
         self._activation.reading.settled(final.name, final.payload_hash, answer)
         if item is not None:
             self._done(folded, item)
 
     def _done(self, folded: Folded, item: Item) -> None:
         """What woke a flow is recorded."""
-        self._activation.host.counts.answered(item.way, "woke")
+        host = self._activation.host
+        host.counts.answered(item.way, "woke")
+        took_s = asyncio.get_running_loop().time() - item.since
+        spans.woke(host.tracer, self._activation.address, item, took_s)
         answer = outcome_answer(REPLIED, folded.sequence, folded.version)
         self._activation.execution.finish(item, answer, item.name)
 
@@ -464,7 +474,7 @@ class Flows:
         sequence = await self._activation.execution.store(folded, plan)
         if sequence is not None:
             self._forget(key, flow.records, was_parked=flow.was_parked)
-            await self._ended(folded, item, final, sequence, flow.asker)
+            await self._ended(folded, item, final, sequence, flow)
 
     async def _park(
         self,

@@ -12,6 +12,7 @@ from ..entities.settings import Settings
 from ..streams.members import View
 from ..streams.port import Session
 from ..streams.token import Tokens
+from ..streams.tracing import Tracer, tracer_of
 from .asking import Asking
 from .counts import Counts
 from .group import Group
@@ -110,6 +111,7 @@ class Host:
         self.runner: str = runner
         self.load: Load = load
         self.counts: Counts = Counts()
+        self.tracer: Tracer | None = tracer_of(settings)
         self.restarts: int = 0  # of its command stream, on connections that held
         self.group: Group = Group(session.log, settings.appends, lambda: self.epoch)
         self.registrar: Registrar = Registrar(session, entity.name, runner)

@@ -42,6 +42,7 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     asker: str | None = None
     chain: tuple[str, ...] = ()
     was_parked: bool = False
+    trace: str | None = None  # of the command that began it
 
     def add(self, part: FlowPart) -> None:
         """What happened in it."""
@@ -117,7 +118,10 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
 def begun(outcome: Outcome, now_ms: int) -> OpenFlow:
     """The flow that an outcome begins."""
     command = outcome.command if isinstance(outcome.command, Raw) else NULL
-    return OpenFlow(outcome.name, outcome.payload_hash, command, outcome.birth, now_ms)
+    return OpenFlow(
+        *(outcome.name, outcome.payload_hash, command, outcome.birth, now_ms),
+        trace=outcome.trace,
+    )
 
 
 def _bytes(record: Record) -> int:

@@ -44,6 +44,7 @@ from .reads import (
     undecodable,
 )
 from .recorded import find_recorded
+from .spans import answered
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -384,7 +385,10 @@ class Reading:
             counts = activation.host.counts
             counts.replies[way] = counts.replies.get(way, 0) + 1
             if way == "query":
-                counts.times[way].add(asyncio.get_running_loop().time() - read.since)
+                took_s = asyncio.get_running_loop().time() - read.since
+                counts.times[way].add(took_s)
+                trace = read.envelope.trace
+                answered(activation.host.tracer, activation.address, read.message, trace, took_s)
             activation.answers.send([read.asker], answer)
         else:
             key = read.envelope.key

@@ -171,6 +171,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runner leases one that no other runner has, and a client alone takes one at random."""
 
     # -- the cluster -----------------------------------------------------------------------------
+    tracing: bool = False
+    """Whether calls, commands, flows and steps are spans of OpenTelemetry's global tracer; needs
+    the package opentelemetry-api. Without it a caller's `traceparent` is still kept and passed."""
     weight: float = 1.0
     """This runner's share of the shards, compared with the others': 2 gets twice as many."""
     labels: tuple[str, ...] = ()

@@ -59,10 +59,15 @@ class Target(Struct, frozen=True):
     token: str  # the escaped id
     request: str
     key: str | None = None
+    trace: str | None = None  # its traceparent
 
     def keyed(self, key: str | None) -> Target:
         """The same call under a key."""
-        return Target(self.address, self.token, self.request, key)
+        return Target(self.address, self.token, self.request, key, self.trace)
+
+    def traced(self, trace: str | None) -> Target:
+        """The same call in a span."""
+        return Target(self.address, self.token, self.request, self.key, trace)
 
     def told(self, error: ClusterError) -> ClusterError:
         """The error with this call's address, key and request id."""

@@ -8,7 +8,8 @@ same with types; nothing here is typed by entity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 from msgspec import Raw, Struct
@@ -28,6 +29,7 @@ from .port import Session
 from .publish import publish
 from .routes import Route, Routes
 from .told import Told
+from .tracing import Kind, Tracer, about, tracer_of
 
 REQUEST_BYTES = 8
 """Random bytes in a request id: it only has to be unique among the logs of some days."""
@@ -81,6 +83,7 @@ class Caller:
             for wait in (False, True)
         }
         self._timeout_s = seconds(settings.ask_timeout)
+        self._tracer = tracer_of(settings)
         self._alarm = Alarm()
         self._open: dict[Answers, None] = {}
         self._closed = False
@@ -104,7 +107,12 @@ class Caller:
             else:
                 key, birth = way.key, birth_of(way.key)
             return Envelope(
-                1, "ask", payload, key=key, birth=birth, request=target.request, after=after
+                *(1, "ask", payload),
+                key=key,
+                birth=birth,
+                request=target.request,
+                after=after,
+                trace=target.trace,
             )
 
         policy = self._policy(Effect.COMMAND, wait_suspended=way.wait_suspended)
@@ -146,7 +154,9 @@ class Caller:
         """Not after this client's tells, which may be what fills the mailbox."""
 
         def envelope(_: Route) -> Envelope:
-            return Envelope(1, "ask", payload, key=target.key, request=target.request)
+            return Envelope(
+                1, "ask", payload, key=target.key, request=target.request, trace=target.trace
+            )
 
         return await self._call(target, self._policy(Effect.COMMAND), self._timeout_s, envelope)
 
@@ -164,7 +174,13 @@ class Caller:
         fresh = fresh or self.told.may_have_seen(target.address)
 
         def envelope(route: Route) -> Envelope:
-            return Envelope(1, "ask", payload, request=target.request, seen=seen, fresh=fresh)
+            return Envelope(
+                *(1, "ask", payload),
+                request=target.request,
+                seen=seen,
+                fresh=fresh,
+                trace=target.trace,
+            )
 
         return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
 
@@ -199,6 +215,21 @@ class Caller:
             return Target(address, token_of(address), request, key)
         except ClusterError as error:
             raise Target(address, "", request, key).told(error) from None
+
+    def span(
+        self, way: str, kind: Kind, target: Target, tag: str
+    ) -> AbstractContextManager[Target]:
+        """A span around a call, where calls are traced; the call in it."""
+        if self._tracer is None:
+            return nullcontext(target)
+        return self._span(self._tracer, f"{way} {target.address.entity}.{tag}", kind, target)
+
+    @contextmanager
+    def _span(self, tracer: Tracer, name: str, kind: Kind, target: Target) -> Generator[Target]:
+        more: dict[str, str | int] = {} if target.key is None else {"perdure.key": target.key}
+        attributes = {**about(target.address), "perdure.request": target.request, **more}
+        with tracer.span(name, kind, attributes) as trace:
+            yield target.traced(trace)
 
     @property
     def closed(self) -> bool:
@@ -251,6 +282,7 @@ class Caller:
             birth=birth_of(key),
             request=target.request,
             reply_to=reply_to,
+            trace=target.trace,
             at=at_ms,
         )
         policy = self._policy(Effect.COMMAND)

@@ -175,7 +175,8 @@ class Cluster:
         caller = self._caller
         payload, address = resuming(token, value, caller.settings.max_payload_bytes)
         target = caller.target(address)
-        answer = await caller.wake(target, payload)
+        with caller.span("resume", "client", target, "flow") as call:
+            answer = await caller.wake(call, payload)
         with caller.checking(target):
             value_of(RECORDED, answer, "resume")
 

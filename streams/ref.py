@@ -120,11 +120,12 @@ class Ref(Generic[S]):
         """
         target = self._target(key)
         with self._caller.checking(target):
-            _, payload = self._payload(command, writes=True)
+            contract, payload = self._payload(command, writes=True)
             at_ms = None if at is None else milliseconds_of(at)
         if target.key is None:
             target = target.keyed(lasting_key(self._caller.session.entropy))
-        await self._caller.tell(target, payload, at_ms)
+        with self._caller.span("tell", "producer", target, contract.tag) as call:
+            await self._caller.tell(call, payload, at_ms)
         return IdempotencyKey(target.key or "")
 
     async def query(
@@ -139,8 +140,9 @@ class Ref(Generic[S]):
         with self._caller.checking(target):
             contract, payload = self._payload(query, writes=False)
             timeout_s = self._caller.timeout_s(timeout)
-        answer = await self._caller.query(target, payload, fresh=fresh, timeout_s=timeout_s)
-        return cast("R", self._read(target, contract, answer))
+        with self._caller.span("query", "client", target, contract.tag) as call:
+            answer = await self._caller.query(call, payload, fresh=fresh, timeout_s=timeout_s)
+            return cast("R", self._read(target, contract, answer))
 
     async def result(
         self, command: type[Command[S, R, Any]], key: str, *, timeout: Duration | None = None
@@ -169,7 +171,8 @@ class Ref(Generic[S]):
         target = self._target()
         with self._caller.checking(target):
             payload = cancelling(check_key(key))
-        answer = await self._caller.wake(target, payload)
+        with self._caller.span("cancel", "client", target, "flow") as call:
+            answer = await self._caller.wake(call, payload)
         with self._caller.checking(target):
             value_of(RECORDED, answer, "cancel")
 
@@ -211,8 +214,9 @@ class Ref(Generic[S]):
             contract, payload = self._payload(command, writes=True)
             timeout_s = self._caller.timeout_s(timeout)
         way = Way(target.key, timeout_s, durable, on_suspend == "wait")
-        answer = await self._caller.ask(target, payload, way)
-        return self._read(target, contract, answer)
+        with self._caller.span("ask", "client", target, contract.tag) as call:
+            answer = await self._caller.ask(call, payload, way)
+            return self._read(target, contract, answer)
 
     async def _status(self) -> _Status:
         target = self._target()

@@ -1,0 +1,85 @@
+"""OpenTelemetry's tracer, as perdure uses it. The only file that imports `opentelemetry`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ..entities.clock import SystemClock
+from ..entities.tagged import Failure
+from .tracing import Attributes, Kind, tag_of_error
+
+FIELD = "traceparent"
+KINDS: dict[Kind, SpanKind] = {
+    "client": SpanKind.CLIENT,
+    "producer": SpanKind.PRODUCER,
+    "server": SpanKind.SERVER,
+    "consumer": SpanKind.CONSUMER,
+    "internal": SpanKind.INTERNAL,
+}
+
+_clock = SystemClock()
+_w3c = TraceContextTextMapPropagator()
+
+
+class OpenTelemetry:
+    """Spans by the global tracer provider, which the program sets up, or
+    `opentelemetry-instrument` for it."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("perdure")
+
+    def __repr__(self) -> str:
+        return "OpenTelemetry()"
+
+    @contextmanager
+    def span(
+        self, name: str, kind: Kind, attributes: Attributes, parent: str | None = None
+    ) -> Generator[str | None]:
+        """See `Tracer`. A declared failure is an answer, not an error of the span."""
+        with self._tracer.start_as_current_span(
+            name,
+            _context(parent),
+            kind=KINDS[kind],
+            attributes=dict(attributes),
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield _traceparent(span)
+            except BaseException as error:
+                span.set_attribute("error.type", tag_of_error(error))
+                if not isinstance(error, Failure):
+                    span.set_status(Status(StatusCode.ERROR, str(error)[:256]))
+                raise
+
+    def past(
+        self, name: str, kind: Kind, attributes: Attributes, parent: str | None, took_s: float
+    ) -> None:
+        """See `Tracer`."""
+        now_ns = _clock.now_ns()
+        span = self._tracer.start_span(
+            name,
+            _context(parent),
+            kind=KINDS[kind],
+            attributes=dict(attributes),
+            start_time=now_ns - int(took_s * 1e9),
+        )
+        if "error.type" in attributes:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(now_ns)
+
+
+def _context(parent: str | None) -> Context | None:
+    return None if parent is None else _w3c.extract({FIELD: parent})
+
+
+def _traceparent(span: trace.Span) -> str | None:
+    carrier: dict[str, str] = {}
+    _w3c.inject(carrier, set_span_in_context(span))
+    return carrier.get(FIELD)
