@@ -52,6 +52,8 @@ SENDS = 20
 and then, and done in some milliseconds."""
 COLLECT_S = 0.5
 """How long runners' answers are collected, in seconds: one that isn't stuck answers at once."""
+ACCOUNT = Need("publish", "$JS.API.INFO", "look at the account", "$JS.API.INFO")
+"""No role needs it: where it isn't allowed, streams and permissions tell enough."""
 AGAIN_S = 0.5
 """After how long what is wrong with shards and members is looked at again, in seconds."""
 SHARDS_TOLD = 4
@@ -100,6 +102,8 @@ class Checks:
         if self._role == "caller":
             return good("jetstream", "not asked: a caller needs none in its own account")
         try:
+            if await self._probe.denied([ACCOUNT]):
+                return good("jetstream", "not asked: this login may not, and needs not to")
             answer = await self._probe.api("INFO")
         except Nobody:
             return bad("jetstream", "this server has none", ENABLE)
@@ -152,6 +156,8 @@ class Checks:
                 yield finding
         async for finding in self._permissions(entity, missing):
             yield finding
+        if self._role == "reader":  # it reads without a runner, and may not talk to one
+            return
         runner_says = await self._runner(entity, sharding)
         yield runner_says
         if runner_says.ok:
@@ -184,7 +190,8 @@ class Checks:
     async def _permissions(self, entity: str, missing: Sequence[str]) -> AsyncIterator[Finding]:
         prefixes = self._settings.reply_prefixes
         timers = self._settings.timers
-        wanted = needs(self._role, self._subjects, entity, prefixes, timers=timers)
+        inbox = self._settings.inbox_prefix
+        wanted = needs(self._role, self._subjects, entity, prefixes, timers=timers, inbox=inbox)
         wanted += creating(missing, "CREATE")
         try:
             denied = await self._probe.denied(wanted)

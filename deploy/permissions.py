@@ -46,7 +46,7 @@ CONTRADICTIONS = {
 unknown field would be logged."""
 
 INBOX = "_INBOX"
-"""Where answers to perdure's own connections go."""
+"""Where answers to perdure's own connections go unless the setting `inbox_prefix` says more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,11 @@ def needs(
     reply_prefixes: Sequence[str] = (INBOX,),
     *,
     timers: bool = True,
+    inbox: str = INBOX,
 ) -> list[Need]:
     """What a role needs for one entity type. A runner answers below the reply prefixes, and needs
-    more if it takes part in timers."""
-    answers = _subscribe(f"{INBOX}.>", "get answers", f"{INBOX}.{PROBE}")
+    more if it takes part in timers. `inbox` is the setting `inbox_prefix`."""
+    answers = _subscribe(f"{inbox}.>", "get answers", f"{inbox}.{PROBE}")
     match role:
         case "caller":
             return [answers, *_calling(subjects, entity)]

@@ -101,9 +101,15 @@ class Probe:
         return found
 
     async def api(self, request: str, body: object = None) -> dict[str, Any]:
-        """A JetStream API request; the error, if any, is in the answer. Raises Nobody, Silent."""
+        """A JetStream API request that only reads; the error, if any, is in the answer.
+
+        Raises Nobody, Silent; the latter at once where this login may not ask.
+        """
+        subject = f"$JS.API.{request}"
+        if await self.denied([Need("publish", subject, "read", subject)]):
+            raise Silent(f"this login may not publish {subject}")
         data = b"" if body is None else json.dumps(body).encode()
-        answer = json.loads(await self.request(f"$JS.API.{request}", data))
+        answer = json.loads(await self.request(subject, data))
         return cast("dict[str, Any]", answer if isinstance(answer, dict) else {})
 
     async def denied(self, needs: Sequence[Need]) -> list[Need]:

@@ -30,7 +30,7 @@ _LOGIN = {
 }
 """The settings that log in, and the way that each belongs to."""
 _LISTS = frozenset({"reply_prefixes", "labels"})
-_PATHS = frozenset({"credentials", "nkey_seed", "tls_ca"})
+_PATHS = frozenset({"credentials", "nkey_seed", "tls_ca", "tls_cert", "tls_key"})
 _CONTEXT_KEYS = {
     "url": "url",
     "creds": "credentials",
@@ -39,8 +39,11 @@ _CONTEXT_KEYS = {
     "token": "token",
     "nkey": "nkey_seed",
     "ca": "tls_ca",
+    "cert": "tls_cert",
+    "key": "tls_key",
+    "inbox_prefix": "inbox_prefix",
 }
-_CONTEXT_CANNOT = ("nsc", "cert", "key", "user_jwt", "user_seed")
+_CONTEXT_CANNOT = ("nsc", "user_jwt", "user_seed")
 """Ways to log in of the `nats` tool that have no setting: better refused than ignored."""
 
 

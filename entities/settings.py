@@ -24,6 +24,8 @@ from .retry import Retry
 from .snowflake import MACHINES
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+INBOX_CHARS = 200
+"""Of `inbox_prefix`: with what follows, reply subjects stay far below the 512 that are answered."""
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
 _SECRET = frozenset({"password", "token", "resume_secrets"})
 _SCHEMES = ("nats", "tls", "ws", "wss")
@@ -57,6 +59,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Path of a file with an NKey seed: the server sees a signature, never the secret."""
     tls_ca: str | None = None
     """Path of a PEM file with the authorities to trust; None trusts the system's."""
+    tls_cert: str | None = None
+    """Path of a PEM file with this client's own certificate, for servers that verify clients; the
+    authorities between it and a trusted one follow it in the file."""
+    tls_key: str | None = None
+    """Path of a PEM file with the certificate's private key, without a passphrase; None looks for
+    it in the file of `tls_cert`."""
+    inbox_prefix: str = "_INBOX"
+    """What the subjects begin with where this login's answers go, below one of the runners'
+    `reply_prefixes`. One of its own for each login (`_INBOX.shop`), and the server's permissions
+    can keep answers from all others."""
 
     # -- asking ----------------------------------------------------------------------------------
     ask_via: Literal["core", "stream"] = "core"
@@ -246,7 +258,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         yield from _url_problems(self.url)
         for prefix in self.reply_prefixes:
-            yield from _prefix_problems(prefix, self.namespace)
+            yield from _prefix_problems("reply_prefixes", prefix, self.namespace)
+        yield from _inbox_problems(self)
         if self.snapshot_min_commits > self.snapshot_max_commits:
             yield "snapshot_min_commits", "more than snapshot_max_commits"
         if seconds(self.ack_progress) * 2 > seconds(self.ack_wait):
@@ -257,6 +270,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             yield ways[1], f"set beside {ways[0]}; log in in one way"
         if self.password is not None and self.user is None:
             yield "password", "set without user"
+        if self.tls_key is not None and self.tls_cert is None:
+            yield "tls_key", "set without tls_cert"
 
 
 class _Shown(str):
@@ -375,13 +390,20 @@ def _duration_problem(duration: Duration, shortest: float, longest: float) -> st
     return f"{length:g} s isn't from {shortest:g} s to {longest:g} s"
 
 
-def _prefix_problems(prefix: str, namespace: str) -> Iterator[tuple[str, str]]:
+def _prefix_problems(name: str, prefix: str, namespace: str) -> Iterator[tuple[str, str]]:
     if not _PREFIX.fullmatch(prefix):
-        yield "reply_prefixes", f"{prefix!r} isn't tokens without $ in front, *, > or white space"
+        yield name, f"{prefix!r} isn't tokens without $ in front, *, > or white space"
     elif prefix == namespace or (
         prefix.startswith(f"{namespace}.") and prefix.split(".")[1] != "reply"
     ):
-        yield "reply_prefixes", f"{prefix!r} would let a caller have replies stored as events"
+        yield name, f"{prefix!r} would let a caller have replies stored as events"
+
+
+def _inbox_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    inbox = settings.inbox_prefix
+    yield from _prefix_problems("inbox_prefix", inbox, settings.namespace)
+    if len(inbox) > INBOX_CHARS:
+        yield "inbox_prefix", f"over {INBOX_CHARS} characters"
 
 
 def _show(name: str, value: object) -> str:

@@ -23,6 +23,7 @@ from .flows import flows
 from .history import history
 from .look import state, status
 from .output import Output
+from .permissions import permissions
 from .resizing import resize_type
 from .restore import restore
 from .resume import resume
@@ -78,6 +79,7 @@ app.command(resume, group=CALL)
 for _command in (status, history, state):
     app.command(_command, group=LOOK)
 app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")
+app.command(permissions, group=OPERATE, usage="Usage: perdure permissions [APP] [OPTIONS]")
 app.command(entities, group=OPERATE)
 app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
 app.command(runners, group=OPERATE)

@@ -122,7 +122,7 @@ class Connection:
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
         self.max_payload: int = DEFAULT_PAYLOAD
-        prefix = f"_INBOX.{entropy.token(INBOX_BYTES)}"
+        prefix = f"{settings.inbox_prefix}.{entropy.token(INBOX_BYTES)}"
         self._room = Room(IN_FLIGHT_BYTES)
         self.replies: Replies = Replies(prefix, ACK_TIMEOUT_S, self._room.give)
         self._inboxes: dict[str, Handler] = {}

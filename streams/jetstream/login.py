@@ -43,8 +43,10 @@ def options(settings: Settings) -> dict[str, Any]:
         given["password"] = settings.password or ""
     if settings.token is not None:
         given["token"] = settings.token
-    if settings.tls_ca is not None:
-        given["tls"] = _trusting(settings.tls_ca)
+    if settings.tls_ca is not None or settings.tls_cert is not None:
+        given["tls"] = _tls(settings)
+    if settings.inbox_prefix != Settings().inbox_prefix:
+        given["inbox_prefix"] = settings.inbox_prefix
     return given
 
 
@@ -83,9 +85,23 @@ def _seed(path: str) -> str:
     return path
 
 
-def _trusting(path: str) -> ssl.SSLContext:
-    _read("tls_ca", path)
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """Whom to trust, and who we are. An encrypted key is refused: nobody is there to be asked."""
+    name, path = "tls_ca", settings.tls_ca
     try:
-        return ssl.create_default_context(cafile=path)
+        if path is not None:
+            _read(name, path)
+        context = ssl.create_default_context(cafile=path)
+        if settings.tls_cert is not None:
+            name, path = "tls_cert", settings.tls_cert
+            _read(name, path)
+            if settings.tls_key is not None:
+                _read("tls_key", settings.tls_key)
+            context.load_cert_chain(path, settings.tls_key, password=_no_passphrase)
     except ssl.SSLError as error:
-        raise Incompatible(f"tls_ca: {path}: {error}") from None
+        raise Incompatible(f"{name}: {path}: {error}") from None
+    return context
+
+
+def _no_passphrase() -> str:
+    raise Incompatible("tls_key: it has a passphrase; give one without")

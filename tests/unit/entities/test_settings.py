@@ -352,8 +352,8 @@ def test_mistakes_with_contexts(home: Home) -> None:
     assert missing.endswith("nope.json: No such file or directory")
     for name in ("../x", "..", "/etc/passwd"):
         assert "isn't a name" in _says(home, {"NATS_CONTEXT": name})
-    home.context("tls", url="nats://a", cert="a.pem")
-    assert _says(home, {"NATS_CONTEXT": "tls"}).endswith("cert: perdure can't log in that way")
+    home.context("nsc", url="nats://a", nsc="nsc://o/a/u")
+    assert _says(home, {"NATS_CONTEXT": "nsc"}).endswith("nsc: perdure can't log in that way")
     home.root.joinpath(".config/nats/context/list.json").write_text("[]")
     assert _says(home, {"NATS_CONTEXT": "list"}).endswith("not a JSON object")
     home.root.joinpath(".config/nats/context/half.json").write_text("{")

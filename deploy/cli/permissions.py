@@ -1,0 +1,148 @@
+"""`perdure permissions`: what a login must be allowed, as the server takes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from cyclopts import Parameter
+
+from ...entities.settings import MEMORY, Settings
+from ..grants import CALLER, TAKEN, LogIn, claims, layout, of_role, user_block
+from ..permissions import Need, Role
+from .app import load_app
+from .calling import type_of
+from .options import NO_OPTIONS, Common
+from .output import Output
+from .trouble import SUCCESS, UsageError
+
+Format: TypeAlias = Literal["nats", "jwt", "json"]
+DEFAULT_CALLER = "caller"
+
+
+def permissions(
+    app: str | None = None,
+    /,
+    *,
+    role: Role | None = None,
+    type: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    format: Format | None = None,
+    production: Annotated[bool, Parameter(negative="")] = False,
+    caller: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    login: LogIn = "nkey",
+    create: Annotated[bool, Parameter(negative="")] = False,
+    inbox: str | None = None,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Print the least that a role must be allowed, with the reasons; no server is asked.
+
+    Put it into the server's configuration, or into a user's JWT. `perdure check --role` then tries
+    whether a login has it. What is printed has no secret in it: the server takes each user's
+    public NKEY, or password, from a variable, and doesn't start without.
+
+    With `--production` it is the whole layout of accounts: the streams with runners, readers and
+    operators in one, each caller in another.
+
+    For instance:
+
+    * `perdure permissions --role caller --type account`
+    * `perdure permissions bank --role runner --create`
+    * `perdure permissions bank --role reader --format jwt`
+    * `perdure permissions bank --production --caller shop --caller desk > accounts.conf`
+
+    Parameters
+    ----------
+    app
+        A module (`bank`), one entity of it (`bank:account`) or a file (`bank.py`).
+    role
+        caller: asks and tells. reader: reads logs and ids. runner: hosts. operator: looks after
+        what is there.
+    type
+        An entity type, by its name; may be repeated.
+    format
+        nats: a user of nats-server's configuration. jwt: the `nats` object of a user's JWT. json:
+        one permission a line, as `--json` does.
+    production
+        The accounts of a production server.
+    caller
+        With `--production`: a caller, who gets an account of its own; may be repeated.
+    login
+        How users prove who they are: an NKEY, or a password.
+    create
+        With `--role runner`: also what it takes to create streams, and to update them.
+    inbox
+        The `inbox_prefix` that the login will have: `_INBOX.shop`.
+    """
+    output = common.output()
+    if output.json and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} together", "give one of them")
+    settings = _settings(common, inbox)
+    types = _types(app, type)
+    if production:
+        if role is not None or create or inbox is not None or output.json or format:
+            what = "--production has all roles, and is only printed as configuration"
+            raise UsageError(what, "leave out --role, --create, --inbox, --format and --json")
+        _write(layout(settings, types, _callers(caller), login))
+        return SUCCESS
+    if role is None:
+        raise UsageError("no --role", "give caller, reader, runner or operator, or --production")
+    if caller:
+        raise UsageError("--caller without --production", "leave it out, or add --production")
+    if create and role != "runner":
+        raise UsageError(f"--create for the role {role}", "only a runner creates streams")
+    chosen: Format = "json" if output.json else format or "nats"
+    if chosen == "nats":
+        _write(user_block(role, settings, types, login, create=create))
+    else:
+        _show(output, chosen, of_role(role, settings, types, create=create))
+    return SUCCESS
+
+
+def _show(output: Output, chosen: Format, wanted: list[Need]) -> None:
+    if chosen == "jwt":
+        _write(json.dumps(claims(wanted), indent=2) + "\n")
+        return
+    lines = Output(json=True) if not output.json else output
+    for need in wanted:
+        lines.result({"verb": need.verb, "subject": need.subject, "why": need.why})
+
+
+def _settings(common: Common, inbox: str | None) -> Settings:
+    settings = common.settings()
+    if settings.url.startswith(MEMORY):
+        raise UsageError(f"{settings.url} has no server", "give the --url of one")
+    if inbox is None:
+        return settings
+    try:
+        return msgspec.structs.replace(settings, inbox_prefix=inbox)
+    except ValueError as error:
+        raise UsageError(f"--inbox: {error}", "give for instance _INBOX.shop") from None
+
+
+def _types(app: str | None, type: tuple[str, ...]) -> list[str]:
+    if app is not None and type:
+        raise UsageError("APP and --type together", "give one of them")
+    for name in type:
+        type_of(name)
+    names = [entity.name for entity in load_app(app)] if app is not None else list(type)
+    if not names:
+        raise UsageError("no entity type", "name an APP, or types: --type account")
+    return list(dict.fromkeys(names))
+
+
+def _callers(given: tuple[str, ...]) -> list[str]:
+    for name in given:
+        if not CALLER.fullmatch(name):
+            what = f"--caller: {name!r} isn't 1-32 of a-z, 0-9 and _, a letter first"
+            raise UsageError(what, "give for instance --caller shop")
+        if name in TAKEN:
+            raise UsageError(f"--caller: {name!r} is another user's name", "choose another")
+    return list(dict.fromkeys(given)) or [DEFAULT_CALLER]
+
+
+def _write(text: str) -> None:
+    """Straight to the stream: a configuration is no text for a terminal to wrap."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

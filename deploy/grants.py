@@ -1,0 +1,265 @@
+"""Grants: the permissions of a login as a server takes them. Pure; `permissions.py` has the list.
+
+Three forms: a user of nats-server's configuration, the claims of a user's JWT, and the whole
+configuration of accounts for production (`layout`): runners, readers and operators in the account
+CORE with the streams, each caller in an account of its own that imports asks, tells, info and
+signals as services. There a caller's reply subject means nothing in CORE, so the server's
+acknowledgement of a tell can't be stored in a log, and no caller sees another's answers.
+
+No secret is ever printed. Each user's is a variable that the server takes from its environment,
+and without which it refuses to start; NKEYs by default, since the server takes an empty password.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ..entities.settings import Settings
+from ..streams.subjects import Sharding, Subjects
+from ..streams.topology import shared_streams, type_streams
+from .permissions import INBOX, Need, Role, Verb, creating, needs, role_told
+
+LogIn: TypeAlias = Literal["nkey", "password"]
+
+CORE = "CORE"
+SYSTEM = "SYS"
+"""The account of the server's own events; its user isn't perdure's."""
+CALLER = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""A caller's name: as such a user, in capitals an account and a part of a variable's name."""
+TAKEN = frozenset({"core", "creator", "operator", "reader", "runner", "sys", "system"})
+"""Names that no caller may have: they are other users' or accounts'."""
+CREATOR = "creator"
+STEP = "    "
+ANSWER_WITHIN = "10m"
+"""How long the server keeps a caller's way back across accounts: beyond the 2 minutes that it
+would by itself, so that an ask with a long timeout still gets its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user of the server's configuration."""
+
+    name: str
+    needs: Sequence[Need]
+    about: Sequence[str] = ()
+    """What a person should know of it, as comments."""
+
+
+def merged(wanted: Iterable[Need]) -> list[Need]:
+    """Each permission once; the first reason counts."""
+    found: dict[tuple[Verb, str], Need] = {}
+    for need in wanted:
+        found.setdefault((need.verb, need.subject), need)
+    return list(found.values())
+
+
+def of_role(
+    role: Role, settings: Settings, entities: Sequence[str], *, create: bool = False
+) -> list[Need]:
+    """What a role needs for these types; with `create` also what it takes to make the streams, and
+    to update them."""
+    subjects = Subjects(settings.namespace)
+    wanted = [
+        need
+        for entity in entities
+        for need in needs(
+            role,
+            subjects,
+            entity,
+            settings.reply_prefixes,
+            timers=settings.timers,
+            inbox=settings.inbox_prefix,
+        )
+    ]
+    if create:
+        streams = stream_names(settings, entities)
+        wanted += [*creating(streams, "CREATE"), *creating(streams, "UPDATE")]
+    return merged(wanted)
+
+
+def stream_names(settings: Settings, entities: Sequence[str]) -> list[str]:
+    """All streams of these types, and those that they share."""
+    subjects, cut = Subjects(settings.namespace), Sharding(1, settings.shards)
+    wanted = [s for e in entities for s in type_streams(settings, subjects, e, cut)]
+    return [stream.name for stream in (*wanted, *shared_streams(settings, subjects))]
+
+
+# -- claims -----------------------------------------------------------------------------------
+def claims(wanted: Iterable[Need]) -> dict[str, Any]:
+    """The `nats` object of a user's JWT: what it may, and no bounds of its own."""
+    wanted = list(wanted)
+    return {
+        "pub": {"allow": _of(wanted, "publish")},
+        "sub": {"allow": _of(wanted, "subscribe")},
+        "subs": -1,
+        "data": -1,
+        "payload": -1,
+        "type": "user",
+        "version": 2,
+    }
+
+
+def _of(wanted: Iterable[Need], verb: Verb) -> list[str]:
+    return [need.subject for need in wanted if need.verb == verb]
+
+
+# -- configuration ----------------------------------------------------------------------------
+def user_block(
+    role: Role, settings: Settings, entities: Sequence[str], by: LogIn, *, create: bool = False
+) -> str:
+    """One user of one role, to stand among the `users` of an account."""
+    about = [f"What {role_told(role)} of {', '.join(entities)} needs, and no more."]
+    if settings.inbox_prefix == INBOX:
+        about += [
+            f"Who may subscribe to {INBOX}.> reads all answers in this account. Where that is too",
+            "much, set another inbox_prefix for each login (perdure permissions --inbox).",
+        ]
+    login = Login(role, of_role(role, settings, entities, create=create), about)
+    return "\n".join(_user(login, by)) + "\n"
+
+
+def layout(
+    settings: Settings, entities: Sequence[str], callers: Sequence[str], by: LogIn = "nkey"
+) -> str:
+    """The accounts of production, to be included into the server's configuration.
+
+    `callers` are names as `CALLER` has them, none of `TAKEN`.
+    """
+    logins = [_login_of(role, settings, entities) for role in ("runner", "reader", "operator")]
+    logins.insert(0, _creator(settings, entities))
+    lines = [
+        *_head(logins, callers, by),
+        "accounts {",
+        *_indented(_core(settings, entities, callers, logins, by)),
+        *(line for name in callers for line in _indented(_caller(settings, entities, name, by))),
+        f"{STEP}{SYSTEM} {{ users: [ {{ {_secret('system', by)} }} ] }}",
+        "}",
+        f"system_account: {SYSTEM}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def variable(name: str, by: LogIn) -> str:
+    """The variable of the server's environment with a user's public NKEY, or password."""
+    return f"PERDURE_{name.upper()}_{by.upper()}"
+
+
+def _head(logins: Sequence[Login], callers: Sequence[str], by: LogIn) -> Iterator[str]:
+    yield "# The accounts of perdure in production; docs/security.md tells what to do with them."
+    yield "# Include this file into the server's configuration. It has no secret in it: the server"
+    kind = "public NKEYs" if by == "nkey" else "passwords (never empty, and in double quotes)"
+    yield f"# takes {kind} from these variables, and doesn't start without:"
+    for name in (*(login.name for login in logins), *callers, "system"):
+        yield f"#   {variable(name, by)}"
+
+
+def _login_of(role: Role, settings: Settings, entities: Sequence[str]) -> Login:
+    inbox = f"{INBOX}.{role}"
+    own = _with_inbox(settings, inbox)
+    return Login(role, of_role(role, own, entities), [f'Its settings: inbox_prefix = "{inbox}"'])
+
+
+def _creator(settings: Settings, entities: Sequence[str]) -> Login:
+    inbox = f"{INBOX}.{CREATOR}"
+    own = _with_inbox(settings, inbox)
+    about = [
+        "A runner that may also create streams and update their bounds: to start one for the",
+        "first time, and when a type or a setting is new. Not for runners that go on.",
+        f'Its settings: inbox_prefix = "{inbox}"',
+    ]
+    return Login(CREATOR, of_role("runner", own, entities, create=True), about)
+
+
+def _with_inbox(settings: Settings, inbox: str) -> Settings:
+    prefixes = tuple(dict.fromkeys((*settings.reply_prefixes, INBOX)))
+    fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    return Settings(**{**fields, "inbox_prefix": inbox, "reply_prefixes": prefixes})
+
+
+def _core(
+    settings: Settings,
+    entities: Sequence[str],
+    callers: Sequence[str],
+    logins: Sequence[Login],
+    by: LogIn,
+) -> Iterator[str]:
+    yield f"{CORE} {{"
+    body = ["jetstream: enabled", "users: ["]
+    for login in logins:
+        body += _indented(_user(login, by))
+    accounts = ", ".join(map(_account, callers))
+    body += ["]", "exports: ["]
+    for subject in _services(Subjects(settings.namespace), entities):
+        kept = f'accounts: [{accounts}], response_threshold: "{ANSWER_WITHIN}"'
+        body.append(f"{STEP}{{ service: {json.dumps(subject)}, {kept} }}")
+    for name in callers:
+        for subject in _replies(settings, name):
+            body.append(f"{STEP}{{ stream: {json.dumps(subject)}, accounts: [{_account(name)}] }}")
+    yield from _indented([*body, "]"])
+    yield "}"
+
+
+def _caller(settings: Settings, entities: Sequence[str], name: str, by: LogIn) -> Iterator[str]:
+    """An account with one caller. Nobody else is in it, so any inbox is its own."""
+    plain = _with_inbox(settings, INBOX)
+    replies = [
+        Need("subscribe", subject, "get answers of tells", subject)
+        for subject in _replies(settings, name)
+    ]
+    login = Login(name, [*of_role("caller", plain, entities), *replies])
+    body = ["users: [", *_indented(_user(login, by)), "]", "imports: ["]
+    for subject in _services(Subjects(settings.namespace), entities):
+        source = f"account: {CORE}, subject: {json.dumps(subject)}"
+        body.append(f"{STEP}{{ service: {{ {source} }} }}")
+    for subject in _replies(settings, name):
+        source = f"account: {CORE}, subject: {json.dumps(subject)}"
+        body.append(f"{STEP}{{ stream: {{ {source} }} }}")
+    yield f"{_account(name)} {{"
+    yield from _indented([*body, "]"])
+    yield "}"
+
+
+def _account(caller: str) -> str:
+    return caller.upper()
+
+
+def _services(subjects: Subjects, entities: Sequence[str]) -> Iterator[str]:
+    """What callers reach: of each type the asks, with a shard or without, tells, info, signals."""
+    for entity in entities:
+        yield subjects.ask(entity, ">")
+        yield subjects.to(entity, "*")
+        yield subjects.info(entity)
+        yield subjects.signal(entity)
+
+
+def _replies(settings: Settings, caller: str) -> Iterator[str]:
+    """Where answers of its tells may go: below the reply prefixes that no inbox has."""
+    for prefix in settings.reply_prefixes:
+        if not prefix.startswith("_"):
+            yield f"{prefix}.{caller}.>"
+
+
+def _user(login: Login, by: LogIn) -> Iterator[str]:
+    yield from (f"# {line}" for line in login.about)
+    yield "{"
+    body = [_secret(login.name, by), "permissions: {"]
+    for verb in ("publish", "subscribe"):
+        granted = [need for need in login.needs if need.verb == verb]
+        body += [f"{STEP}{verb}: {{", f"{STEP * 2}allow: ["]
+        body += [f"{STEP * 3}{json.dumps(need.subject)}  # {need.why}" for need in granted]
+        body += [f"{STEP * 2}]", f"{STEP}}}"]
+    yield from _indented([*body, "}"])
+    yield "}"
+
+
+def _secret(name: str, by: LogIn) -> str:
+    reference = f"${variable(name, by)}"
+    return f"nkey: {reference}" if by == "nkey" else f"user: {name}, password: {reference}"
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (STEP + line for line in lines)

@@ -1,0 +1,291 @@
+"""The production layout on a real server: all work across accounts, and what a caller can't do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+import pytest
+
+from perdure.deploy.server import EmbeddedServer, ServerFailed
+from perdure.durable.connect import connect
+from perdure.entities.errors import RunnerNotRegistered, Suspended
+from perdure.entities.flow import Token
+from perdure.entities.settings import Settings
+
+from .booking import Book, Hotel, Take, Trip, hotel, trip
+from .commands import Shell
+from .counter import Add, Counter, GetTotal, TooFew, counter
+from .counter import Take as TakeOff
+from .granted import Keys, Plain, printed
+
+OwnServer = Callable[..., Awaitable[EmbeddedServer]]
+USERS = ("creator", "runner", "reader", "operator", "shop", "desk", "system")
+LAYOUT = ("--type", "counter", "--type", "trip", "--type", "hotel", "--production")
+CALLERS = ("--caller", "shop", "--caller", "desk")
+PATIENCE_S = 20.0
+ADD = {"type": "add", "n": 1}
+KEY = {"Idempotency-Key": "k"}
+LOGGED = ("victim", "x", "y")
+STREAMS = (
+    *(f"PERDURE_{kind}_counter" for kind in ("CMD", "LOG", "SNAP", "IDS")),
+    *("PERDURE_DEAD", "PERDURE_TIME", "KV_PERDURE_MEMBERS"),
+)
+
+
+class Production:
+    """A server with the layout as printed, the streams made, and one key for each user."""
+
+    def __init__(self, server: EmbeddedServer, keys: Keys) -> None:
+        self.server, self.keys = server, keys
+
+    def settings(self, name: str, **changes: Any) -> Settings:
+        """Settings of a login; in the core account with the inbox that its comment tells."""
+        if name not in ("shop", "desk"):
+            changes["inbox_prefix"] = f"_INBOX.{name}"
+        return self.keys.settings(self.server, name, **changes)
+
+    async def client(self, name: str) -> Plain:
+        """A plain client of a caller."""
+        return await self.keys.client(self.server, name)
+
+
+@pytest.fixture
+async def production(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Production:
+    keys = Keys(tmp_path, monkeypatch, USERS)
+    server = await own_server(extra=printed(tmp_path, *LAYOUT, *CALLERS))
+    made = Production(server, keys)
+    async with connect(serving=[counter, trip, hotel], settings=made.settings("creator")):
+        pass
+    return made
+
+
+@asynccontextmanager
+async def hosting(p: Production) -> AsyncGenerator[None]:
+    """A runner with no more than a runner's rights."""
+    async with connect(serving=[counter, trip, hotel], settings=p.settings("runner")):
+        yield
+
+
+async def test_without_its_keys_the_server_does_not_start(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = printed(tmp_path, *LAYOUT, *CALLERS)
+    with pytest.raises(ServerFailed, match="variable reference for 'PERDURE_CREATOR_NKEY'"):
+        await own_server(extra=layout)
+    Keys(tmp_path, monkeypatch, USERS)
+    monkeypatch.setenv("PERDURE_SHOP_NKEY", "")
+    with pytest.raises(ServerFailed, match="User entry requires a user"):
+        await own_server(extra=layout)
+    passwords = printed(tmp_path, *LAYOUT, "--login", "password")
+    with pytest.raises(ServerFailed, match="variable reference for 'PERDURE_CREATOR_PASSWORD'"):
+        await own_server(extra=passwords)
+
+
+async def test_a_perdure_client_in_an_account_of_its_own(
+    production: Production, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asks, tells, failures, flows that are suspended and resumed: as within one account."""
+    p = production
+    async with connect(settings=p.settings("shop", ask_timeout=1.0)) as caller:
+        with pytest.raises(RunnerNotRegistered):
+            await caller.at(Counter, "a").ask(Add(1))
+    async with hosting(p), connect(settings=p.settings("shop")) as caller:
+        a = caller.at(Counter, "a")
+        assert await a.ask(Add(5), key="k") == 5
+        assert await a.ask(Add(5), key="k") == 5
+        key = await a.tell(Add(2))
+        assert await a.result(Add, key) == 7
+        assert await a.ask(Add(1), durable=True) == 8
+        with pytest.raises(TooFew):
+            await a.ask(TakeOff(100))
+        assert await a.query(GetTotal(), fresh=True) == 8
+        assert (await a.state(version=1)).total == 5
+        t = caller.at(Trip, "t")
+        token = await suspended(lambda: t.ask(Book(), key="b", on_suspend="raise"))
+        await caller.resume(token, 4)
+        assert await t.result(Book, "b") == 4
+        assert await caller.at(Hotel, "h").ask(Take()) == 2
+        await roles_work(p, tmp_path)
+    refused = re.findall(r'Violation - Subject "(.*)"', p.server.log_file.read_text())
+    of_caller = "$JS.API.STREAM.MSG.GET.PERDURE_LOG_counter"
+    assert refused == ["$JS.API.INFO", "$JS.API.INFO", of_caller]  # two checks tried it
+    errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert [of_caller.lower() in error for error in errors] == [True]
+
+
+async def suspended(ask: Callable[[], Awaitable[object]]) -> Token[int]:
+    """The token of a flow that waits for somebody's word."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with pytest.raises(Suspended) as raised:
+                await ask()
+            if raised.value.resume_token is not None:
+                return Token(raised.value.resume_token)
+
+
+async def roles_work(p: Production, folder: Path) -> None:
+    """The reader's and the operator's commands, and the check of each role."""
+    for name, line, code in (
+        ("reader", "history counter a", 0),
+        ("reader", "entities counter", 0),
+        ("operator", "stats", 0),
+        ("operator", "verify counter", 0),
+        ("operator", "check --role operator --type counter", 0),
+        ("reader", "check --role reader --type counter", 0),
+        ("shop", "check --role caller --type counter", 0),
+        ("shop", "history counter a", 1),
+    ):
+        settings = p.settings(name)
+        shell = Shell(
+            folder,
+            PERDURE_URL=settings.url,
+            PERDURE_NKEY_SEED=str(settings.nkey_seed),
+            PERDURE_INBOX_PREFIX=settings.inbox_prefix,
+        )
+        ran = await asyncio.to_thread(shell.type, *line.split())
+        assert ran.code == code, (name, line, ran)
+
+
+async def answer(plain: Plain, subject: str, body: object, **headers: str) -> dict[str, Any]:
+    """One request, as any program makes it."""
+    data = json.dumps(body).encode()
+    got = await plain.nc.request(subject, data, timeout=PATIENCE_S, headers=headers or None)
+    found: dict[str, Any] = json.loads(got.data)
+    return found
+
+
+async def test_a_plain_client_in_an_account_of_its_own(production: Production) -> None:
+    p = production
+    shop = await p.client("shop")
+    with pytest.raises(nats.errors.NoRespondersError):
+        await answer(shop, "perdure.info.counter", {})
+    async with hosting(p):
+        assert (await answer(shop, "perdure.info.counter", {}))["shards"] == 4
+        add = {"type": "add", "n": 3}
+        assert (await answer(shop, "perdure.ask.counter.a", add, **KEY))["reply"] == 3
+        assert (await answer(shop, "perdure.ask.counter.a", add, **KEY))["reply"] == 3
+        heard = await shop.nc.subscribe("perdure.reply.shop.>")
+        stored = await answer(
+            shop, "perdure.to.counter.a", add, **{"Perdure-Reply-To": "perdure.reply.shop.17"}
+        )
+        assert stored == {"stream": "PERDURE_CMD_counter", "seq": 1}
+        told = await heard.next_msg(timeout=PATIENCE_S)
+        assert (told.subject, json.loads(told.data)["reply"]) == ("perdure.reply.shop.17", 6)
+        failure = (await answer(shop, "perdure.ask.counter.a", {"type": "take", "n": 9}))[
+            "failure"
+        ]
+        assert failure == {"type": "too_few", "total": 6}
+        error = (await answer(shop, "perdure.ask.counter.a", {"type": "rob"}))["error"]
+        assert error["type"] == "MalformedMessage"
+        token = await plain_token(shop)
+        resume = {"type": "$resume", "token": token, "value": 8}
+        assert "seq" in await answer(shop, "perdure.to.trip.t", resume)
+        assert (await recorded(shop, "perdure.ask.trip.t", {"type": "book"}))["reply"] == 8
+    assert await shop.said() == []
+    await shop.nc.close()
+
+
+async def recorded(plain: Plain, subject: str, body: object) -> dict[str, Any]:
+    """What came of the command with this key, asked for until it is known."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = await answer(plain, subject, body, **KEY)
+            if "error" not in found:
+                return found
+            assert found["error"]["type"] in ("Suspended", "AlreadyProcessingMessage"), found
+
+
+async def plain_token(shop: Plain) -> str:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            got = await answer(
+                shop, "perdure.ask.trip.t", {"type": "book"}, **{"Idempotency-Key": "k"}
+            )
+            token = got["error"]["resume_token"]
+            if token is not None:
+                return str(token)
+
+
+WEAPONS = (
+    "perdure.log.counter.victim",
+    "perdure.snap.counter.victim",
+    "perdure.ids.counter.page-1",
+    "perdure.dead.counter.victim",
+    "perdure.due.counter.victim.x",
+    "perdure.later.counter.victim.x",
+    "perdure.cmd.counter.1.0.victim",
+    "perdure.to.counter.victim",
+    "perdure.members",
+    "$KV.PERDURE_MEMBERS.x",
+    "$JS.API.STREAM.DELETE.PERDURE_LOG_counter",
+    "$JS.API.STREAM.PURGE.PERDURE_SNAP_counter",
+)
+"""Reply subjects that would do harm in the core account."""
+
+
+async def test_a_reply_subject_is_no_weapon_across_accounts(
+    production: Production, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's acknowledgements and the runner's answers reach nothing but the caller."""
+    p = production
+    shop = await p.client("shop")
+    creator = await p.keys.client(p.server, "creator", inbox_prefix="_INBOX.creator")
+    async with hosting(p):
+        assert (await answer(shop, "perdure.ask.counter.victim", ADD))["reply"] == 1
+        bare = json.dumps(ADD).encode()
+        for weapon in WEAPONS:
+            headers = {"Perdure-Reply-To": weapon}
+            await shop.nc.publish("perdure.to.counter.x", bare, reply=weapon, headers=headers)
+            await shop.nc.publish("perdure.ask.counter.y", bare, reply=weapon)
+            await shop.nc.publish("perdure.info.counter", b"", reply=weapon)
+        assert await shop.said() == []  # it isn't the server's permissions that help here
+        # Commands behind them, in the same mailboxes: all before them have run.
+        stored_last = await answer(shop, "perdure.to.counter.x", ADD, **KEY)
+        assert stored_last["seq"] == len(WEAPONS) + 1, "nothing else became a tell"
+        assert (await recorded(shop, "perdure.ask.counter.x", ADD))["reply"] == 13
+        assert (await answer(shop, "perdure.ask.counter.y", ADD))["reply"] == 13
+    kept = {name: await subjects_of(creator, name) for name in STREAMS}
+    assert sorted(kept["PERDURE_LOG_counter"]) == [f"perdure.log.counter.{i}" for i in LOGGED]
+    assert kept["PERDURE_LOG_counter"]["perdure.log.counter.victim"] == 1
+    assert kept["PERDURE_SNAP_counter"] == kept["PERDURE_DEAD"] == kept["PERDURE_TIME"] == {}
+    assert kept["PERDURE_CMD_counter"] == {}
+    written = {subject for subjects in kept.values() for subject in subjects}
+    assert written.isdisjoint(set(WEAPONS) - {"perdure.log.counter.victim"})
+    actions = {vars(r).get("action") for r in caplog.records}
+    assert actions.isdisjoint({"log.foreign", "relay.strange", "command.dead"})
+
+
+async def subjects_of(creator: Plain, stream: str) -> dict[str, int]:
+    """How many messages of each subject a stream has."""
+    info = await answer(creator, f"$JS.API.STREAM.INFO.{stream}", {"subjects_filter": ">"})
+    found: dict[str, int] = info["state"].get("subjects") or {}
+    return found
+
+
+async def test_callers_see_nothing_of_each_other(production: Production) -> None:
+    p = production
+    shop, desk = await p.client("shop"), await p.client("desk")
+    box = await desk.nc.subscribe("_INBOX.desk.>")
+    async with hosting(p):
+        for attempt in ("_INBOX.desk.1", "perdure.reply.desk.1"):
+            await shop.nc.publish("perdure.ask.counter.a", json.dumps(ADD).encode(), attempt)
+        assert (await answer(shop, "perdure.ask.counter.a", ADD))["reply"] == 3
+        assert await shop.said() == []
+        for forged in ("_INBOX.desk.2", "perdure.reply.desk.2", "_R_.x", "_INBOX.runner.x"):
+            await shop.nc.publish(forged, b"{}")
+            assert len(await shop.said()) == 1, forged
+        for foreign in (">", "_R_.>", "perdure.reply.desk.>", "perdure.ask.>", "perdure.log.>"):
+            await shop.nc.subscribe(foreign)
+            assert len(await shop.said()) == 1, foreign
+        assert (await answer(desk, "perdure.ask.counter.a", ADD))["reply"] == 4
+    await desk.said()
+    assert box.pending_msgs == 0
