@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nkeys
 import pytest
 from nats.aio.client import Client
 
@@ -17,10 +17,14 @@ from perdure.entities.settings import Settings
 
 from .commands import Shell
 
+nkeys: Any = importlib.import_module("nkeys")  # it has no types
 
-def new_key(prefix: int = nkeys.PREFIX_BYTE_USER) -> Any:
+
+def new_key(kind: str = "USER") -> Any:
     """A fresh NKEY; untyped, as the package is."""
-    return nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), prefix)))
+    return nkeys.from_seed(
+        bytearray(nkeys.encode_seed(os.urandom(32), vars(nkeys)[f"PREFIX_BYTE_{kind}"]))
+    )
 
 
 class Keys:
@@ -39,8 +43,13 @@ class Keys:
 
     def settings(self, server: EmbeddedServer, name: str, **changes: Any) -> Settings:
         """Settings of a perdure program that logs in as that user."""
-        given = {"url": server.url, "nkey_seed": str(self._file(name)), "shards": 4}
-        return Settings(**{**given, "command_stream_bytes": 2**24, **changes})
+        given: dict[str, Any] = {
+            "url": server.url,
+            "nkey_seed": str(self._file(name)),
+            "shards": 4,
+        }
+        given = {**given, "command_stream_bytes": 2**24, **changes}
+        return Settings(**given)
 
     async def client(self, server: EmbeddedServer, name: str, **options: Any) -> Plain:
         """A client of nats-py's own that logs in as that user."""

@@ -1,8 +1,8 @@
 """Each role with just what `perdure permissions` prints: what it cannot do, cell by cell.
 
 The table says who may do what, by hand; each cell is tried on a real server. What a role must not
-do is tried as it would do harm, and refused: the server says so, nobody hears it, nothing is stored
-or changed. What it may is tried without effect. (That each can do its work is in
+do is tried as it would do harm, and refused: the server says so, nobody hears it, nothing is
+stored or changed. What it may is tried without effect. (That each can do its work is in
 test_permissions.py.)
 """
 
