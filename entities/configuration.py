@@ -29,7 +29,7 @@ _LOGIN = {
     "nkey_seed": "nkey_seed",
 }
 """The settings that log in, and the way that each belongs to."""
-_LISTS = frozenset({"reply_prefixes", "labels"})
+_LISTS = frozenset({"reply_prefixes", "labels", "resume_secrets"})
 _PATHS = frozenset({"credentials", "nkey_seed", "tls_ca", "tls_cert", "tls_key"})
 _CONTEXT_KEYS = {
     "url": "url",
@@ -92,7 +92,7 @@ def _variables(names: Collection[str], environ: Mapping[str, str]) -> dict[str, 
 
 def _value_of(name: str, text: str, variable: str) -> object:
     """A variable's text; lists and tables are JSON, lists also plain with commas."""
-    if name.endswith("_retry") or text.startswith("["):
+    if name.endswith("_retry") or (name in _LISTS and text.startswith("[")):
         try:
             return json.loads(text)
         except ValueError:

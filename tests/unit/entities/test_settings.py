@@ -220,6 +220,14 @@ def test_a_list_may_also_be_json(home: Home) -> None:
     assert home.load({"PERDURE_REPLY_PREFIXES": '["a", "b"]'})[0].reply_prefixes == ("a", "b")
 
 
+def test_secrets_in_variables_are_taken_as_they_are(home: Home) -> None:
+    """Several are divided by commas, like any list, and a bracket doesn't make a password JSON."""
+    settings, _ = home.load({"PERDURE_RESUME_SECRETS": "new, old"})
+    assert settings.resume_secrets == ("new", "old")
+    settings, _ = home.load({"PERDURE_USER": "me", "PERDURE_PASSWORD": "[x"})
+    assert settings.password == "[x"
+
+
 def test_the_file_is_converted_too(home: Home) -> None:
     home.toml(
         'ask_timeout = 5\nreply_prefixes = ["a"]\npassivate_after = "PT2M"\n'
