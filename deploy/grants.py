@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from ..entities.settings import Settings
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import shared_streams, type_streams
@@ -176,8 +178,7 @@ def _creator(settings: Settings, entities: Sequence[str]) -> Login:
 
 def _with_inbox(settings: Settings, inbox: str) -> Settings:
     prefixes = tuple(dict.fromkeys((*settings.reply_prefixes, INBOX)))
-    fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    return Settings(**{**fields, "inbox_prefix": inbox, "reply_prefixes": prefixes})
+    return msgspec.structs.replace(settings, inbox_prefix=inbox, reply_prefixes=prefixes)
 
 
 def _core(
