@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ COMMANDS = (
 
 
 @contextmanager
-def nobody() -> Iterator[str]:
+def nobody() -> Generator[str]:
     """An address where no server is."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
