@@ -38,12 +38,10 @@ def permissions(
 ) -> int:
     """Print the least that a role must be allowed, with the reasons; no server is asked.
 
-    Put it into the server's configuration, or into a user's JWT. `perdure check --role` then tries
-    whether a login has it. What is printed has no secret in it: the server takes each user's
-    public NKEY, or password, from a variable, and doesn't start without.
-
-    With `--production` it is the whole layout of accounts: the streams with runners, readers and
-    operators in one, each caller in another.
+    `perdure check --role` tries whether a login has it. There is no secret in it: the server takes
+    each user's public NKEY, or password, from a variable, and doesn't start without. With
+    `--production` it is the whole layout: streams, runners and operators in one account, each
+    caller in another.
 
     For instance:
 
@@ -57,13 +55,11 @@ def permissions(
     app
         A module (`bank`), one entity of it (`bank:account`) or a file (`bank.py`).
     role
-        caller: asks and tells. reader: reads logs and ids. runner: hosts. operator: looks after
-        what is there.
+        caller: asks, tells. reader: reads logs, ids. runner: hosts. operator: looks after it all.
     type
         An entity type, by its name; may be repeated.
     format
-        nats: a user of nats-server's configuration. jwt: the `nats` object of a user's JWT. json:
-        one permission a line, as `--json` does.
+        nats: a user in a server's configuration. jwt: the `nats` object of a user's JWT. json.
     production
         The accounts of a production server.
     caller
@@ -76,15 +72,13 @@ def permissions(
         The `inbox_prefix` that the login will have: `_INBOX.shop`.
     """
     output = common.output()
-    if output.json and format not in (None, "json"):
-        raise UsageError(f"--json and --format {format} together", "give one of them")
     settings = _settings(common, inbox)
     types = _types(app, type)
     if production:
-        if role is not None or create or inbox is not None or output.json or format:
+        if role is not None or create or inbox is not None or format not in (None, "nats"):
             what = "--production has all roles, and is only printed as configuration"
-            raise UsageError(what, "leave out --role, --create, --inbox, --format and --json")
-        _write(layout(settings, types, _callers(caller), login))
+            raise UsageError(what, "leave out --role, --create, --inbox and --format")
+        _configuration(output, layout(settings, types, _callers(caller), login))
         return SUCCESS
     if role is None:
         raise UsageError("no --role", "give caller, reader, runner or operator, or --production")
@@ -92,21 +86,30 @@ def permissions(
         raise UsageError("--caller without --production", "leave it out, or add --production")
     if create and role != "runner":
         raise UsageError(f"--create for the role {role}", "only a runner creates streams")
-    chosen: Format = "json" if output.json else format or "nats"
+    chosen: Format = format or ("json" if output.json else "nats")
     if chosen == "nats":
-        _write(user_block(role, settings, types, login, create=create))
+        _configuration(output, user_block(role, settings, types, login, create=create))
     else:
         _show(output, chosen, of_role(role, settings, types, create=create))
     return SUCCESS
 
 
+def _configuration(output: Output, text: str) -> None:
+    if output.json:
+        output.result({"configuration": text})
+    else:
+        _write(text)
+
+
 def _show(output: Output, chosen: Format, wanted: list[Need]) -> None:
-    if chosen == "jwt":
+    lines = output if output.json else Output(json=True)
+    if chosen == "jwt" and not output.json:
         _write(json.dumps(claims(wanted), indent=2) + "\n")
-        return
-    lines = Output(json=True) if not output.json else output
-    for need in wanted:
-        lines.result({"verb": need.verb, "subject": need.subject, "why": need.why})
+    elif chosen == "jwt":
+        lines.result(claims(wanted))
+    else:
+        for need in wanted:
+            lines.result({"verb": need.verb, "subject": need.subject, "why": need.why})
 
 
 def _settings(common: Common, inbox: str | None) -> Settings:

@@ -22,6 +22,7 @@ from perdure.durable.connect import connect
 
 from .booking import Hotel, hotel
 from .booking import Take as TakeRoom
+from .commands import Shell
 from .counter import Add, Counter, counter
 from .granted import Keys, Plain, printed
 
@@ -226,6 +227,37 @@ async def test_the_matrix(
     await admin.nc.close()
 
 
+async def test_what_a_reader_can_do_by_a_reply_subject(
+    own_server: OwnServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the account of the streams it can have what it reads stored elsewhere: as nonsense.
+
+    No command comes of it, and no log says anything else; it is reported. So who reads there must
+    be trusted not to disturb.
+    """
+    server, keys = await users(own_server, tmp_path, monkeypatch)
+    login: dict[str, Any] = {"user": "admin", "password": "p", "nkey_seed": None}
+    settings = keys.settings(server, "runner", **login)
+    async with connect(serving=[counter], settings=settings) as cluster:
+        a, b = cluster.at(Counter, "a"), cluster.at(Counter, "b")
+        assert await a.ask(Add(1)) == 1
+        reader = await keys.client(server, "reader", inbox_prefix="_INBOX.reader")
+        for target in ("perdure.to.counter.b", "perdure.log.counter.a"):
+            for way in ("DIRECT.GET", "STREAM.MSG.GET"):
+                request = f"$JS.API.{way}.PERDURE_LOG_counter"
+                await reader.nc.publish(request, b'{"seq":1}', reply=target)
+        assert await reader.said() == []
+        assert await b.ask(Add(7), durable=True) == 7  # behind what came of it
+        assert await a.ask(Add(1)) == 2
+        assert [c.version async for c in cluster.history(counter, "a")][-1] == 2
+        await reader.nc.close()
+    actions = {vars(record).get("action") for record in caplog.records}
+    assert {"command.dead", "log.foreign"} <= actions
+
+
 def test_of_each_role_much_is_forbidden() -> None:
     for role in ROLES:
         forbidden = [deed for deed in DEEDS if role not in deed.allowed]
@@ -291,3 +323,21 @@ def test_the_claims_of_a_jwt_say_the_same(tmp_path: Path) -> None:
         for deed in DEEDS:
             may = any(v == deed.verb[:3] and covered(s, deed.subject) for v, s in grants)
             assert may == (role in deed.allowed), (role, str(deed))
+
+
+def test_each_permission_has_its_reason(tmp_path: Path) -> None:
+    """As comments in a configuration, as a field in JSON; the same permissions in all forms."""
+    shell = Shell(tmp_path)
+    line = ("permissions", "app", "--role", "runner", "--create")
+    told = shell.type(*line, "--json").lines
+    assert {"verb": "subscribe", "subject": "_INBOX.>", "why": "get answers"} in told
+    assert any(one["subject"] == "$JS.API.STREAM.CREATE.PERDURE_TIME" for one in told)
+    text = shell.type(*line).out
+    for one in told:
+        assert f'"{one["subject"]}"  # {one["why"]}' in text
+    assert shell.type(*line, "--format", "nats", "--json").lines == [{"configuration": text}]
+    claims = json.loads(shell.type(*line, "--format", "jwt").out)
+    assert shell.type(*line, "--format", "jwt", "--json").lines == [claims]
+    for verb, name in (("publish", "pub"), ("subscribe", "sub")):
+        assert claims[name]["allow"] == [o["subject"] for o in told if o["verb"] == verb]
+    assert "resp" not in claims, "nobody needs to answer where it is not allowed to publish"
