@@ -205,13 +205,18 @@ def _core(
 
 
 def _caller(settings: Settings, entities: Sequence[str], name: str, by: LogIn) -> Iterator[str]:
-    """An account with one caller. Nobody else is in it, so any inbox is its own."""
+    """An account with one caller. Nobody else is in it, so any inbox is its own.
+
+    An answer of an ask comes back by the import. A tell's doesn't: the runner publishes it in its
+    own account, of which this one gets what is below the exported streams.
+    """
     plain = _with_inbox(settings, INBOX)
     replies = [
         Need("subscribe", subject, "get answers of tells", subject)
         for subject in _replies(settings, name)
     ]
-    login = Login(name, [*of_role("caller", plain, entities), *replies])
+    about = [f'Its settings: inbox_prefix = "{n.subject.removesuffix(".>")}"' for n in replies[:1]]
+    login = Login(name, [*of_role("caller", plain, entities), *replies], about)
     body = ["users: [", *_indented(_user(login, by)), "]", "imports: ["]
     for subject in _services(Subjects(settings.namespace), entities):
         source = f"account: {CORE}, subject: {json.dumps(subject)}"

@@ -38,6 +38,12 @@ class Keys:
             self._file(name).write_bytes(bytes(key.seed))
             patch.setenv(variable(name, "nkey"), key.public_key.decode())
 
+    def change(self, name: str) -> str:
+        """Another key in the same file; the public one of it."""
+        key = new_key()
+        self._file(name).write_bytes(bytes(key.seed))
+        return str(key.public_key.decode())
+
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.nk"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,12 +15,16 @@ from typing import Any
 import nats.errors
 import pytest
 
+from perdure.deploy.grants import variable
 from perdure.deploy.server import EmbeddedServer, ServerFailed
 from perdure.durable.connect import connect
 from perdure.entities.errors import RunnerNotRegistered, Suspended
 from perdure.entities.flow import Token
 from perdure.entities.settings import Settings
+from perdure.streams.jetstream.session import open_session
+from perdure.streams.port import Unreachable
 
+from ...support.server import until
 from .booking import Book, Hotel, Take, Trip, hotel, trip
 from .commands import Shell
 from .counter import Add, Counter, GetTotal, TooFew, counter
@@ -30,6 +36,7 @@ USERS = ("creator", "runner", "reader", "operator", "shop", "desk", "system")
 LAYOUT = ("--type", "counter", "--type", "trip", "--type", "hotel", "--production")
 CALLERS = ("--caller", "shop", "--caller", "desk")
 PATIENCE_S = 20.0
+RELOADED = "Reloaded server configuration"
 ADD = {"type": "add", "n": 1}
 KEY = {"Idempotency-Key": "k"}
 LOGGED = ("victim", "x", "y")
@@ -42,14 +49,13 @@ STREAMS = (
 class Production:
     """A server with the layout as printed, the streams made, and one key for each user."""
 
-    def __init__(self, server: EmbeddedServer, keys: Keys) -> None:
-        self.server, self.keys = server, keys
+    def __init__(self, server: EmbeddedServer, keys: Keys, layout: str) -> None:
+        self.server, self.keys, self.layout = server, keys, layout
 
     def settings(self, name: str, **changes: Any) -> Settings:
-        """Settings of a login; in the core account with the inbox that its comment tells."""
-        if name not in ("shop", "desk"):
-            changes["inbox_prefix"] = f"_INBOX.{name}"
-        return self.keys.settings(self.server, name, **changes)
+        """Settings of a login, with the inbox that its comment tells."""
+        (inbox,) = re.findall(rf'inbox_prefix = "(.*\.{name})"', self.layout)
+        return self.keys.settings(self.server, name, inbox_prefix=inbox, **changes)
 
     async def client(self, name: str) -> Plain:
         """A plain client of a caller."""
@@ -61,8 +67,8 @@ async def production(
     own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Production:
     keys = Keys(tmp_path, monkeypatch, USERS)
-    server = await own_server(extra=printed(tmp_path, *LAYOUT, *CALLERS))
-    made = Production(server, keys)
+    layout = printed(tmp_path, *LAYOUT, *CALLERS)
+    made = Production(await own_server(extra=layout), keys, layout)
     async with connect(serving=[counter, trip, hotel], settings=made.settings("creator")):
         pass
     return made
@@ -91,10 +97,15 @@ async def test_without_its_keys_the_server_does_not_start(
 
 
 async def test_a_perdure_client_in_an_account_of_its_own(
-    production: Production, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    production: Production,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Asks, tells, failures, flows that are suspended and resumed: as within one account."""
     p = production
+    # A tell's answer that doesn't come is asked for after this long: here it must come.
+    monkeypatch.setattr("perdure.streams.caller.ATTACH_S", 2 * PATIENCE_S)
     async with connect(settings=p.settings("shop", ask_timeout=1.0)) as caller:
         with pytest.raises(RunnerNotRegistered):
             await caller.at(Counter, "a").ask(Add(1))
@@ -104,14 +115,16 @@ async def test_a_perdure_client_in_an_account_of_its_own(
         assert await a.ask(Add(5), key="k") == 5
         key = await a.tell(Add(2))
         assert await a.result(Add, key) == 7
-        assert await a.ask(Add(1), durable=True) == 8
+        async with asyncio.timeout(PATIENCE_S):
+            assert await a.ask(Add(1), durable=True) == 8
         with pytest.raises(TooFew):
             await a.ask(TakeOff(100))
         assert await a.query(GetTotal(), fresh=True) == 8
         assert (await a.state(version=1)).total == 5
         t = caller.at(Trip, "t")
         token = await suspended(lambda: t.ask(Book(), key="b", on_suspend="raise"))
-        await caller.resume(token, 4)
+        async with asyncio.timeout(PATIENCE_S):
+            await caller.resume(token, 4)
         assert await t.result(Book, "b") == 4
         assert await caller.at(Hotel, "h").ask(Take()) == 2
         await roles_work(p, tmp_path)
@@ -153,6 +166,44 @@ async def roles_work(p: Production, folder: Path) -> None:
         )
         ran = await asyncio.to_thread(shell.type, *line.split())
         assert ran.code == code, (name, line, ran)
+
+
+async def test_keys_are_changed_while_all_goes_on(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/security.md says: the seed, the list of keys, a reload of the server."""
+    keys = Keys(tmp_path, monkeypatch, USERS)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    public = {variable(name, "nkey"): keys.change(name) for name in USERS}
+    for name in public:
+        monkeypatch.delenv(name)
+
+    def list_keys() -> None:
+        text = "".join(f"{name}: {key}\n" for name, key in public.items())
+        (folder / "keys.conf").write_text(text)
+
+    list_keys()
+    layout = printed(tmp_path, *LAYOUT, *CALLERS)
+    server = await own_server(folder=folder, extra=f"include keys.conf\n{layout}")
+    p = Production(server, keys, layout)
+    async with (
+        connect(serving=[counter, trip, hotel], settings=p.settings("creator")),
+        connect(settings=p.settings("shop")) as caller,
+    ):
+        a = caller.at(Counter, "a")
+        assert await a.ask(Add(1)) == 1
+        for number, name in enumerate(("shop", "creator"), 2):
+            old = tmp_path / f"{name}.old"
+            old.write_bytes((tmp_path / f"{name}.nk").read_bytes())
+            public[variable(name, "nkey")] = keys.change(name)
+            list_keys()
+            seen = server.log_file.read_text().count(RELOADED)
+            os.kill(server.pid or 0, signal.SIGHUP)  # nats-server --signal reload
+            await until(lambda n=seen: server.log_file.read_text().count(RELOADED) > n)
+            assert await a.ask(Add(1)) == number
+            with pytest.raises(Unreachable, match=r"(?i)authorization violation"):
+                await open_session(Settings(url=server.url, nkey_seed=str(old)), name="old")
 
 
 async def answer(plain: Plain, subject: str, body: object, **headers: str) -> dict[str, Any]:
