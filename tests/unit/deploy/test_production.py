@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,14 @@ async def test_keys_are_changed_while_all_goes_on(
             list_keys()
             seen = server.log_file.read_text().count(RELOADED)
             os.kill(server.pid or 0, signal.SIGHUP)  # nats-server --signal reload
-            await until(lambda n=seen: server.log_file.read_text().count(RELOADED) > n)
+            await until(partial(reloaded, server, seen))
             assert await a.ask(Add(1)) == number
             with pytest.raises(Unreachable, match=r"(?i)authorization violation"):
                 await open_session(Settings(url=server.url, nkey_seed=str(old)), name="old")
+
+
+def reloaded(server: EmbeddedServer, before: int) -> bool:
+    return server.log_file.read_text().count(RELOADED) > before
 
 
 async def answer(plain: Plain, subject: str, body: object, **headers: str) -> dict[str, Any]:

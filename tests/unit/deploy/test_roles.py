@@ -74,6 +74,8 @@ PUSH = {
 
 WRITING = [
     pub("perdure.ask.counter.a", CALLER, OPERATOR, RUNNER, body=ADD),
+    pub("perdure.ask.counter.1.0.a", CALLER, OPERATOR, body=ADD),
+    pub("perdure.ask.hotel.1.0.h", body={"type": "take"}),
     pub("perdure.to.counter.a", CALLER, OPERATOR, RUNNER, body=ADD),
     pub("perdure.ask.hotel.h", RUNNER, body={"type": "take"}),  # its flows ask every type
     pub("perdure.to.hotel.h", RUNNER, body={"type": "take"}),
