@@ -58,9 +58,9 @@ class Production:
         (inbox,) = re.findall(rf'inbox_prefix = "(.*\.{name})"', self.layout)
         return self.keys.settings(self.server, name, inbox_prefix=inbox, **changes)
 
-    async def client(self, name: str) -> Plain:
-        """A plain client of a caller."""
-        return await self.keys.client(self.server, name)
+    async def client(self, name: str, **options: Any) -> Plain:
+        """A plain client."""
+        return await self.keys.client(self.server, name, **options)
 
 
 @pytest.fixture
@@ -246,6 +246,11 @@ async def test_a_plain_client_in_an_account_of_its_own(production: Production) -
         resume = {"type": "$resume", "token": token, "value": 8}
         assert "seq" in await answer(shop, "perdure.to.trip.t", resume)
         assert (await recorded(shop, "perdure.ask.trip.t", {"type": "book"}))["reply"] == 8
+    creator = await p.client("creator", inbox_prefix="_INBOX.creator")
+    heard = await creator.nc.subscribe("perdure.signal.counter")
+    assert await creator.said() == []
+    await shop.nc.publish("perdure.signal.counter", b'{"type":"prices_changed"}')
+    assert (await heard.next_msg(timeout=PATIENCE_S)).data == b'{"type":"prices_changed"}'
     assert await shop.said() == []
     await shop.nc.close()
 
@@ -294,7 +299,7 @@ async def test_a_reply_subject_is_no_weapon_across_accounts(
     """The server's acknowledgements and the runner's answers reach nothing but the caller."""
     p = production
     shop = await p.client("shop")
-    creator = await p.keys.client(p.server, "creator", inbox_prefix="_INBOX.creator")
+    creator = await p.client("creator", inbox_prefix="_INBOX.creator")
     async with hosting(p):
         assert (await answer(shop, "perdure.ask.counter.victim", ADD))["reply"] == 1
         bare = json.dumps(ADD).encode()
@@ -318,6 +323,36 @@ async def test_a_reply_subject_is_no_weapon_across_accounts(
     assert written.isdisjoint(set(WEAPONS) - {"perdure.log.counter.victim"})
     actions = {vars(r).get("action") for r in caplog.records}
     assert actions.isdisjoint({"log.foreign", "relay.strange", "command.dead"})
+
+
+HEADERS: tuple[tuple[int, dict[str, str]], ...] = (
+    (10111, {"Nats-Rollup": "all"}),
+    (10111, {"Nats-Rollup": "sub"}),
+    (10166, {"Nats-TTL": "1"}),
+    (10188, {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": "perdure.log.counter.b"}),
+    (10188, {"Nats-Schedule": "@at 2030-01-01T00:00:00Z", "Nats-Schedule-Target": "perdure.x"}),
+    (10188, {"Nats-Scheduler": "perdure.to.counter.a", "Nats-Schedule-Next": "purge"}),
+    (10168, {"Nats-Incr": "+5"}),
+    (10174, {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"}),
+    (10060, {"Nats-Expected-Stream": "PERDURE_LOG_counter"}),
+    (10071, {"Nats-Expected-Last-Subject-Sequence": "7"}),
+    (10070, {"Nats-Expected-Last-Msg-Id": "x"}),
+)
+"""What a header may ask of a stream, and the number of the server's reason why not."""
+
+
+async def test_no_header_makes_a_tell_anything_else(production: Production) -> None:
+    """A caller may publish a tell, so its headers reach the stream: each is refused there."""
+    shop = await production.client("shop")
+    creator = await production.client("creator", inbox_prefix="_INBOX.creator")
+    assert (await answer(shop, "perdure.to.counter.a", ADD))["seq"] == 1
+    for reason, headers in HEADERS:
+        told = await answer(shop, "perdure.to.counter.a", ADD, **headers)
+        assert told["error"]["err_code"] == reason, (headers, told)
+    kept = await subjects_of(creator, "PERDURE_CMD_counter")
+    assert list(kept.values()) == [1]
+    assert await subjects_of(creator, "PERDURE_LOG_counter") == {}
+    assert await subjects_of(creator, "PERDURE_TIME") == {}
 
 
 async def subjects_of(creator: Plain, stream: str) -> dict[str, int]:
