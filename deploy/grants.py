@@ -23,7 +23,7 @@ import msgspec
 from ..entities.settings import Settings
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import shared_streams, type_streams
-from .permissions import INBOX, Need, Role, Verb, creating, needs, role_told
+from .permissions import INBOX, Need, Role, Verb, creating, needs, resizing, role_told
 
 LogIn: TypeAlias = Literal["nkey", "password"]
 
@@ -62,8 +62,8 @@ def merged(wanted: Iterable[Need]) -> list[Need]:
 def of_role(
     role: Role, settings: Settings, entities: Sequence[str], *, create: bool = False
 ) -> list[Need]:
-    """What a role needs for these types; with `create` also what it takes to make the streams, and
-    to update them."""
+    """What a role needs for these types; with `create` also what it takes to make the streams and
+    to update them, and to resize."""
     subjects = Subjects(settings.namespace)
     wanted = [
         need
@@ -80,6 +80,7 @@ def of_role(
     if create:
         streams = stream_names(settings, entities)
         wanted += [*creating(streams, "CREATE"), *creating(streams, "UPDATE")]
+        wanted += [need for entity in entities for need in resizing(subjects, entity)]
     return merged(wanted)
 
 
@@ -169,8 +170,9 @@ def _creator(settings: Settings, entities: Sequence[str]) -> Login:
     inbox = f"{INBOX}.{CREATOR}"
     own = _with_inbox(settings, inbox)
     about = [
-        "A runner that may also create streams and update their bounds: to start one for the",
-        "first time, and when a type or a setting is new. Not for runners that go on.",
+        "A runner that may also create streams, update their bounds and resize types: to start",
+        "one for the first time, when a type or a setting is new, and for perdure shards resize.",
+        "Not for runners that go on.",
         f'Its settings: inbox_prefix = "{inbox}"',
     ]
     return Login(CREATOR, of_role("runner", own, entities, create=True), about)

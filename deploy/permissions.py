@@ -2,9 +2,9 @@
 
 Four roles: a *caller* asks and tells, a *reader* reads logs and ids (`history`, `watch`, `ids`), a
 *runner* hosts, an *operator* looks after what is there (`perdure dead`, `flows`, `verify`,
-`runners`, `drain`, `shards resize`), which takes a caller's and a reader's rights too. Who
-broadcasts needs both of these as well: the ids, and to tell. What a runner needs beyond that to
-create or update a stream is apart (`creating`): it may have it, or somebody lends it for a moment.
+`runners`, `drain`), which takes a caller's and a reader's rights too. Who broadcasts needs both of
+these as well: the ids, and to tell. What a runner needs beyond that to create or update a stream,
+and an operator to resize a type, is apart (`creating`, `resizing`): lent for a moment, best.
 Nobody needs more, and nobody should have it: who may publish to a log's subject can write history.
 
 Each need has a probe: a message or subscription at or below its subject that has no effect. What a
@@ -158,6 +158,14 @@ def _kept(subjects: Subjects, entity: str) -> tuple[str, ...]:
     )
 
 
+def resizing(subjects: Subjects, entity: str) -> list[Need]:
+    """What an operator needs besides to resize a type: to be lent for a moment.
+
+    Who may update a command stream may also have it republish what is told, to a log's subject.
+    """
+    return list(_resizing(subjects, entity))
+
+
 def _timing(subjects: Subjects) -> list[Need]:
     """What a runner needs for timers, those of other types, too, and to tell flows of any type
     what they asked."""
@@ -222,19 +230,20 @@ def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _api("STREAM.NAMES", "find the entity types")
     for name in (log, dead):
         yield _api(f"STREAM.INFO.{name}", "see how far a stream goes")
+    commands = subjects.command_stream(entity)
+    yield _api(f"STREAM.INFO.{commands}", "see how a type is cut, and whether tells wait")
     yield _api(f"DIRECT.GET.{subjects.snapshot_stream(entity)}", "compare snapshots")
     yield _api(f"DIRECT.GET.{dead}", "read dead letters")
     yield _api(f"STREAM.MSG.GET.{dead}", "read a dead letter at its leader")
     yield _api(f"STREAM.MSG.DELETE.{dead}", "discard a dead letter's copy")
-    yield from _resizing(subjects, entity)
 
 
 def _resizing(subjects: Subjects, entity: str) -> Iterator[Need]:
     commands = subjects.command_stream(entity)
+    yield _api("STREAM.NAMES", "find the entity types")
     yield _publish(subjects.resize(entity), "ask who hosts it, to resize it")
     halted = subjects.halted(entity, "*")
     yield _publish(halted, "wait for tells on their way", subjects.halted(entity, PROBE))
-    yield _api(f"STREAM.INFO.{commands}", "see how a type is cut, and whether tells wait")
     yield _api(f"STREAM.UPDATE.{commands}", "resize")
     yield _api(f"STREAM.MSG.GET.{commands}", "find what a resize stored itself")
     yield _api(f"STREAM.MSG.DELETE.{commands}", "remove what a resize stored itself")

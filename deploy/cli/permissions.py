@@ -67,7 +67,7 @@ def permissions(
     login
         How users prove who they are: an NKEY, or a password.
     create
-        With `--role runner`: also what it takes to create streams, and to update them.
+        With `--role runner`: also what it takes to create streams, update them, and resize.
     inbox
         The `inbox_prefix` that the login will have: `_INBOX.shop`.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from perdure.deploy.permissions import Need, Role, Verb, creating, needs
+from perdure.deploy.permissions import Need, Role, Verb, creating, needs, resizing
 from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
@@ -88,7 +88,7 @@ async def operate(server: EmbeddedServer, folder: Path, runner: str | None) -> N
 
 async def resize(server: EmbeddedServer, folder: Path, login: Callable[[str], Settings]) -> None:
     """What an operator types where no runner is: left-over terms and messages are removed, too."""
-    who = {"PERDURE_URL": server.url, "PERDURE_USER": "operator", "PERDURE_PASSWORD": "p"}
+    who = {"PERDURE_URL": server.url, "PERDURE_USER": "resizer", "PERDURE_PASSWORD": "p"}
     shell, runner = Shell(folder, **who), login("runner")
     session = await open_session(runner, name="killed")
     killed = Runner(session, [counter], runner)
@@ -108,10 +108,10 @@ async def test_each_role_can_do_its_work_with_these_alone(
     own_server: OwnServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     creator = [*of_role("runner"), *creating(all_streams(), "CREATE")]
+    resizer = [*of_role("operator"), *resizing(SUBJECTS, "counter")]
+    lent = {"creator": granted(creator), "resizer": granted(resizer)}
     server = await own_server(
-        extra=configured(
-            {"creator": granted(creator)} | {role: granted(of_role(role)) for role in ROLES}
-        )
+        extra=configured(lent | {role: granted(of_role(role)) for role in ROLES})
     )
 
     def login(user: str) -> Settings:
@@ -234,6 +234,8 @@ async def shown_token(ref: Ref[Trip]) -> Token[int]:
 @pytest.mark.parametrize("role", ROLES)
 async def test_each_denied_permission_is_named(own_server: OwnServer, role: Role) -> None:
     wanted = [*of_role(role), *creating(["PERDURE_LOG_counter"], "UPDATE")]
+    wanted += resizing(SUBJECTS, "counter") if role == "operator" else []
+    wanted = list(dict.fromkeys(wanted))
     everything = {f"u{i}": granted([need], "deny") for i, need in enumerate(wanted)}
     server = await own_server(extra=configured({**everything, "all": granted(wanted)}))
     for name, expected in [(f"u{i}", [need]) for i, need in enumerate(wanted)] + [("all", [])]:

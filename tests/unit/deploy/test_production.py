@@ -129,6 +129,7 @@ async def test_a_perdure_client_in_an_account_of_its_own(
         assert await t.result(Book, "b") == 4
         assert await caller.at(Hotel, "h").ask(Take()) == 2
         await roles_work(p, tmp_path)
+    await typed(p, tmp_path, "creator", "shards resize counter 8", 0)
     refused = re.findall(r'Violation - Subject "(.*)"', p.server.log_file.read_text())
     of_caller = "$JS.API.STREAM.MSG.GET.PERDURE_LOG_counter"
     assert refused == ["$JS.API.INFO", "$JS.API.INFO", of_caller]  # two checks tried it
@@ -158,15 +159,20 @@ async def roles_work(p: Production, folder: Path) -> None:
         ("shop", "check --role caller --type counter", 0),
         ("shop", "history counter a", 1),
     ):
-        settings = p.settings(name)
-        shell = Shell(
-            folder,
-            PERDURE_URL=settings.url,
-            PERDURE_NKEY_SEED=str(settings.nkey_seed),
-            PERDURE_INBOX_PREFIX=settings.inbox_prefix,
-        )
-        ran = await asyncio.to_thread(shell.type, *line.split())
-        assert ran.code == code, (name, line, ran)
+        await typed(p, folder, name, line, code)
+
+
+async def typed(p: Production, folder: Path, name: str, line: str, code: int) -> None:
+    """A command, with that login and the settings that its comment tells."""
+    settings = p.settings(name)
+    shell = Shell(
+        folder,
+        PERDURE_URL=settings.url,
+        PERDURE_NKEY_SEED=str(settings.nkey_seed),
+        PERDURE_INBOX_PREFIX=settings.inbox_prefix,
+    )
+    ran = await asyncio.to_thread(shell.type, *line.split())
+    assert ran.code == code, (name, line, ran)
 
 
 async def test_keys_are_changed_while_all_goes_on(
