@@ -8,7 +8,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ async def test_without_its_keys_the_server_does_not_start(
     passwords = printed(tmp_path, *LAYOUT, "--login", "password")
     with pytest.raises(ServerFailed, match="variable reference for 'PERDURE_CREATOR_PASSWORD'"):
         await own_server(extra=passwords)
+    for name in (*USERS, "caller"):
+        monkeypatch.setenv(variable(name, "password"), f'"{name} 1"')  # blanks and digits: quoted
+    server = await own_server(extra=passwords)
+    for password, known in (("caller 1", True), ("", False)):
+        settings = Settings(url=server.url, user="caller", password=password)
+        with nullcontext() if known else pytest.raises(Unreachable, match=r"(?i)authorization"):
+            await (await open_session(settings, name="test")).close()
 
 
 async def test_a_perdure_client_in_an_account_of_its_own(
