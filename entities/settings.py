@@ -25,7 +25,7 @@ from .snowflake import MACHINES
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 INBOX_CHARS = 200
-"""Of `inbox_prefix`: with what follows, reply subjects stay far below the 512 that are answered."""
+"""Of `inbox_prefix`: with what follows, reply subjects stay well below 512, what is answered."""
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
 _SECRET = frozenset({"password", "token", "resume_secrets"})
 _SCHEMES = ("nats", "tls", "ws", "wss")
