@@ -115,7 +115,10 @@ def backing_up(subjects: Subjects, entity: str) -> list[Need]:
     subject is named, a log's too.
     """
     bucket = f"KV_{subjects.members_bucket}"
-    wanted = [_api(f"STREAM.MSG.GET.{bucket}", "save what signs resume tokens")]
+    wanted = [
+        _publish(subjects.resize(entity), "see whether a runner hosts it"),
+        _api(f"STREAM.MSG.GET.{bucket}", "save what signs resume tokens"),
+    ]
     for stream in _kept(subjects, entity):
         wanted.append(_api(f"STREAM.SNAPSHOT.{stream}", "save a stream"))
         wanted.append(_publish(f"$JS.SNAPSHOT.ACK.{stream}.>", "take more of it"))
@@ -140,6 +143,7 @@ def restoring(subjects: Subjects, entity: str) -> list[Need]:
         ]
     return [
         *wanted,
+        *_resizing(subjects, entity),  # it comes halted, and is set going at the end
         _publish(subjects.later(entity, "*", "*"), "set timers of open flows"),
         _api(f"STREAM.PURGE.{time}", "forget them if it fails"),
         _publish(subjects.dead(entity, "*"), "store copies of dead letters"),
