@@ -20,6 +20,7 @@ from .drain import drain
 from .ending import ending
 from .entities import entities
 from .flows import flows
+from .gateway import gateway
 from .history import history
 from .look import state, status
 from .output import Output
@@ -66,6 +67,7 @@ OPERATE = Group("Operate", sort_key=4)
 app.command(dev, group=HOST)
 app.command(run_command, name="run", group=HOST)
 app.command(schema, group=HOST)
+app.command(gateway, group=HOST)
 # Usages are said where the parser's own would be [ARGS], for what may be left out.
 app.command(ask, group=CALL, usage="Usage: perdure ask TYPE ID COMMAND [FIELDS] [OPTIONS]")
 app.command(tell, group=CALL, usage="Usage: perdure tell TYPE ID COMMAND [FIELDS] [OPTIONS]")
