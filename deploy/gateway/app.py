@@ -83,6 +83,7 @@ class Gateway:
                 _route("/resume", {"POST": calls.resume}),
                 _route("/resume/{token}", {"POST": calls.resume_by_path}),
                 Route(f"{at}/outcomes/{{name}}/{{key}}", Resource(calls.outcome_ways)),
+                Route(f"{at}/history", Resource(self._below_entity, negotiates=True)),
                 Route(f"{at}/{{name}}", Resource(self._below_entity)),
                 Route("/{path:path}", Resource(_nothing)),
             ],
@@ -90,7 +91,7 @@ class Gateway:
         )
 
     def _below_entity(self, request: Request) -> dict[str, Handler]:
-        name: str = request.path_params["name"]
+        name = request.path_params.setdefault("name", "history")
         ways = self._calls.message_ways(request)
         if name == "history":
             ways["GET"] = self._history

@@ -23,6 +23,10 @@ from .limits import PARAMETERS, Limits
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
+LINGER_BYTES = 4_194_304
+"""How much of a body that is too large is read and thrown away, so that a client that sends before
+it listens hears why; the connection of a larger one is closed under it."""
+
 _ESCAPED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
@@ -153,26 +157,31 @@ def key_of(request: Request) -> str | None:
 
 async def body_of(request: Request, limits: Limits) -> bytes:
     """The body, JSON by its header, within its size and time. Raises Gone."""
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > limits.body_bytes:
+    length = int(request.headers.get("content-length", "0"))  # h11 refuses what is no number
+    waits = "expect" in request.headers
+    if length > limits.body_bytes + (0 if waits else LINGER_BYTES):
         raise _too_large(limits)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "send the body as it is", {"Accept-Encoding": "identity"})
     kind = request.headers.get("content-type")
     if kind is not None and not _is_json(kind):
         raise _not_json()
-    found = bytearray()
+    found, size = bytearray(), 0
     try:
         async with asyncio.timeout(limits.body_s):
             async for chunk in request.stream():
-                found += chunk
-                if len(found) > limits.body_bytes:
-                    raise _too_large(limits)
+                size += len(chunk)
+                if size <= limits.body_bytes:
+                    found += chunk
+                elif size > limits.body_bytes + LINGER_BYTES:
+                    break
     except TimeoutError:
         late = f"the body didn't come within {limits.body_s:g} s"
         raise HTTPException(408, late, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise Gone from None
+    if size > limits.body_bytes:
+        raise _too_large(limits)
     if found and kind is None:
         raise _not_json()
     return bytes(found)

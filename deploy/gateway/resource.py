@@ -31,8 +31,9 @@ CLOSED = 499
 class Resource:
     """A path, or a family of them, as an ASGI application."""
 
-    def __init__(self, ways: Ways, *, kind: str = JSON) -> None:
-        self._ways, self._kind = ways, kind
+    def __init__(self, ways: Ways, *, negotiates: bool = False) -> None:
+        """`negotiates`: its handlers look themselves at what a client accepts."""
+        self._ways, self._negotiates = ways, negotiates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -49,8 +50,8 @@ class Resource:
                 return Response(status_code=204, headers=allowed)
             if method not in ways:
                 raise HTTPException(405, headers=allowed)
-            if not accepts(request, self._kind) and not accepts(request, "text/event-stream"):
-                raise HTTPException(406, f"there is {self._kind}")
+            if not (self._negotiates or accepts(request, JSON)):
+                raise HTTPException(406, f"there is {JSON}")
             return await ways[method](request)
         except HTTPException as error:
             return problem(error)

@@ -55,7 +55,7 @@ class Worth(Query[Till, dict[str, int]]):
 
     times: Annotated[int, Meta(ge=0, le=1000)]
     label: str | None = None
-    parts: list[Annotated[int, Meta(ge=0, le=1000)]] = []
+    parts: tuple[Annotated[int, Meta(ge=0, le=1000)], ...] = ()
 
 
 class History(Query[Till, int]):
