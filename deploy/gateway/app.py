@@ -124,6 +124,10 @@ class Gateway:
                 await refusal(scope, receive, told)
             else:
                 await self._router(scope, receive, told)
+        except asyncio.CancelledError:
+            if told.status != CLOSED or not self.draining.is_set():
+                raise
+            await _unfinished()(scope, receive, told)  # its time to end is over
         finally:
             self.requests -= not probe
             if not probe:
@@ -145,6 +149,11 @@ class Gateway:
 def shown(path: str) -> str:
     """A path for a log: without resume tokens, and without the query string, which isn't in it."""
     return "/resume/(token)" if path.startswith("/resume/") else path[:1000]
+
+
+def _unfinished() -> Response:
+    why = "the gateway ends; it may have taken effect: repeat with the same key"
+    return problem(HTTPException(503, why, {"Retry-After": "1", "Connection": "close"}))
 
 
 class _Told:

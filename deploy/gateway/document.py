@@ -18,7 +18,7 @@ from ...entities.contract import Contract
 from ...entities.errors import ClusterError, Suspended
 from ...entities.tagged import Failure, wire_twin
 from .calls import Resumption
-from .limits import Limits
+from .limits import LEAST_WAIT_S, Limits
 from .past import MOST, Happened, encode_page_schema
 from .problems import FAILURE_STATUS, PROBLEM, STATUSES, Problem
 from .served import Message, Served
@@ -210,7 +210,7 @@ def _history(name: str, limits: Limits) -> Json:
     last = {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "Of a stream: the position of the last event that came.",
+        "description": "The position of the last event that came; beats `after`.",
         "schema": {"type": "integer", "minimum": 0, "maximum": MOST},
     }
     page = _json("A page, or with `Accept: text/event-stream` a stream.", {})
@@ -346,7 +346,7 @@ def _wait(limits: Limits) -> Json:
         "name": "wait",
         "in": "query",
         "description": "How many seconds to wait; beats `Prefer`.",
-        "schema": {"type": "number", "minimum": 0, "maximum": limits.wait_s, "multipleOf": 0.001},
+        "schema": {"type": "number", "minimum": LEAST_WAIT_S, "maximum": limits.wait_s},
     }
 
 

@@ -17,6 +17,10 @@ TARGET_BYTES = 8_192
 PARAMETERS = 100
 """Parameters in one query string at most: more than a query has fields."""
 
+LEAST_WAIT_S = 0.1
+"""The shortest `wait`, in seconds: in less hardly a commit is acknowledged, and who is told that
+nothing is known learns nothing."""
+
 KEEP_ALIVE_S = 65
 """How long an idle connection stays open, in seconds: longer than proxies keep theirs (nginx: 60),
 so that it isn't this side that closes one just when it is used again."""

@@ -110,20 +110,16 @@ class Past:
     async def history(self, request: Request, served: Served) -> Response:
         """A page, or a stream where `Accept` names it."""
         id = part(request, "id")
-        if request.method == "GET" and wants_events(request):
-            values = parameters(request, ("after",))
-            after = number(values, "after", 0, 0, MOST)
-            last = request.headers.get("last-event-id")
-            if last is not None:  # what a client sends when it comes again
-                after = number({"Last-Event-ID": last}, "Last-Event-ID", 0, 0, MOST)
-            if self.streams >= self._limits.streams:
-                headers = {"Retry-After": "5"}
-                raise HTTPException(503, "too many event streams are open", headers)
-            return Stream(self, self._cluster.watch(served.entity, id), after, self._limits)
-        if not accepts(request, JSON):
+        streams = request.method == "GET" and wants_events(request)
+        if not streams and not accepts(request, JSON):
             raise HTTPException(406, f"there are {JSON} and {EVENTS}")
         values = parameters(request, ("after", "limit", "wait"))
         after = number(values, "after", 0, 0, MOST)
+        last = request.headers.get("last-event-id")
+        if last is not None:  # what a client sends when it comes again
+            after = number({"Last-Event-ID": last}, "Last-Event-ID", 0, 0, MOST)
+        if streams:
+            return self._stream(served, id, after)
         limit = number(values, "limit", self._limits.page, 1, self._limits.page_most)
         prefers = preferences(request, values, self._limits)
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
@@ -141,6 +137,12 @@ class Past:
             next_page = f"{self._root}/entities/{entity}/{of}/history?{at}"
         links = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
         return answer(200, {"items": [Raw(i) for i in items], "next": next_page}, links)
+
+    def _stream(self, served: Served, id: str, after: int) -> Response:
+        if self.streams >= self._limits.streams:
+            headers = {"Retry-After": "5"}
+            raise HTTPException(503, "too many event streams are open", headers)
+        return Stream(self, self._cluster.watch(served.entity, id), after, self._limits)
 
     async def _page(
         self, found: AsyncIterator[Commit[Any]], after: int, limit: int

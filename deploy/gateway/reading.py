@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from ...entities.key import is_key
-from .limits import PARAMETERS, Limits
+from .limits import LEAST_WAIT_S, PARAMETERS, Limits
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -29,7 +29,7 @@ it listens hears why; the connection of a larger one is closed under it."""
 
 _ESCAPED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,20})?")
 
 
 class Gone(Exception):
@@ -133,11 +133,11 @@ def preferences(request: Request, values: dict[str, str], limits: Limits) -> Pre
         if name.strip() == "respond-async":
             later = True
         elif name.strip() == "wait" and _SECONDS.fullmatch(value.strip().strip('"')):
-            wait_s = min(float(value.strip().strip('"')), limits.wait_s)
+            wait_s = min(max(float(value.strip().strip('"')), LEAST_WAIT_S), limits.wait_s)
     text = values.get("wait")
     if text is not None:
-        if _SECONDS.fullmatch(text) is None or float(text) > limits.wait_s:
-            raise HTTPException(400, f"wait: seconds, 0 to {limits.wait_s:g}")
+        if _SECONDS.fullmatch(text) is None or not LEAST_WAIT_S <= float(text) <= limits.wait_s:
+            raise HTTPException(400, f"wait: seconds, {LEAST_WAIT_S:g} to {limits.wait_s:g}")
         wait_s = float(text)
     return Preferences(wait_s, later)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
-from perdure import Cluster, connect
+from perdure import Cluster, Entity, connect
 from perdure.deploy.gateway.app import Gateway
 from perdure.deploy.gateway.limits import Limits
 from perdure.deploy.gateway.serving import listen, serve_gateway
@@ -46,13 +47,14 @@ async def house(
     hosted: bool = True,
     require_key: bool = False,
     root: str = "",
+    entities: Sequence[Entity[Any, Any]] = (till,),
 ) -> AsyncGenerator[House]:
     settings = settings_for(server, namespace, shards=1)
     async with contextlib.AsyncExitStack() as stack:
         if hosted:
-            await stack.enter_async_context(connect(serving=[till], settings=settings))
+            await stack.enter_async_context(connect(serving=entities, settings=settings))
         cluster = await stack.enter_async_context(connect(settings=settings))
-        gateway = Gateway(cluster, [till], limits, require_key=require_key, root=root)
+        gateway = Gateway(cluster, entities, limits, require_key=require_key, root=root)
         sock = listen("127.0.0.1", 0)
         at = f"http://127.0.0.1:{sock.getsockname()[1]}"
         ready = asyncio.Event()
