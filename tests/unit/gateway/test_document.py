@@ -22,11 +22,16 @@ from ... import bank
 from . import till as tills
 from .house import house
 
-FUZZ_S = int(os.environ.get("PERDURE_FUZZ_S", "8"))
-"""How long to fuzz, in seconds."""
+FUZZ_S = int(os.environ.get("PERDURE_FUZZ_S", "0"))
+"""How long to fuzz by chance, in seconds. 0: a few cases of each operation, always the same, since
+what a busy machine gets done in some seconds is no measure."""
 
-PHASES = "fuzzing" if FUZZ_S < 30 else "coverage,fuzzing,stateful"
-"""What it tries: with little time, only what finds most in it."""
+LIMIT_S = 60
+"""How long the few cases may take on a busy machine."""
+
+FEW = ("--phases", "fuzzing", "--max-examples", "2", "--generation-deterministic", "--no-shrink")
+MANY = ("--phases", "coverage,fuzzing,stateful", "--generation-database", "none")
+MANY += ("--max-time", str(FUZZ_S))
 
 QUICK = Limits(call_s=1.0, wait_s=1.0, outcome_s=0.02, stream_s=0.2)
 
@@ -80,14 +85,14 @@ async def fuzz(folder: Path, *arguments: str) -> tuple[int, str]:
     (folder / "schemathesis.toml").write_text(CONFIG)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
-        *("run", "--no-color", "--generation-database", "none", "--checks", "all"),
+        *("run", "--no-color", "--checks", "all"),
         # What is valid may be refused all the same: a forged token, a key that is used already.
         *("--exclude-checks", "positive_data_acceptance", *arguments),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(FUZZ_S + 60):
+    async with asyncio.timeout(FUZZ_S + LIMIT_S):
         out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
 
@@ -101,19 +106,19 @@ async def test_it_says_what_the_gateway_does(
     tills.released.set()
     caplog.set_level(logging.INFO, "perdure.gateway")
     async with house(nats_server, namespace, QUICK) as there:
-        given = ("--max-time", str(FUZZ_S), "--phases", PHASES)
-        code, said = await fuzz(tmp_path, *given, f"{there.at}/openapi.json")
+        code, said = await fuzz(tmp_path, *(MANY if FUZZ_S else FEW), f"{there.at}/openapi.json")
         assert code == 0, said
+        assert "Selected: 17/17\n  Tested: 17\n" in said
         seen = [r for r in caplog.records if vars(r).get("action") == "http.request"]
-        assert len(seen) > 20, said
+        assert len(seen) > 17, said
         # And a mistake in it is found.
         told: Any = json.loads(there.gateway.document)
-        del told["paths"]["/entities/till/{id}/put"]["post"]["responses"]["422"]
+        del told["paths"]["/entities/till/{id}/put"]["post"]["responses"]["200"]
         (tmp_path / "wrong.json").write_text(json.dumps(told))
         code, said = await fuzz(
             tmp_path,
-            *("--url", there.at, "--phases", "fuzzing", "--include-name"),
-            *("POST /entities/till/{id}/put", "--no-shrink", "wrong.json"),
+            *("--url", there.at, "--include-name", "POST /entities/till/{id}/put"),
+            *(*FEW, "wrong.json"),
         )
         assert code == 1, said
-        assert "Undocumented HTTP status code" in said
+        assert "undocumented" in said.lower(), said

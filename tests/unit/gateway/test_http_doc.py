@@ -63,7 +63,7 @@ async def test_the_examples_run_as_printed(
             shown = re.sub(r"\n+", "\n", out).rstrip("\n")  # events are divided by empty lines
             assert re.fullmatch(there, shown, re.DOTALL), f"{command}\n{out}"
             ran += 1
-    assert ran == 14
+    assert ran == 13
 
 
 def test_the_table_is_the_codes() -> None:
