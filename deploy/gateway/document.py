@@ -257,7 +257,7 @@ def _common_paths() -> Json:
         "description": "A secret: prefer `POST /resume`, whose path may be logged.",
         "schema": {"type": "string", "minLength": 1},
     }
-    value = {"required": True, "content": {"application/json": {"schema": {}}}}
+    value: Json = {"required": True, "content": {"application/json": {"schema": {}}}}
     given = {"content": {"application/json": {"schema": {"$ref": _REF.format(name="Resumption")}}}}
     probe = {"200": _json("It is.", {"type": "object"})}
     unready = {"503": _json("It isn't, and why.", {"type": "object"})}

@@ -166,3 +166,19 @@ async def test_it_finishes_what_runs_and_ends_its_streams(
         await stopping
         with pytest.raises(httpx.ConnectError):
             await made.http.get("/livez")
+
+
+async def test_what_does_not_end_in_time_is_told_so(
+    nats_server: EmbeddedServer, namespace: str
+) -> None:
+    limits = Limits(drain_s=1.0)
+    async with house(nats_server, namespace, limits) as made:
+        tills.released.clear()
+        ask = made.http.post("/entities/till/long/wait", headers={"Prefer": "wait=15"})
+        running = asyncio.create_task(ask)
+        await until(lambda: made.gateway.requests == 1, "it in hand")
+        await made.stop()
+        answer = await running
+        tills.released.set()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["content-type"] == "application/problem+json"
