@@ -198,7 +198,7 @@ class Stream(Response):
                 work.result()
         except TimeoutError:  # it takes nothing
             _log.info("an event stream was not read", extra={"action": "http.stream_stuck"})
-            raise
+            return
         finally:
             self._past.streams -= 1
             for task in (work, *ends):

@@ -16,6 +16,7 @@ import uvicorn
 
 from .app import Gateway
 from .limits import HEAD_BYTES, KEEP_ALIVE_S, SPARE_CONNECTIONS
+from .protocol import Protocol
 
 BACKLOG = 1_024
 """Connections that may wait to be accepted: a burst, no overload."""
@@ -54,7 +55,7 @@ async def serve_gateway(
     config = uvicorn.Config(
         gateway,
         loop="none",
-        http="h11",  # httptools, if it is installed, bounds no headers
+        http=Protocol,  # not httptools, which bounds no headers
         ws="none",
         lifespan="off",
         log_config=None,

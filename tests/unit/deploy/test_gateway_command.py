@@ -63,3 +63,13 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         ran = Shell(tmp_path).run("gateway", "app", "--port", port)
     assert ran.code == 1
     assert f"can't listen on 127.0.0.1:{port}: Address already in use" in ran.err
+
+
+def test_without_its_extra_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ran = Shell(tmp_path).type("gateway", "app")
+    assert (ran.code, ran.out) == (1, "")
+    why = "the gateway needs the package starlette; next: pip install 'perdure[http]'"
+    assert ran.err == f"error: {why}\n"

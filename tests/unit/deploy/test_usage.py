@@ -134,7 +134,7 @@ def test_help_teaches_with_examples(shell: Shell) -> None:
     assert ran.code == 0
     for command in (
         *("dev", "run", "ask", "tell", "result", "resume", "status", "history", "state"),
-        *("check", "suspended", "schedules"),
+        *("check", "suspended", "schedules", "gateway"),
     ):
         assert command in ran.out
         help = shell.type(command, "--help")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from perdure import Commit, SerializationError
 from perdure.deploy.gateway.limits import Limits
+from perdure.deploy.gateway.past import Past, Stream
+from perdure.deploy.gateway.protocol import Protocol
 from perdure.deploy.server import EmbeddedServer
 
 from ...support.server import PATIENCE_S, fresh_namespace, until
@@ -143,6 +147,67 @@ async def test_headers_are_bounded(shared: House) -> None:
     async with asyncio.timeout(PATIENCE_S):
         assert (await reader.readline()).startswith(b"HTTP/1.1 400")
     writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_head_has_its_time(
+    shared: House, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(Protocol, "HEAD_S", 0.2)
+    port = int(shared.at.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    whole = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with asyncio.timeout(PATIENCE_S):
+        if begun:  # a whole one before doesn't count
+            writer.write(whole)
+            assert (await reader.readuntil(b"}")).endswith(b'{"live":true}')
+        writer.write(begun)
+        assert await reader.read() == b""
+    writer.close()
+
+
+class _Sent:
+    """What a stream sends; it may take nothing."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.body, self.ended, self._takes = b"", False, takes
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body" and not self._takes:
+            await asyncio.Event().wait()
+        self.body += message.get("body", b"")
+        self.ended = message["type"] == "http.response.body" and not message["more_body"]
+
+
+async def _never() -> dict[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def _breaks() -> AsyncIterator[Commit[Any]]:
+    yield Commit(1, datetime(2026, 11, 30, tzinfo=UTC), (), "k", reply=b"1", sequence=7)
+    raise SerializationError(cause="sequence 8: a hole", request_id="r-1")
+
+
+async def test_what_fails_on_the_way_is_an_event(shared: House) -> None:
+    past = Past(shared.cluster, LIMITS, asyncio.Event(), root="")
+    sent = _Sent()
+    await Stream(past, _breaks(), 0, LIMITS)({}, _never, sent)
+    first, outcome, problem, rest = sent.body.split(b"\n\n")
+    assert (first, rest, sent.ended, past.streams) == (b"retry: 2000", b"", True, 0)
+    assert outcome.startswith(b"id: 1\nevent: outcome\n")
+    assert problem.startswith(b"event: problem\n")
+    assert b"SerializationError" in problem
+    assert b"hole" not in problem
+
+
+async def test_a_client_that_takes_nothing_is_let_go(shared: House) -> None:
+    limits = Limits(send_s=0.05)
+    past = Past(shared.cluster, limits, asyncio.Event(), root="")
+    sent = _Sent(takes=False)
+    async with asyncio.timeout(PATIENCE_S):
+        await Stream(past, _breaks(), 0, limits)({}, _never, sent)
+    assert (sent.ended, past.streams) == (False, 0)
 
 
 async def test_it_finishes_what_runs_and_ends_its_streams(
