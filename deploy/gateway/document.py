@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _KEY_PATTERN = '^(?:[A-Za-z0-9:_-]{1,255}|"[A-Za-z0-9:_-]{1,255}")$'
-_BLANK = (400, 404, 405, 406, 408, 413, 414, 415, 422, 500, 503)
+_BLANK = (400, 404, 405, 406, 408, 413, 414, 415, 422, 500, 503, 504)
 """Statuses of problems that the gateway makes by itself."""
 
 
@@ -130,7 +130,7 @@ def _paths_of(
     history = paths.setdefault(f"{at}/history", {**shared})
     history["get"] = _history(name, limits)
     state = paths.setdefault(f"{at}/state", {**shared})
-    state["get"] = _state(name, shapes.of(served.state))
+    state["get"] = _state(name, shapes.of(served.state), limits)
     return paths
 
 
@@ -227,7 +227,7 @@ def _history(name: str, limits: Limits) -> Json:
     }
 
 
-def _state(name: str, schema: Json) -> Json:
+def _state(name: str, schema: Json, limits: Limits) -> Json:
     number = _in_query("version", "As it was at this version.", 0, MOST)
     time = {
         "name": "time",
@@ -239,7 +239,7 @@ def _state(name: str, schema: Json) -> Json:
         "operationId": f"{name}.state",
         "tags": [name],
         "summary": "The state of an entity",
-        "parameters": [number, time],
+        "parameters": [number, time, _wait(limits), _PREFER],
         "responses": {
             "200": _json("The state.", schema),
             **_problems(400, 404, 405, 406, 409, 414, 422, 429, 500, 502, 503, 504),

@@ -26,7 +26,7 @@ from ...streams.client import Cluster
 from ...streams.history import Commit
 from ...streams.token import without_tokens
 from .limits import Limits
-from .problems import STATUSES, answer, cluster_body
+from .problems import answer, cluster_body, status_of
 from .reading import (
     EVENTS,
     JSON,
@@ -38,7 +38,7 @@ from .reading import (
     preferences,
     wants_events,
 )
-from .resource import disconnected, unless_gone
+from .resource import disconnected, within
 from .served import Served
 
 MOST = 999_999_999
@@ -124,12 +124,7 @@ class Past:
         prefers = preferences(request, values, self._limits)
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
         found = self._cluster.history(served.entity, id)
-        try:
-            async with asyncio.timeout(wait_s):
-                items, more = await unless_gone(request, self._page(found, after, limit))
-        except TimeoutError:
-            why = f"the log couldn't be read to there within {wait_s:g} s"
-            raise HTTPException(504, why, {"Retry-After": "1"}) from None
+        items, more = await within(wait_s, request, self._page(found, after, limit))
         next_page = None
         if more:
             entity, of = escaped(served.entity.name), escaped(id)
@@ -228,7 +223,7 @@ class Stream(Response):
                         text = b"id: %d\nevent: outcome\ndata: %s\n\n" % (position, data)
                         await self._send(send, text)
             except ClusterError as error:
-                body = msgspec.json.encode(cluster_body(error, STATUSES[type(error)]))
+                body = msgspec.json.encode(cluster_body(error, status_of(error)))
                 await self._send(send, b"event: problem\ndata: %s\n\n" % body)
             finally:
                 if coming is not None:

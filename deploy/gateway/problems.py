@@ -70,6 +70,10 @@ STATUSES: Mapping[type[ClusterError], Status] = {
 """All eleven. 202 is no problem: `Suspended` is answered by the resources themselves."""
 
 
+NO_CONNECTION = Status(503, 1)
+"""Of an RpcClientError that may be repeated: it isn't a defect, the connection failed."""
+
+
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """An error of HTTP's own, or of the gateway."""
 
@@ -109,9 +113,16 @@ def failure_body(failure: Failure, key: str | None) -> dict[str, Any]:
     }
 
 
+def status_of(error: ClusterError) -> Status:
+    """How it is answered."""
+    if isinstance(error, RpcClientError) and error.advice not in ("fix", "check"):
+        return NO_CONNECTION
+    return STATUSES[type(error)]
+
+
 def of_cluster(error: ClusterError, *, status: Status | None = None) -> Response:
     """One of the eleven; logged where it is an operator's business."""
-    known = STATUSES[type(error)] if status is None else status
+    known = status_of(error) if status is None else status
     headers = {} if known.retry_after_s is None else {"Retry-After": str(known.retry_after_s)}
     body = cluster_body(error, known)
     if not known.told:

@@ -83,6 +83,16 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
+async def within(wait_s: float, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The same for what has no timeout of its own: 504 when its time is up."""
+    try:
+        async with asyncio.timeout(wait_s):
+            return await unless_gone(request, work)
+    except TimeoutError:
+        why = f"it couldn't be read within {wait_s:g} s"
+        raise HTTPException(504, why, {"Retry-After": "1"}) from None
+
+
 async def disconnected(receive: Receive) -> None:
     """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":

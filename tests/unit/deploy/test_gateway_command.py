@@ -68,7 +68,10 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 def test_without_its_extra_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    def find(name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
     ran = Shell(tmp_path).type("gateway", "app")
     assert (ran.code, ran.out) == (1, "")
     why = "the gateway needs the package starlette; next: pip install 'perdure[http]'"

@@ -27,7 +27,8 @@ def test_all_eleven_have_a_status() -> None:
 
 @pytest.mark.parametrize("kind", REASONS)
 def test_each_tells_what_to_do(kind: type[ClusterError]) -> None:
-    error = kind(address="till/a", key="k", request_id="r-1", cause="why not")
+    given: dict[str, Any] = {"advice": "fix"} if kind is RpcClientError else {}  # a defect
+    error = kind(address="till/a", key="k", request_id="r-1", cause="why not", **given)
     response = of_cluster(error)
     told = body(response)
     assert response.status_code == told["status"] == STATUSES[kind].code
@@ -37,6 +38,11 @@ def test_each_tells_what_to_do(kind: type[ClusterError]) -> None:
     assert told["advice"] == error.advice
     again = response.headers.get("retry-after")
     assert (again is not None) is (STATUSES[kind].code in (202, 409, 429, 503, 504))
+
+
+def test_a_lost_connection_may_be_repeated() -> None:
+    response = of_cluster(RpcClientError(cause="no connection"))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
 def test_what_lies_beneath_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
