@@ -80,7 +80,9 @@ def answer_query(
         context = Context(address, folded.version, now, None)
         returned: Any = entity.decide(folded.state, read.message, context)
     except Exception as error:  # user code
-        return RpcClientError(cause=f"defect: {described(error)}", may_have_taken_effect=False)
+        return RpcClientError(
+            cause=f"defect: {described(error)}", may_have_taken_effect=False, advice="fix"
+        )
     try:
         decision = as_decision(returned)
         if decision.events or decision.failure is not None:

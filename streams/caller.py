@@ -195,7 +195,12 @@ class Caller:
         return await self._call(target, self._policy(Effect.RESULT), timeout_s, envelope)
 
     async def control(
-        self, target: Target, kind: Literal["status", "state", "flows"], payload: Raw = NULL
+        self,
+        target: Target,
+        kind: Literal["status", "state", "flows"],
+        payload: Raw = NULL,
+        *,
+        timeout_s: float | None = None,
     ) -> Answer:
         """What the owner says of the entity, never from before what this client has seen."""
         seen = self.told.seen(target.address)
@@ -204,7 +209,7 @@ class Caller:
         def envelope(route: Route) -> Envelope:
             return Envelope(1, kind, payload, request=target.request, seen=seen, fresh=fresh)
 
-        timeout_s = self._timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         return await self._call(target, self._policy(Effect.NONE), timeout_s, envelope)
 
     # -- parts --------------------------------------------------------------------------------

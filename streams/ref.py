@@ -176,12 +176,18 @@ class Ref(Generic[S]):
         with self._caller.checking(target):
             value_of(RECORDED, answer, "cancel")
 
-    async def status(self) -> EntityStatus:
+    async def status(self, *, timeout: Duration | None = None) -> EntityStatus:
         """What the entity is doing, as its owner says. Raises a ClusterError."""
-        told = await self._status()
+        told = await self._status(timeout)
         return EntityStatus(told.status, told.updated_at, told.version)
 
-    async def state(self, *, version: int | None = None, time: datetime | None = None) -> S:
+    async def state(
+        self,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        timeout: Duration | None = None,
+    ) -> S:
         """The state now, at a version, or at a time: the fold of the events up to it.
 
         Raises MalformedMessage for a version that isn't there yet, for a time without a time
@@ -190,7 +196,8 @@ class Ref(Generic[S]):
         target = self._target()
         with self._caller.checking(target):
             past = _past(version, time)
-        answer = await self._caller.control(target, "state", past)
+            timeout_s = self._caller.timeout_s(timeout)
+        answer = await self._caller.control(target, "state", past, timeout_s=timeout_s)
         with self._caller.checking(target):
             return cast("S", value_of(_states(self._of), answer, "state"))
 
@@ -218,9 +225,11 @@ class Ref(Generic[S]):
             answer = await self._caller.ask(call, payload, way)
             return self._read(target, contract, answer)
 
-    async def _status(self) -> _Status:
+    async def _status(self, timeout: Duration | None = None) -> _Status:
         target = self._target()
-        answer = await self._caller.control(target, "status")
+        with self._caller.checking(target):
+            timeout_s = self._caller.timeout_s(timeout)
+        answer = await self._caller.control(target, "status", timeout_s=timeout_s)
         with self._caller.checking(target):
             return cast("_Status", value_of(_statuses, answer, "status"))
 

@@ -42,7 +42,7 @@ from .reading import (
     preferences,
     time_in,
 )
-from .resource import Handler, unless_gone, within
+from .resource import Handler, unless_gone
 from .served import OPTIONS, Message, Served
 
 NO_OUTCOME = Status(404, 1, told=True)
@@ -230,9 +230,10 @@ class Calls:
         version = number(values, "version", -1, 0, _MOST_VERSIONS)
         time = time_in(values, "time")
         ref = self._cluster.at(served.state, part(request, "id"))
-        read = ref.state(version=None if version < 0 else version, time=time)
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
-        return answer(200, await within(wait_s, request, read))
+        at = None if version < 0 else version
+        read = ref.state(version=at, time=time, timeout=wait_s)
+        return answer(200, await unless_gone(request, read))
 
     # -- resume tokens ------------------------------------------------------------------------
     async def resume(self, request: Request) -> Response:

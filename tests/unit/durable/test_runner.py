@@ -267,6 +267,7 @@ async def test_a_querys_defect_is_an_error_at_once() -> None:
     async with world(counter) as w:
         error = (await w.ask("c", {"type": "total", "raises": True}))["error"]
         assert (error["type"], error["may_have_taken_effect"]) == ("RpcClientError", False)
+        assert error["advice"] == "fix"
 
 
 @pytest.mark.parametrize(

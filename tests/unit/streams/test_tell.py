@@ -409,9 +409,11 @@ def test_a_query_is_repeated_and_never_has_an_effect() -> None:
         a1 = world.cluster.at(Account, "a-1")
         assert await a1.query(GetBalance()) == FIVE
         world.owner.says = script(None)
-        for call in (a1.query(GetBalance(), timeout=1), a1.status(), a1.state()):
+        calls = a1.query(GetBalance(), timeout=1), a1.status(timeout=1), a1.state(timeout=1)
+        for call in calls:
             with pytest.raises(SendTimeout) as caught:
                 await call
+            assert caught.value.after_s == 1
             assert not caught.value.may_have_taken_effect
 
     run(main())
