@@ -69,6 +69,14 @@ class NatsServer:
         assert self._container is not None
         return f"nats://{self._container.get_container_host_ip()}:{self._port}"
 
+    @property
+    def inner_url(self) -> str:
+        """Where other containers connect, until it is started anew."""
+        container = self._wrapped()
+        container.reload()
+        address = container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+        return f"nats://{address}:{CLIENT_PORT}"
+
     def start(self) -> None:
         """A new container on the volume; returns when JetStream is ready."""
         container = (

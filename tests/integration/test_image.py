@@ -1,0 +1,142 @@
+"""perdure's image: built, run without rights, asked, and drained under load."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker  # type: ignore[import-untyped]
+import pytest
+
+from perdure import connect
+from perdure.streams.client import Cluster
+
+from .container import NatsServer
+from .image import APP_TAG, BASE_TAG, IMAGE_TAG, ROOT, Container, build, build_app, make_base
+from .test_entity import bank as bank
+
+CALLERS = 16
+ENOUGH = 200
+"""Answers before the stop, and again after it."""
+DRAIN_S = 30.0
+"""How long a drained runner may take: `drain_timeout` and what is around it, on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def app(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of an application; `image` is the server's, and says that there is an engine."""
+    if shutil.which("mmdebstrap") is None:
+        problem = "no mmdebstrap to make a base image with: apt-get install mmdebstrap"
+        if os.environ.get("PERDURE_REQUIRE_ENGINE"):
+            pytest.fail(problem)
+        pytest.skip(problem)
+    version = importlib.metadata.version("perdure")
+    base = make_base(tmp_path_factory.mktemp("base"))
+    build(ROOT, IMAGE_TAG, "deploy/Dockerfile", BASE=base, VERSION=version, REVISION="f" * 40)
+    yield build_app(tmp_path_factory.mktemp("app"))
+    engine: Any = docker.from_env()
+    for tag in (APP_TAG, IMAGE_TAG, BASE_TAG):
+        engine.images.remove(tag, force=True)
+    engine.close()
+
+
+@pytest.fixture
+def start(server: NatsServer) -> Iterator[Callable[..., Container]]:
+    """Starts containers beside the server; they are removed."""
+    started: list[Container] = []
+
+    def start(image: str, *arguments: str) -> Container:
+        started.append(Container(image, arguments, server.inner_url))
+        return started[-1]
+
+    yield start
+    for container in started:
+        container.remove()
+
+
+def test_the_image(app: str) -> None:
+    engine: Any = docker.from_env()
+    config = engine.images.get(app).attrs["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["StopSignal"] == "SIGTERM"
+    assert config["Entrypoint"] == ["/opt/perdure/bin/perdure"]
+    labels = config["Labels"]
+    prefix = "org.opencontainers.image"
+    assert labels[f"{prefix}.version"] == importlib.metadata.version("perdure")
+    assert labels[f"{prefix}.revision"] == "f" * 40
+    assert labels[f"{prefix}.base.name"] == BASE_TAG
+    with pytest.raises(docker.errors.APIError, match="not found"):
+        engine.containers.run(app, ["-c", "true"], entrypoint="sh", remove=True)
+    engine.close()
+
+
+async def test_a_runner_without_rights_answers_and_drains_under_load(
+    app: str, start: Callable[..., Container], server: NatsServer, bank: Any
+) -> None:
+    first = start(app, "run", "bank", "--json")
+    await first.ready()
+    assert first.run("import os; print(os.getuid(), os.getgid())") == (0, "10001 10001\n")
+    code, said = first.run("open('/app/x', 'w')")
+    assert code == 1
+    assert "Read-only file system" in said
+    code, said = first.run("import pip")
+    assert "No module named 'pip'" in said, "of what built it nothing is left"
+
+    asked = start(IMAGE_TAG, "ask", "account", "a-1", "deposit", '{"cents": 700}')
+    assert await asked.ended(60) == 0, asked.logs()
+    assert "700" in asked.logs()
+
+    second = start(app, "run", "bank", "--json")
+    await second.ready()
+    async with connect(server.url) as cluster:
+        crowd = Crowd(cluster, bank)
+        async with asyncio.TaskGroup() as group:
+            calling = [group.create_task(crowd.call(n)) for n in range(CALLERS)]
+            await crowd.reached(ENOUGH)
+            await first.terminate()
+            assert await first.ended(DRAIN_S) == 0, first.logs()
+            await crowd.reached(crowd.answers + ENOUGH)
+            crowd.enough = True
+            await asyncio.wait(calling)
+        assert crowd.answers >= 2 * ENOUGH
+        for n, count in crowd.last.items():
+            state = await cluster.at(bank.Account, f"c-{n}").state()
+            assert state.balance == count, "each happened once"
+    await second.terminate()
+    assert await second.ended(DRAIN_S) == 0, second.logs()
+
+
+class Crowd:
+    """Callers with an account each, who ask one deposit after another.
+
+    The client repeats by itself, as every caller's does. What it can't mend is an error of the
+    test: it ends the group.
+    """
+
+    def __init__(self, cluster: Cluster, bank: Any) -> None:
+        self._cluster, self._bank = cluster, bank
+        self._changed = asyncio.Condition()
+        self.answers = 0
+        self.last: dict[int, int] = {}
+        self.enough = False
+
+    async def call(self, n: int) -> None:
+        """One caller, until it is enough."""
+        account = self._cluster.at(self._bank.Account, f"c-{n}")
+        while not self.enough:
+            balance = await account.ask(self._bank.Deposit(1))
+            assert balance == self.last.get(n, 0) + 1
+            self.last[n] = balance
+            async with self._changed:
+                self.answers += 1
+                self._changed.notify_all()
+
+    async def reached(self, answers: int) -> None:
+        """Wait until there were so many answers."""
+        async with asyncio.timeout(60), self._changed:
+            await self._changed.wait_for(lambda: self.answers >= answers)

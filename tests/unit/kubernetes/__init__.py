@@ -1,0 +1,1 @@
+"""The manifests in deploy/kubernetes, rendered, validated and held to our own policies."""
