@@ -16,7 +16,6 @@ from typing import Any
 
 import docker  # type: ignore[import-untyped]
 
-
 ROOT = Path(__file__).resolve().parents[2]
 BASE_TAG = "perdure-integration-base:local"
 IMAGE_TAG = "perdure-integration:local"
@@ -103,16 +102,11 @@ class Container:
 
     async def ready(self) -> None:
         """Wait until it says so (`perdure run … --json`). Fails with its logs if it doesn't."""
-
-        def said() -> bool:
-            lines = self._container.logs(stream=True, follow=True)
-            try:
-                return any(b'"ready":true' in line.replace(b" ", b"") for line in lines)
-            finally:
-                lines.close()
-
         async with asyncio.timeout(READY_TIMEOUT_S):
-            assert await asyncio.to_thread(said), self.logs()
+            while '"ready":true' not in self.logs().replace(" ", ""):
+                self._container.reload()
+                assert self._container.status == "running", self.logs()
+                await asyncio.sleep(0.1)
 
     def run(self, code: str) -> tuple[int, str]:
         """Python code inside of it: exit code and output."""

@@ -7,11 +7,11 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import docker  # type: ignore[import-untyped]
 import pytest
+from docker.errors import APIError  # type: ignore[import-untyped]
 
 from perdure import connect
 from perdure.streams.client import Cluster
@@ -70,7 +70,7 @@ def test_the_image(app: str) -> None:
     assert labels[f"{prefix}.version"] == importlib.metadata.version("perdure")
     assert labels[f"{prefix}.revision"] == "f" * 40
     assert labels[f"{prefix}.base.name"] == BASE_TAG
-    with pytest.raises(docker.errors.APIError, match="not found"):
+    with pytest.raises(APIError, match="not found"):
         engine.containers.run(app, ["-c", "true"], entrypoint="sh", remove=True)
     engine.close()
 

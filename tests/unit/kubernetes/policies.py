@@ -1,7 +1,7 @@
 """What we hold every rendered overlay to, pods first. Each policy gives what is wrong, in words.
 
-`workloads.py` has those about perdure and NATS themselves. Validation against the Kubernetes schemas
-is apart: these say what the schemas can't.
+`workloads.py` has those about perdure and NATS themselves. Validation against the schemas of
+Kubernetes is apart: these say what the schemas can't.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def images_are_named(objects: list[Object]) -> Iterator[str]:
     for name, container, _ in each_container(objects):
         image = container["image"]
         pinned = re.fullmatch(r".+@sha256:[0-9a-f]{64}", image)
-        tag = re.fullmatch(r"(?:[^:]+(?::\d+/[^:]+)?):([\w][\w.-]{0,127})", image)
+        tag = re.fullmatch(r"(?:[^:@]+(?::\d+/[^:@]+)?):([\w][\w.-]{0,127})", image)
         if not pinned and (tag is None or tag[1] in ("latest", "stable", "main", "edge")):
             yield f"{name}: which image is {image}?"
         if not pinned and container.get("imagePullPolicy") == "Never":
@@ -174,7 +174,8 @@ def selectors_find_pods(objects: list[Object]) -> Iterator[str]:
 def only_needed_connections(objects: list[Object]) -> Iterator[str]:
     """Who may speak to whom, both what must and what mustn't be possible."""
     ours = {w["metadata"]["name"]: _seen(pod_of(w)) for w in of_kind(objects, *WORKLOADS)}
-    stranger = Pod({"app": "stranger"})
+    inside = Pod({"app": "stranger"})
+    stranger = Pod({"app": "stranger"}, namespace="attic")  # whom nothing else holds back
     caller = Pod(CLIENT)
     abroad = Pod(CLIENT, namespace="shop", namespace_labels=CLIENT)
     disguised = Pod(CLIENT, namespace="attic")
@@ -186,16 +187,17 @@ def only_needed_connections(objects: list[Object]) -> Iterator[str]:
             ("a caller", caller, "NATS", nats, CLIENT_PORT, True),
             ("a caller of another namespace", abroad, "NATS", nats, CLIENT_PORT, True),
             ("NATS", nats, "NATS", nats, CLUSTER_PORT, True),
+            ("a neighbour", inside, "NATS", nats, CLIENT_PORT, False),
             ("a stranger", stranger, "NATS", nats, CLIENT_PORT, False),
             ("a caller of an unknown namespace", disguised, "NATS", nats, CLIENT_PORT, False),
-            ("a caller", caller, "NATS", nats, CLUSTER_PORT, False),
-            ("a caller", caller, "NATS", nats, MONITOR_PORT, False),
+            ("a caller of another namespace", abroad, "NATS", nats, CLUSTER_PORT, False),
+            ("a caller of another namespace", abroad, "NATS", nats, MONITOR_PORT, False),
             ("NATS", nats, "a stranger", stranger, 443, False),
         ]
     if runner := ours.get("perdure-runner"):
         wanted += [
             ("a runner", runner, "a stranger", stranger, 443, False),
-            ("a caller", caller, "a runner", runner, HEALTH_PORT, False),
+            ("a caller of another namespace", abroad, "a runner", runner, HEALTH_PORT, False),
             ("Prometheus", prometheus, "a runner", runner, HEALTH_PORT, monitored),
         ]
         if nats:
@@ -211,7 +213,7 @@ def only_needed_connections(objects: list[Object]) -> Iterator[str]:
 
 
 def references_exist(objects: list[Object]) -> Iterator[str]:
-    """Every ConfigMap, Secret and key that a pod names is here, or is known to come from elsewhere."""
+    """What a pod names (ConfigMaps, Secrets, keys) is here, or is known to come from elsewhere."""
     configs = {c["metadata"]["name"]: set(c["data"]) for c in of_kind(objects, "ConfigMap")}
     secrets = FOREIGN_SECRETS | {
         s["metadata"]["name"]: set(s["data"]) for s in of_kind(objects, "Secret")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 import subprocess
 import sysconfig
 from copy import deepcopy
@@ -52,11 +53,10 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def one(objects: list[Object], kind: str, name: str) -> Object:
-    """The only object of that kind whose name is or begins so (generated ones get a suffix)."""
+    """The only object of that kind and name; a generated one has a hash behind it."""
+    shape = re.compile(rf"{re.escape(name)}(-[a-z0-9]{{10}})?")
     (found,) = (
-        item
-        for item in of_kind(objects, kind)
-        if item["metadata"]["name"] == name or item["metadata"]["name"].startswith(f"{name}-")
+        item for item in of_kind(objects, kind) if shape.fullmatch(item["metadata"]["name"])
     )
     return found
 

@@ -14,7 +14,17 @@ from perdure.deploy.server import find_server
 
 from . import policies, workloads
 from .policies import FOREIGN_SECRETS, Policy
-from .rendering import CHECKS, KUBERNETES, OVERLAYS, ROOT, containers, content, of_kind, one, render
+from .rendering import (
+    CHECKS,
+    KUBERNETES,
+    OVERLAYS,
+    ROOT,
+    containers,
+    content,
+    of_kind,
+    one,
+    render,
+)
 
 VERSIONS = ("1.35", "1.36", "1.37")
 """The newest that kubernetes-validate knows; a test says when there is a newer one."""

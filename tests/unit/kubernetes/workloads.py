@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -19,8 +20,8 @@ COMING = frozenset({"health_port"}) - NAMES
 SECRET = frozenset({"password", "token", "resume_secrets"})
 """Settings whose values are secrets themselves: from Secrets only."""
 DRAIN_MARGIN_S = 10
-"""How much longer than `drain_timeout` a runner's pod must have: what isn't finished is given away,
-the record in the members bucket is removed, and the connection is closed."""
+"""How much longer than `drain_timeout` a runner's pod must have, in seconds: what isn't finished
+is given away, its record in the members bucket is removed, and the connection is closed."""
 UNITS = {"Mi": 2**20, "Gi": 2**30, "MB": 10**6, "GB": 10**9}
 
 
@@ -34,11 +35,24 @@ def environment(objects: list[Object], container: Object) -> dict[str, str]:
 
 
 def settings_of(objects: list[Object], container: Object) -> Settings:
-    """The settings that a container of ours gets, but for its secrets. Raises ValueError."""
-    values = environment(objects, container)
-    for name in COMING:
-        values.pop(f"PERDURE_{name.upper()}", None)
-    return Settings.load(environ=values)
+    """The settings that a container of ours gets, but for its secrets.
+
+    The defaults if a value is bad, which `settings_exist` tells.
+    """
+    try:
+        return _load(environment(objects, container))
+    except ValueError:
+        return Settings()
+
+
+def _load(values: dict[str, str]) -> Settings:
+    late = {f"PERDURE_{name.upper()}" for name in COMING}
+    return Settings.load(environ={k: v for k, v in values.items() if k not in late})
+
+
+def seconds(value: float | timedelta) -> float:
+    """A duration of the settings, in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def ours(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
@@ -60,7 +74,7 @@ def settings_exist(objects: list[Object]) -> Iterator[str]:
             if setting in SECRET and variable in values:
                 yield f"{name}: {variable} is a secret in plain sight"
         try:
-            settings_of(objects, container)
+            _load(values)
         except ValueError as error:
             yield f"{name}: {error}"
         if not {"PERDURE_USER", "PERDURE_PASSWORD"} <= referred:
@@ -82,7 +96,7 @@ def health_is_served(objects: list[Object]) -> Iterator[str]:
                 yield f"{name}: {kind} doesn't ask {path}"
         probe = container.get("livenessProbe", {})
         patience = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
-        if patience < 10 * settings_of(objects, container).frozen_after:
+        if patience < 10 * seconds(settings_of(objects, container).frozen_after):
             yield f"{name} is killed after {patience} s, before the cluster has done its part"
 
 
@@ -95,7 +109,7 @@ def grace_is_enough(objects: list[Object]) -> Iterator[str]:
             needed = _seconds(_config(objects), "lame_duck_duration") + DRAIN_MARGIN_S
         else:
             (container,) = containers(workload)
-            needed = settings_of(objects, container).drain_timeout + DRAIN_MARGIN_S
+            needed = seconds(settings_of(objects, container).drain_timeout) + DRAIN_MARGIN_S
             hook = container.get("lifecycle", {}).get("preStop", {})
             needed += hook.get("sleep", {}).get("seconds", 0)
         if grace < needed:
