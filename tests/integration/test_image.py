@@ -70,8 +70,10 @@ def test_the_image(app: str) -> None:
     assert labels[f"{prefix}.version"] == importlib.metadata.version("perdure")
     assert labels[f"{prefix}.revision"] == "f" * 40
     assert labels[f"{prefix}.base.name"] == BASE_TAG
+    shell = engine.containers.create(app, ["-c", "true"], entrypoint="sh")
     with pytest.raises(APIError, match="not found"):
-        engine.containers.run(app, ["-c", "true"], entrypoint="sh", remove=True)
+        shell.start()
+    shell.remove(force=True)
     engine.close()
 
 
