@@ -134,7 +134,7 @@ build: $(DEV) ## the wheel and the source distribution, into dist/
 
 # What an image has of perdure's extras; the Dockerfile names the same. No server, and no WebSockets:
 # within a cluster plain TLS does, with ten libraries less.
-IMAGE_EXTRAS := cli nkeys uvloop
+IMAGE_EXTRAS := cli metrics nkeys uvloop
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 ENGINE ?= docker
 IMAGE ?= perdure

@@ -15,8 +15,6 @@ from .policies import HEALTH_PORT, Policy, each_container
 from .rendering import Object, called, containers, of_kind, pod_of
 
 NAMES = frozenset(field.name for field in msgspec.structs.fields(Settings))
-COMING = frozenset({"health_port"}) - NAMES
-"""Settings of a change that isn't merged yet. Remove this once `health_port` is one."""
 SECRET = frozenset({"password", "token", "resume_secrets"})
 """Settings whose values are secrets themselves: from Secrets only."""
 DRAIN_MARGIN_S = 10
@@ -40,14 +38,9 @@ def settings_of(objects: list[Object], container: Object) -> Settings:
     The defaults if a value is bad, which `settings_exist` tells.
     """
     try:
-        return _load(environment(objects, container))
+        return Settings.load(environ=environment(objects, container))
     except ValueError:
         return Settings()
-
-
-def _load(values: dict[str, str]) -> Settings:
-    late = {f"PERDURE_{name.upper()}" for name in COMING}
-    return Settings.load(environ={k: v for k, v in values.items() if k not in late})
 
 
 def seconds(value: float | timedelta) -> float:
@@ -69,12 +62,12 @@ def settings_exist(objects: list[Object]) -> Iterator[str]:
         referred = {v["name"] for v in container.get("env", ()) if "valueFrom" in v}
         for variable in sorted({*values, *referred}):
             setting = variable.removeprefix("PERDURE_").lower()
-            if not variable.startswith("PERDURE_") or setting not in NAMES | COMING:
+            if not variable.startswith("PERDURE_") or setting not in NAMES:
                 yield f"{name}: {variable} is no setting of perdure"
             if setting in SECRET and variable in values:
                 yield f"{name}: {variable} is a secret in plain sight"
         try:
-            _load(values)
+            Settings.load(environ=values)
         except ValueError as error:
             yield f"{name}: {error}"
         if not {"PERDURE_USER", "PERDURE_PASSWORD"} <= referred:
