@@ -228,8 +228,8 @@ class HealthServer(ThreadingMixIn, TCPServer):
         address = (host or "", port)
         super().__init__(address, _Handler, bind_and_activate=False)
         self.socket.close()
-        self.socket = _listening(host, port)
-        self.server_address = self.socket.getsockname()
+        self.socket: socket.socket = _listening(host, port)
+        self.server_address: Any = self.socket.getsockname()
         self.port: int = self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -106,7 +106,9 @@ class Restoration:
         wanted: Wanted,
         entities: dict[str, AnyEntity],
     ) -> None:
-        self.output, self.folder, self.manifest = output, folder, manifest
+        self.output: Output = output
+        self.folder: Path = folder
+        self.manifest: Manifest = manifest
         self._wanted, self._entities = wanted, entities
 
     async def on(self, settings: Settings, *, rehearsal: bool = False) -> int:
