@@ -35,6 +35,11 @@ CALLER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 TAKEN = frozenset({"core", "creator", "operator", "reader", "runner", "sys", "system"})
 """Names that no caller may have: they are other users' or accounts'."""
 CREATOR = "creator"
+LINE_BYTES = 4_096
+"""The longest line that nats-server takes (`max_control_line`) unless it is told otherwise."""
+CONNECT_BYTES = 900
+"""What a log-in sends beside its claims: some 580 are the JWT's names, keys and signature, the rest
+is the log-in around it."""
 STEP = "    "
 ANSWER_WITHIN = "10m"
 """How long the server keeps a caller's way back across accounts: beyond the 2 minutes that it
@@ -104,6 +109,11 @@ def claims(wanted: Iterable[Need]) -> dict[str, Any]:
         "type": "user",
         "version": 2,
     }
+
+
+def connect_bytes(made: dict[str, Any]) -> int:
+    """What logging in with a JWT of these claims sends in one line, about."""
+    return len(json.dumps(made, separators=(",", ":"))) * 4 // 3 + CONNECT_BYTES
 
 
 def _of(wanted: Iterable[Need], verb: Verb) -> list[str]:

@@ -10,7 +10,17 @@ import msgspec
 from cyclopts import Parameter
 
 from ...entities.settings import MEMORY, Settings
-from ..grants import CALLER, TAKEN, LogIn, claims, layout, of_role, user_block
+from ..grants import (
+    CALLER,
+    LINE_BYTES,
+    TAKEN,
+    LogIn,
+    claims,
+    connect_bytes,
+    layout,
+    of_role,
+    user_block,
+)
 from ..permissions import Need, Role
 from .app import load_app
 from .calling import type_of
@@ -103,6 +113,11 @@ def _configuration(output: Output, text: str) -> None:
 
 def _show(output: Output, chosen: Format, wanted: list[Need]) -> None:
     lines = output if output.json else Output(json=True)
+    if chosen == "jwt" and (size := connect_bytes(claims(wanted))) > LINE_BYTES:
+        output.note(
+            f"who logs in with such a JWT sends about {size} bytes in one line: nats-server takes "
+            f"{LINE_BYTES} unless its configuration says max_control_line: 16KB"
+        )
     if chosen == "jwt" and not output.json:
         _write(json.dumps(claims(wanted), indent=2) + "\n")
     elif chosen == "jwt":

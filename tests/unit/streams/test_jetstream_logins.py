@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from perdure import Entity, Settings, connect
-from perdure.deploy.grants import claims, of_role
+from perdure.deploy.grants import LINE_BYTES, claims, connect_bytes, of_role
 from perdure.deploy.permissions import Role
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.jetstream.session import open_session
@@ -118,6 +118,7 @@ class Operator:
         preload = "\n".join(f"{key}: {jwt}" for key, jwt in accounts.items())
         self.config = (
             f"operator: {own}\nsystem_account: {self.system.public_key.decode()}\n"
+            "max_control_line: 16KB\n"  # a runner's JWT is longer than the usual 4 KB
             f"resolver: MEMORY\nresolver_preload: {{\n{preload}\n}}"
         )
 
@@ -151,6 +152,12 @@ async def test_credentials_with_the_claims_that_perdure_prints(
         return small(server.url, credentials=creds, inbox_prefix=inbox)
 
     caller = login("caller", "_INBOX.c")
+    made = claims(of_role("runner", Settings(), ["account"], create=True))
+    assert (
+        connect_bytes(made)
+        > LINE_BYTES
+        > connect_bytes(claims(of_role("caller", Settings(), ["account"])))
+    )
     await works(login("runner", "_INBOX.r", create=True), caller)
     assert "Violation" not in server.log_file.read_text()
     plain = Plain()

@@ -414,8 +414,6 @@ def test_servers_of_a_url() -> None:
     assert servers(Settings(url="nats://a:1,b")) == ["nats://a:1", "b"]
     with pytest.raises(Incompatible, match="can't be mixed"):
         servers(Settings(url="ws://a,nats://b"))
-    with pytest.raises(Incompatible, match="no server"):
-        servers(Settings(url=","))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
