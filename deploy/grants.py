@@ -38,8 +38,8 @@ CREATOR = "creator"
 LINE_BYTES = 4_096
 """The longest line that nats-server takes (`max_control_line`) unless it is told otherwise."""
 CONNECT_BYTES = 900
-"""What a log-in sends beside its claims: some 580 are the JWT's names, keys and signature, the rest
-is the log-in around it."""
+"""What a log-in sends beside its claims: some 580 are the JWT's names, keys and signature, the
+rest is the log-in around it."""
 STEP = "    "
 ANSWER_WITHIN = "10m"
 """How long the server keeps a caller's way back across accounts: beyond the 2 minutes that it
