@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import os
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from docker.errors import APIError  # type: ignore[import-untyped]
 
 from perdure import connect
+from perdure.containers import PerdureContainer
 from perdure.streams.client import Cluster
 
 from .container import NatsServer
@@ -111,6 +113,21 @@ async def test_a_runner_without_rights_answers_and_drains_under_load(
             assert state.balance == count, "each happened once"
     await second.terminate()
     assert await second.ended(DRAIN_S) == 0, second.logs()
+
+
+async def test_a_runner_by_testcontainers(app: str, server: NatsServer, bank: Any) -> None:
+    """Rights and file system as the manifests have them; probes and metrics from outside."""
+    hardened = {"read_only": True, "cap_drop": ["ALL"]}
+    with PerdureContainer(app, "bank", url=server.inner_url, **hardened) as runner:
+        async with connect(server.url) as cluster:
+            assert await cluster.at(bank.Account, "a-1").ask(bank.Deposit(5)) == 5
+        with urllib.request.urlopen(f"{runner.health_url}/metrics", timeout=10) as answer:
+            assert b"perdure_commands_total{" in answer.read()
+
+
+def read(health_url: str) -> bytes:
+    with urllib.request.urlopen(f"{health_url}/metrics", timeout=10) as answer:
+        return bytes(answer.read())
 
 
 class Crowd:
