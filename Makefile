@@ -19,7 +19,7 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 PYTEST := $(BIN)/python -m pytest
 
-SEEDS ?= 250
+SEEDS ?= 200
 FIRST ?= 1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 KILLS ?= 20

@@ -1,6 +1,8 @@
 """Fixtures for all tests, and how hypothesis behaves in all of them."""
 
+import os
 import signal
+from pathlib import Path
 
 import hypothesis
 
@@ -16,6 +18,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("perdure")
+
+# For processes that tests start: see there.
+SLIM = str(Path(__file__).parent / "support" / "slim")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (SLIM, os.environ.get("PYTHONPATH"))))
 
 # Started in the background or by nohup, all processes of the tests would ignore these, and those
 # that are ended by one would never end.
