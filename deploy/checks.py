@@ -20,13 +20,12 @@ from ..durable.clocks import MEND, told, verdict
 from ..durable.stats import RunnerStats, decode_stats
 from ..entities.clock import SystemClock
 from ..entities.duration import seconds
-from ..entities.settings import Settings
+from ..entities.settings import Settings, without_login
 from ..streams.asks import TypeInfo, decode_info
 from ..streams.codec import Undecodable
 from ..streams.jetstream.api import parse_time
 from ..streams.jetstream.consumer import OWNER
 from ..streams.jetstream.errors import ENABLE, NO_STREAM
-from ..streams.jetstream.login import shown
 from ..streams.port import Incompatible, Unreachable
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import (
@@ -553,11 +552,11 @@ async def check(settings: Settings, entities: Sequence[str], role: Role) -> Asyn
         yield bad("server", str(error), step)
         return
     except Incompatible as error:
-        yield good("server", f"{shown(settings.url)} answers")
+        yield good("server", f"{without_login(settings.url)} answers")
         yield bad("version", str(error), "upgrade nats-server")
         return
     try:
-        yield good("server", f"{shown(settings.url)} answers")
+        yield good("server", f"{without_login(settings.url)} answers")
         yield good("version", f"nats-server {probe.version}")
         async for finding in Checks(probe, settings, role).run(entities):
             yield finding

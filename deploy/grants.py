@@ -32,8 +32,12 @@ SYSTEM = "SYS"
 """The account of the server's own events; its user isn't perdure's."""
 CALLER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 """A caller's name: as such a user, in capitals an account and a part of a variable's name."""
-TAKEN = frozenset({"core", "creator", "operator", "reader", "runner", "sys", "system"})
-"""Names that no caller may have: they are other users' or accounts'."""
+TAKEN = frozenset(
+    {"core", "creator", "operator", "reader", "runner", "sys", "system"}
+    | {"on", "off", "yes", "no", "true", "false", "include"}
+)
+"""Names that no caller may have: they are other users' or accounts', or mean something else in a
+server's configuration."""
 CREATOR = "creator"
 LINE_BYTES = 4_096
 """The longest line that nats-server takes (`max_control_line`) unless it is told otherwise."""
@@ -114,6 +118,11 @@ def claims(wanted: Iterable[Need]) -> dict[str, Any]:
 def connect_bytes(made: dict[str, Any]) -> int:
     """What logging in with a JWT of these claims sends in one line, about."""
     return len(json.dumps(made, separators=(",", ":"))) * 4 // 3 + CONNECT_BYTES
+
+
+def _quoted(subject: str) -> str:
+    """As the server's configuration has it: its reader knows no escape of another character."""
+    return json.dumps(subject, ensure_ascii=False)
 
 
 def _of(wanted: Iterable[Need], verb: Verb) -> list[str]:
@@ -208,10 +217,10 @@ def _core(
     body += ["]", "exports: ["]
     for subject in _services(Subjects(settings.namespace), entities):
         kept = f'accounts: [{accounts}], response_threshold: "{ANSWER_WITHIN}"'
-        body.append(f"{STEP}{{ service: {json.dumps(subject)}, {kept} }}")
+        body.append(f"{STEP}{{ service: {_quoted(subject)}, {kept} }}")
     for name in callers:
         for subject in _replies(settings, name):
-            body.append(f"{STEP}{{ stream: {json.dumps(subject)}, accounts: [{_account(name)}] }}")
+            body.append(f"{STEP}{{ stream: {_quoted(subject)}, accounts: [{_account(name)}] }}")
     yield from _indented([*body, "]"])
     yield "}"
 
@@ -231,10 +240,10 @@ def _caller(settings: Settings, entities: Sequence[str], name: str, by: LogIn) -
     login = Login(name, [*of_role("caller", plain, entities), *replies], about)
     body = ["users: [", *_indented(_user(login, by)), "]", "imports: ["]
     for subject in _services(Subjects(settings.namespace), entities):
-        source = f"account: {CORE}, subject: {json.dumps(subject)}"
+        source = f"account: {CORE}, subject: {_quoted(subject)}"
         body.append(f"{STEP}{{ service: {{ {source} }} }}")
     for subject in _replies(settings, name):
-        source = f"account: {CORE}, subject: {json.dumps(subject)}"
+        source = f"account: {CORE}, subject: {_quoted(subject)}"
         body.append(f"{STEP}{{ stream: {{ {source} }} }}")
     yield f"{_account(name)} {{"
     yield from _indented([*body, "]"])
@@ -268,7 +277,7 @@ def _user(login: Login, by: LogIn) -> Iterator[str]:
     for verb in ("publish", "subscribe"):
         granted = [need for need in login.needs if need.verb == verb]
         body += [f"{STEP}{verb}: {{", f"{STEP * 2}allow: ["]
-        body += [f"{STEP * 3}{json.dumps(need.subject)}  # {need.why}" for need in granted]
+        body += [f"{STEP * 3}{_quoted(need.subject)}  # {need.why}" for need in granted]
         body += [f"{STEP * 2}]", f"{STEP}}}"]
     yield from _indented([*body, "}"])
     yield "}"

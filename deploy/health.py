@@ -237,17 +237,22 @@ class HealthServer(ThreadingMixIn, TCPServer):
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve it until its time is over."""
         limit = threading.Timer(CONNECTION_S, _cut, (request,))
         limit.daemon = True
-        limit.start()
         try:
+            limit.start()
             super().process_request_thread(request, client_address)
         finally:
             limit.cancel()
+            self.shutdown_request(request)  # a second time, unless no thread could be started
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -11,6 +11,7 @@ more than the class does (an ask without a key gets the advice "check"), and bot
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Union, cast, get_args
 
 import msgspec
@@ -20,6 +21,10 @@ from .tagged import Tagged, from_wire, to_wire, values_of, wire_twin
 
 Advice: TypeAlias = Literal["wait", "retry", "retry with the same key", "fix", "check"]
 """What the caller should do next. "check": it had no key, so only a look at the state can tell."""
+
+
+UNSAID = frozenset({"cause", "may_have_taken_effect", "advice", "resume_token"})
+"""Fields that the text of an error says in other words, or not at all."""
 
 
 class ClusterError(Tagged, kw_only=True):
@@ -60,7 +65,7 @@ class ClusterError(Tagged, kw_only=True):
         shown = ", ".join(
             f"{n}={v!r}"
             for n, v in values_of(self).items()
-            if n not in ("cause", "may_have_taken_effect", "advice") and v not in (None, ())
+            if n not in UNSAID and v not in (None, ())
         )
         usual = (type(self).__doc__ or self.tag).partition("\n")[0]
         what = (self.cause or usual).rstrip(".")
@@ -157,8 +162,9 @@ class Suspended(ClusterError, kw_only=True):
     advice: Advice = "wait"
     waits_for: tuple[str, ...] = ()
     """The names of what it waits for."""
-    resume_token: str | None = None
-    """The token, only where the flow shows it to its caller: who holds it can resume the flow."""
+    resume_token: str | None = field(default=None, repr=False)
+    """The token, only where the flow shows it to its caller: who holds it can resume the flow. It
+    is in neither `str` nor `repr`, which end in logs."""
 
 
 class RpcClientError(ClusterError, kw_only=True):

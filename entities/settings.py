@@ -31,7 +31,8 @@ _SECRET = frozenset({"password", "token", "resume_secrets"})
 _SCHEMES = ("nats", "tls", "ws", "wss")
 MEMORY = "memory:"
 """How the URL of a cluster in this process begins."""
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+_LOGIN = re.compile(r"(?:(?<=//)|(?<=,)|^)[^/,\s]*@")
+"""Of each URL in a list, with a scheme or without, up to the last `@` before the path."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -336,6 +337,11 @@ def _converted(settings: Settings) -> Iterator[tuple[str, str]]:
                 msgspec.structs.force_setattr(settings, name, value)
 
 
+def without_login(urls: str) -> str:
+    """URLs without the names and passwords that may be in them."""
+    return _LOGIN.sub("***@", urls)
+
+
 def _url_problems(urls: str) -> Iterator[tuple[str, str]]:
     if not urls.strip(",") or re.search(r"\s|[\x00-\x1f]", urls):
         yield "url", "empty, or with white space in it"
@@ -344,14 +350,14 @@ def _url_problems(urls: str) -> Iterator[tuple[str, str]]:
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
             host = parts.hostname if parts.port != 0 else None
-        except ValueError as error:  # it may quote a password
-            yield "url", f"not a URL: {_USERINFO.sub('***@', str(error))}"
+        except ValueError:  # its text may quote a part of a password
+            yield "url", "not a URL: look at its port, and at its brackets"
             continue
         if parts.scheme not in _SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             yield "url", f"{parts.scheme}:// isn't one of {known} and {MEMORY}"
         elif not host:
-            yield "url", f"no host, or port 0, in {_USERINFO.sub('***@', url)}"
+            yield "url", f"no host, or port 0, in {without_login(url)}"
 
 
 def _range_problems(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -409,7 +415,7 @@ def _inbox_problems(settings: Settings) -> Iterator[tuple[str, str]]:
 def _show(name: str, value: object) -> str:
     if name in _SECRET and value:
         return "'***'"
-    return repr(_USERINFO.sub("***@", value) if isinstance(value, str) else value)
+    return repr(without_login(value) if name == "url" and isinstance(value, str) else value)
 
 
 def load_with_sources(

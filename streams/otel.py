@@ -11,10 +11,14 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..entities.clock import SystemClock
+from ..entities.errors import Suspended
 from ..entities.tagged import Failure
+from .token import without_tokens
 from .tracing import Attributes, Kind, tag_of_error
 
 FIELD = "traceparent"
+DESCRIPTION_CHARS = 256
+"""Of an error's text in a span at most: enough to know it, and no payload."""
 KINDS: dict[Kind, SpanKind] = {
     "client": SpanKind.CLIENT,
     "producer": SpanKind.PRODUCER,
@@ -41,7 +45,7 @@ class OpenTelemetry:
     def span(
         self, name: str, kind: Kind, attributes: Attributes, parent: str | None = None
     ) -> Generator[str | None]:
-        """See `Tracer`. A declared failure is an answer, not an error of the span."""
+        """See `Tracer`. A declared failure, or that a flow waits, is an answer and no error."""
         with self._tracer.start_as_current_span(
             name,
             _context(parent),
@@ -54,8 +58,9 @@ class OpenTelemetry:
                 yield _traceparent(span)
             except BaseException as error:
                 span.set_attribute("error.type", tag_of_error(error))
-                if not isinstance(error, Failure):
-                    span.set_status(Status(StatusCode.ERROR, str(error)[:256]))
+                if not isinstance(error, Failure | Suspended):
+                    told = without_tokens(str(error))[:DESCRIPTION_CHARS]
+                    span.set_status(Status(StatusCode.ERROR, told))
                 raise
 
     def past(

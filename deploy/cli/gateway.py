@@ -10,8 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ...durable.connect import connect
-from ...entities.settings import Settings
-from ...streams.jetstream.login import shown
+from ...entities.settings import Settings, without_login
 from ..logs import Level, configure
 from ..process import run_until_signalled
 from .app import AnyEntity, load_app
@@ -122,9 +121,13 @@ def _announce(
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if output.json:
         names = [entity.name for entity in entities]
-        output.result({"ready": True, "http": at, "url": shown(settings.url), "entities": names})
+        output.result(
+            {"ready": True, "http": at, "url": without_login(settings.url), "entities": names}
+        )
         return
-    output.line(f"{at} serves {', '.join(e.name for e in entities)} of {shown(settings.url)}")
+    output.line(
+        f"{at} serves {', '.join(e.name for e in entities)} of {without_login(settings.url)}"
+    )
     output.line("Without a login: who reaches it may do everything.")
     output.line()
     output.line("Next, in another terminal:")

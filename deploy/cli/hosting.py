@@ -15,9 +15,8 @@ from rich.text import Text
 
 from ...durable.connect import opened
 from ...durable.runner import Runner
-from ...entities.settings import MEMORY, Settings
+from ...entities.settings import MEMORY, Settings, without_login
 from ...streams.client import Cluster
-from ...streams.jetstream.login import shown
 from ..health import Health, serving
 from ..process import collecting_seldom
 from ..service import answering
@@ -78,9 +77,9 @@ def announce(
     """Say that it runs, and what can be done now, ready to be copied."""
     if output.json:
         served = {entity.name: list(entity.contracts) for entity in entities}
-        output.result({"ready": True, "url": shown(settings.url), "entities": served})
+        output.result({"ready": True, "url": without_login(settings.url), "entities": served})
         return
-    output.line(Text.assemble((how, "bold"), f" on {shown(settings.url)}"))
+    output.line(Text.assemble((how, "bold"), f" on {without_login(settings.url)}"))
     for entity in entities:
         output.line(f"  {entity.name}: {', '.join(entity.contracts)}")
     output.line()
@@ -109,6 +108,6 @@ def options(settings: Settings) -> str:
     By itself it goes where the variables, the NATS context and `perdure.toml` say.
     """
     usual = Settings.load()
-    url = "" if settings.url == usual.url else f" --url {quoted(shown(settings.url))}"
+    url = "" if settings.url == usual.url else f" --url {quoted(without_login(settings.url))}"
     other = settings.namespace != usual.namespace
     return url + (f" --namespace {settings.namespace}" if other else "")

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ...entities.entity import Entity
 from ...streams.client import Cluster
+from ...streams.token import without_tokens
 from .calls import Calls
 from .document import document
 from .health import Health
@@ -148,7 +149,7 @@ class Gateway:
 
 def shown(path: str) -> str:
     """A path for a log: without resume tokens, and without the query string, which isn't in it."""
-    return "/resume/(token)" if path.startswith("/resume/") else path[:1000]
+    return "/resume/(token)" if path.startswith("/resume/") else without_tokens(path)[:1000]
 
 
 def _unfinished() -> Response:

@@ -26,7 +26,7 @@ from ...streams.client import Cluster
 from ...streams.history import Commit
 from ...streams.token import without_tokens
 from .limits import Limits
-from .problems import answer, cluster_body, status_of
+from .problems import answer, cluster_body, status_of, tell_operator
 from .reading import (
     EVENTS,
     JSON,
@@ -223,7 +223,9 @@ class Stream(Response):
                         text = b"id: %d\nevent: outcome\ndata: %s\n\n" % (position, data)
                         await self._send(send, text)
             except ClusterError as error:
-                body = msgspec.json.encode(cluster_body(error, status_of(error)))
+                status = status_of(error)
+                tell_operator(error, status)
+                body = msgspec.json.encode(cluster_body(error, status))
                 await self._send(send, b"event: problem\ndata: %s\n\n" % body)
             finally:
                 if coming is not None:

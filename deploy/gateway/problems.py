@@ -125,19 +125,24 @@ def of_cluster(error: ClusterError, *, status: Status | None = None) -> Response
     known = status_of(error) if status is None else status
     headers = {} if known.retry_after_s is None else {"Retry-After": str(known.retry_after_s)}
     body = cluster_body(error, known)
-    if not known.told:
+    tell_operator(error, known)
+    return Response(msgspec.json.encode(body), known.code, headers, PROBLEM)
+
+
+def tell_operator(error: ClusterError, status: Status) -> None:
+    """Log what lies beneath, where that is not told to whoever asked."""
+    if not status.told:
         _log.warning(
             "%s: %s",
             error.tag,
             error.cause,
             extra={
                 "action": "http.error",
-                "status": known.code,
+                "status": status.code,
                 "address": error.address,
                 "request_id": error.request_id,
             },
         )
-    return Response(msgspec.json.encode(body), known.code, headers, PROBLEM)
 
 
 def cluster_body(error: ClusterError, status: Status) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from nats.aio.subscription import Subscription
 from nats.errors import BadSubjectError, Error
 
 from ...entities.entropy import Entropy
-from ...entities.settings import Settings
+from ...entities.settings import Settings, without_login
 from ..port import Incompatible, Unreachable
 from .errors import Denied, Forbidden, Lost, TooLarge
 from .link import Link, dial
-from .login import options, servers, shown
+from .login import options, servers
 from .messages import check_subject, frame, headers_block
 from .reader import Handler
 from .replies import Read, Received, Replies, itself
@@ -142,7 +142,7 @@ class Connection:
 
     def __repr__(self) -> str:
         url = self.link.client.connected_url if self.link is not None else None
-        where = "down" if url is None else shown(url.geturl())
+        where = "down" if url is None else without_login(url.geturl())
         return f"<Connection {self._name} {where} links={self.links} waiting={len(self.replies)}>"
 
     # -- its life ---------------------------------------------------------------------------------
@@ -487,4 +487,4 @@ class Connection:
     def _why(self) -> str:
         if self.closed:
             return "the session is closed"
-        return f"no connection to {', '.join(map(shown, self._urls))}"
+        return f"no connection to {', '.join(map(without_login, self._urls))}"

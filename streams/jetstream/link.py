@@ -17,9 +17,9 @@ from nats.aio.client import Client, Server
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from ...entities.settings import without_login
 from ..port import Unreachable
 from .errors import check_version
-from .login import shown
 from .outbox import Outbox
 from .reader import Handler, Reader
 
@@ -143,7 +143,7 @@ async def dial(
     except (Error, OSError, TimeoutError) as error:
         await _close(client)
         why = _cause([error, *errors])
-        where = ", ".join(shown(url) for url in urls)
+        where = ", ".join(without_login(url) for url in urls)
         raise Unreachable(f"can't connect to {where}: {_told(why)}") from None
     except BaseException:
         await _close(client)

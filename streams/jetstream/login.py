@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import ssl
 from typing import Any
 
 from ...entities.settings import Settings
 from ..port import Incompatible
-
-_USERINFO = re.compile(r"(?<=//)[^/@\s]*@")
 
 
 def servers(settings: Settings) -> list[str]:
@@ -48,11 +45,6 @@ def options(settings: Settings) -> dict[str, Any]:
     if settings.inbox_prefix != Settings().inbox_prefix:
         given["inbox_prefix"] = settings.inbox_prefix
     return given
-
-
-def shown(url: str) -> str:
-    """A URL without the password that may be in it."""
-    return _USERINFO.sub("***@", url)
 
 
 def _need(package: str, what: str) -> None:

@@ -16,7 +16,7 @@ from order import Order, Place, Verdict
 from shop import ENTITIES
 from stock import GetShelf, Receive, Shelf, Stock
 
-from perdure import Settings, TestCluster, Token, memory
+from perdure import Settings, Suspended, TestCluster, Token, memory
 from perdure.streams import otel, tracing
 
 SETTINGS = Settings(tracing=True)
@@ -37,6 +37,9 @@ class Spans:
 
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    def text(self) -> str:
+        return "".join(span.to_json() for span in self._exporter.get_finished_spans())
 
     def forget(self) -> None:
         self._exporter.clear()
@@ -147,6 +150,26 @@ async def test_without_the_setting_there_are_none(spans: Spans) -> None:
         await stocked(cluster, spans)
         await cluster.at(Order, "o-1").ask(Place("ann", "good", BOTH, 50_00))
     assert spans.named("order.place") == []
+
+
+@pytest.mark.usefixtures("outside_file")
+async def test_that_a_flow_waits_is_no_error_and_its_token_in_no_span(spans: Spans) -> None:
+    async with memory(*ENTITIES, settings=SETTINGS) as cluster:
+        await stocked(cluster, spans)
+        large = Place("ann", "good", BOTH, 200_00)
+        with pytest.raises(Suspended) as first:
+            await cluster.at(Order, "o-1").ask(large, key="k", on_suspend="raise")
+        await cluster.quiet()
+        with pytest.raises(Suspended) as caught:
+            await cluster.at(Order, "o-1").ask(large, key="k", on_suspend="raise")
+        await cluster.quiet()
+    token = caught.value.resume_token
+    assert token is not None
+    assert token not in f"{caught.value} {caught.value!r} {first.value!r}"
+    assert token not in spans.text()
+    (*_, asked) = spans.named("ask order.place")
+    assert asked.status.status_code == StatusCode.UNSET
+    assert (asked.attributes or {})["error.type"] == "Suspended"
 
 
 def test_without_the_package_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from perdure.streams.jetstream.errors import (
     check_version,
     publish_answer,
 )
-from perdure.streams.jetstream.login import options, servers, shown
+from perdure.streams.jetstream.login import options, servers
 from perdure.streams.jetstream.messages import headers_block, no_responders
 from perdure.streams.jetstream.outbox import PENDING_BYTES, Outbox
 from perdure.streams.jetstream.pull import Credit
@@ -471,8 +471,3 @@ def test_files_that_can_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert options(Settings(credentials=str(file))) == {"user_credentials": str(file)}
     file.write_text("SUA…")
     assert options(Settings(nkey_seed=str(file))) == {"nkeys_seed": str(file)}
-
-
-def test_passwords_are_not_shown() -> None:
-    assert shown("nats://me:secret@host:4222") == "nats://***@host:4222"
-    assert shown("nats://host:4222") == "nats://host:4222"
