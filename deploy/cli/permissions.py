@@ -156,7 +156,9 @@ def _callers(given: tuple[str, ...]) -> list[str]:
             what = f"--caller: {name!r} isn't 1-32 of a-z, 0-9 and _, a letter first"
             raise UsageError(what, "give for instance --caller shop")
         if name in TAKEN:
-            raise UsageError(f"--caller: {name!r} is a name with a meaning of its own", "choose another")
+            raise UsageError(
+                f"--caller: {name!r} is a name with a meaning of its own", "choose another"
+            )
     return list(dict.fromkeys(given)) or [DEFAULT_CALLER]
 
 

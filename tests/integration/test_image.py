@@ -25,6 +25,9 @@ from .test_entity import bank as bank
 CALLERS = 16
 ENOUGH = 200
 """Answers before the stop, and again after it."""
+COUNTED = b'\nperdure_commands_total{result="reply",tag="",type="account",way="ask"} 1.0'
+COUNTED_S = 10.0
+"""How long that may take: a runner looks at what it counts four times a second at most."""
 DRAIN_S = 30.0
 """How long a drained runner may take: `drain_timeout` and what is around it, on a busy machine."""
 
@@ -121,7 +124,11 @@ async def test_a_runner_by_testcontainers(app: str, server: NatsServer, bank: An
     with PerdureContainer(app, "bank", url=server.inner_url, **hardened) as runner:
         async with connect(server.url) as cluster:
             assert await cluster.at(bank.Account, "a-1").ask(bank.Deposit(5)) == 5
-        assert b"\nperdure_commands_total{" in await asyncio.to_thread(read, runner.health_url)
+        async with asyncio.timeout(COUNTED_S):
+            while COUNTED not in await asyncio.to_thread(  # noqa: ASYNC110 (another process)
+                read, runner.health_url
+            ):
+                await asyncio.sleep(0.1)
 
 
 def read(health_url: str) -> bytes:

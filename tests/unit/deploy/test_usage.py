@@ -62,8 +62,14 @@ def shell(tmp_path: Path) -> Shell:
         (["permissions", "app", "--role", "caller", "--inbox", "x" * 300], "over 200"),
         (["permissions", "app", "--production", "--role", "caller"], "has all roles"),
         (["permissions", "app", "--production", "--caller", "a-b"], "'a-b' isn't 1-32"),
-        (["permissions", "app", "--production", "--caller", "runner"], "a name with a meaning of its own"),
-        (["permissions", "app", "--production", "--caller", "on"], "a name with a meaning of its own"),
+        (
+            ["permissions", "app", "--production", "--caller", "runner"],
+            "a name with a meaning of its own",
+        ),
+        (
+            ["permissions", "app", "--production", "--caller", "on"],
+            "a name with a meaning of its own",
+        ),
         (["permissions", "app", "--role", "caller", "--url", "memory:"], "memory: has no server"),
         (["suspended"], "TYPE requires an argument"),
         (["suspended", "Account"], "not an entity type's name"),
