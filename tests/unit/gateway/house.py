@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,3 +67,12 @@ async def house(
         made = House(gateway, cluster, http, at, serving)
         stack.push_async_callback(made.stop)
         yield made
+
+
+def deaf(port: int, request: bytes) -> socket.socket:
+    """A client that reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    client.sendall(request)
+    return client
