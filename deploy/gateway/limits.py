@@ -25,6 +25,10 @@ KEEP_ALIVE_S = 65
 """How long an idle connection stays open, in seconds: longer than proxies keep theirs (nginx: 60),
 so that it isn't this side that closes one just when it is used again."""
 
+PIECE_BYTES = 65_536
+"""What is written of an answer before its client took what was written before. Hardly more waits
+here, of each connection, for a client that doesn't read, when its request is over."""
+
 SPARE_CONNECTIONS = 500
 """Connections beyond those with a request in hand: proxies keep some open for the next."""
 
@@ -37,7 +41,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_s: float = 10.0
     """How long a body may take to come: half a megabyte at 50 kB/s."""
     requests: int = 1_000
-    """Requests at once; more are refused with 503. Each costs some 30 kB, so 30 MB."""
+    """Requests at once; more are refused with 503. Each costs some 30 kB, so 30 MB, beside its
+    body and its answer: a gigabyte if all were of the largest. It is in hand until its client has
+    taken its answer, but for PIECE_BYTES."""
     streams: int = 100
     """Event streams at once, beside these; more are refused with 503. Each reads a log."""
     call_s: float = 30.0
@@ -52,12 +58,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes on a page at most."""
     page_bytes: int = 4_194_304
     """Where a page ends, however few outcomes it has: eight of the largest messages."""
+    pages: int = 16
+    """Pages read or sent at once; others wait. Each is held twice while it is put together, so all
+    of them take 150 MB at most."""
     ping_s: float = 15.0
     """How often a silent event stream says that it lives: proxies end it after 60 s."""
     stream_s: float = 3_600.0
     """How long an event stream lasts: then its client comes again, maybe to another gateway."""
     send_s: float = 30.0
-    """How long a client may take none of what an event stream has for it; then it is ended."""
+    """How long a client may take none of what an event stream has for it; then it is ended. Of
+    other answers the connection sees to it (`Protocol`)."""
     ready_s: float = 2.0
     """How long an owner may take to answer for `/readyz`: a takeover takes about one second."""
     ready_every_s: float = 1.0

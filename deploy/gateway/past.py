@@ -95,6 +95,41 @@ def _raw(data: bytes | None) -> Raw | None:
     return None if data is None else Raw(data)
 
 
+class Turn:
+    """One of the pages that are read or sent at once."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        """Not yet."""
+        self._turns, self._has = turns, False
+
+    async def come(self) -> None:
+        """Wait for it."""
+        await self._turns.acquire()
+        self._has = True
+
+    def end(self) -> None:
+        """Give it to the next, if it came."""
+        if self._has:
+            self._has = False
+            self._turns.release()
+
+
+class Page(Response):
+    """A page, whose turn ends when its client has taken it or is gone."""
+
+    def __init__(self, page: Response, turn: Turn) -> None:
+        """The answer and its turn."""
+        super().__init__(page.body, page.status_code, page.headers)
+        self._turn = turn
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._turn.end()
+
+
 class Past:
     """What is read from the log."""
 
@@ -104,6 +139,7 @@ class Past:
         """Streams end when `draining` is set."""
         self._cluster, self._limits, self._draining = cluster, limits, draining
         self._root = root
+        self._pages = asyncio.Semaphore(limits.pages)
         self.streams: int = 0
         """Event streams that are open."""
 
@@ -124,14 +160,21 @@ class Past:
         prefers = preferences(request, values, self._limits)
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
         found = self._cluster.history(served.entity, id)
-        items, more = await within(wait_s, request, self._page(found, after, limit))
-        next_page = None
-        if more:
-            entity, of = escaped(served.entity.name), escaped(id)
-            at = f"after={after + len(items)}&limit={limit}"
-            next_page = f"{self._root}/entities/{entity}/{of}/history?{at}"
-        links = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
-        return answer(200, {"items": [Raw(i) for i in items], "next": next_page}, links)
+        turn = Turn(self._pages)
+        try:
+            reading = self._page(turn, found, after, limit)
+            items, more = await within(wait_s, request, reading)
+            next_page = None
+            if more:
+                entity, of = escaped(served.entity.name), escaped(id)
+                at = f"after={after + len(items)}&limit={limit}"
+                next_page = f"{self._root}/entities/{entity}/{of}/history?{at}"
+            links = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
+            page = answer(200, {"items": [Raw(i) for i in items], "next": next_page}, links)
+            return Page(page, turn)
+        except BaseException:
+            turn.end()
+            raise
 
     def _stream(self, served: Served, id: str, after: int) -> Response:
         if self.streams >= self._limits.streams:
@@ -140,9 +183,10 @@ class Past:
         return Stream(self, self._cluster.watch(served.entity, id), after, self._limits)
 
     async def _page(
-        self, found: AsyncIterator[Commit[Any]], after: int, limit: int
+        self, turn: Turn, found: AsyncIterator[Commit[Any]], after: int, limit: int
     ) -> tuple[list[bytes], bool]:
-        """The records after a position, and whether there are more."""
+        """The records after a position, and whether there are more; when it is its turn."""
+        await turn.come()
         items: list[bytes] = []
         size = position = 0
         async with _closing(found) as commits:

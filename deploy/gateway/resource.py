@@ -13,9 +13,10 @@ from typing import Any, TypeAlias, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ...entities.errors import ClusterError
+from .limits import PIECE_BYTES
 from .problems import gone_wrong, of_cluster, problem
 from .reading import JSON, Gone, accepts
 
@@ -39,7 +40,7 @@ class Resource:
         """Answer one request."""
         request = Request(scope, receive)
         response = await self._response(request)
-        await response(scope, receive, send)
+        await response(scope, receive, in_pieces(send))
 
     async def _response(self, request: Request) -> Response:
         try:
@@ -61,6 +62,26 @@ class Resource:
             return Response(status_code=CLOSED)
         except Exception:
             return gone_wrong("a request failed")
+
+
+def in_pieces(send: Send) -> Send:
+    """`send` for whole answers of any size, which are written as their client takes them.
+
+    In one piece an answer would be written at once, and its request be over, while the whole of it
+    still waits for its client: nothing would bound how much of that there is.
+    """
+
+    async def sent(message: Message) -> None:
+        body: bytes = message.get("body", b"")
+        if message.get("more_body") or len(body) <= PIECE_BYTES:
+            await send(message)
+            return
+        for begin in range(0, len(body), PIECE_BYTES):
+            piece = body[begin : begin + PIECE_BYTES]
+            more = begin + PIECE_BYTES < len(body)
+            await send({**message, "body": piece, "more_body": more})
+
+    return sent
 
 
 def _methods(ways: Mapping[str, Handler]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, MutableMapping
 from datetime import UTC, datetime
@@ -20,12 +21,12 @@ from perdure.deploy.server import EmbeddedServer
 
 from ...support.server import PATIENCE_S, fresh_namespace, until
 from . import till as tills
-from .house import House, house
+from .house import House, deaf, house
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVENTS = {"Accept": "text/event-stream"}
-LIMITS = Limits(requests=3, streams=2, page_bytes=600, ping_s=0.1, drain_s=5.0)
+LIMITS = Limits(requests=3, streams=2, page_bytes=600, pages=1, ping_s=0.1, drain_s=5.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -114,6 +115,21 @@ async def test_streams_are_bounded(shared: House) -> None:
         assert (third.status_code, third.headers["retry-after"]) == (503, "5")
         assert (await shared.http.get(at)).status_code == 200
     await until(lambda: shared.gateway.streams == 0, "their end")
+
+
+async def test_pages_in_hand_are_bounded(shared: House) -> None:
+    note = {"cents": 1, "note": "x" * 450_000}
+    assert (await shared.http.post("/entities/till/large/put", json=note)).status_code == 200
+    at = "/entities/till/large/history"
+    asks = f"GET {at} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with contextlib.closing(deaf(int(shared.at.rpartition(":")[2]), asks)):
+        await until(lambda: shared.gateway.requests == 1, "its page")
+        second = await shared.http.get("/entities/till/paged/history?wait=0.2")
+        assert (second.status_code, shared.gateway.requests) == (504, 1)
+    await until(lambda: shared.gateway.requests == 0, "its end")
+    for _ in range(2):
+        page = await shared.http.get(at)
+        assert (page.status_code, len(page.content) > 450_000) == (200, True)
 
 
 async def test_requests_are_bounded_and_a_client_that_goes_frees_everything(
