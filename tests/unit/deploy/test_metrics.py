@@ -148,6 +148,19 @@ def test_alert_rules_are_whole() -> None:
         assert set(re.findall(r"\$labels\.([a-z_]+)", texts)) <= known
 
 
+def test_shards_are_counted_in_each_job() -> None:
+    """Of one type for all jobs, those of a job would make up for those that another lacks."""
+    found = [
+        (where, set(labels.replace(" ", "").split(",")))
+        for where, expression in expressions()
+        if {"perdure_shards", "perdure_shards_owned"}
+        <= {series for series, _ in selectors(parsed(expression))}
+        for labels in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression)
+    ]
+    assert len(found) >= 4
+    assert [where for where, labels in found if labels != {"job", "type"}] == []
+
+
 def test_alert_rules_do_what_they_say() -> None:
     """On made-up series, by Prometheus's own tool, where it is installed."""
     promtool = shutil.which("promtool")

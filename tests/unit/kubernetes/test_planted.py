@@ -201,6 +201,12 @@ MISTAKES: dict[str, tuple[str, Mistake]] = {
             port="metrics"
         ),
     ),
+    "one job for all": (
+        "has the job of other namespaces",
+        lambda o: one(o, "ServiceMonitor", "perdure-runner")["spec"]["endpoints"][0].pop(
+            "relabelings"
+        ),
+    ),
     "policy of nobody": (
         "NetworkPolicy/nats is about no pod",
         lambda o: policy(o, "nats")["podSelector"].update(matchLabels={"app": "nats"}),

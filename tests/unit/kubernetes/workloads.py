@@ -167,6 +167,19 @@ def nats_has_a_majority(objects: list[Object]) -> Iterator[str]:
             yield "the first NATS server waits for a majority that isn't started"
 
 
+def jobs_are_apart(objects: list[Object]) -> Iterator[str]:
+    """What is scraped in a namespace has a job of its own, which alerts and the dashboard need."""
+    wanted = {
+        "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_service_name"],
+        "separator": "/",
+        "targetLabel": "job",
+    }
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        for endpoint in monitor["spec"]["endpoints"]:
+            if wanted not in endpoint.get("relabelings", ()):
+                yield f"{called(monitor)} has the job of other namespaces"
+
+
 def scaler_fits(objects: list[Object]) -> Iterator[str]:
     """Never more runners than shards; who scales says how many; what it asks is scraped."""
     for scaler in of_kind(objects, "ScaledObject"):
@@ -242,5 +255,6 @@ POLICIES: tuple[Policy, ...] = (
     rollout_keeps_runners,
     nats_keeps_what_it_took,
     nats_has_a_majority,
+    jobs_are_apart,
     scaler_fits,
 )
