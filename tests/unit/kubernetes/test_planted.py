@@ -374,6 +374,14 @@ MISTAKES: dict[str, tuple[str, Mistake]] = {
         "asks what nobody measures",
         lambda o: without(o, "ServiceMonitor", "perdure-runner"),
     ),
+    "another namespace": (
+        "counts the runners of other namespaces",
+        lambda o: runner(o)["metadata"].update(namespace="perdure-eu"),
+    ),
+    "silence": (
+        "takes runners that nobody scrapes for idle ones",
+        lambda o: scaler(o)["triggers"][1]["metadata"].pop("ignoreNullValues"),
+    ),
     "everybody's": (
         "counts the runners of other namespaces",
         lambda o: scaler(o)["triggers"][0]["metadata"].update(query="sum(perdure_commands_total)"),

@@ -205,11 +205,19 @@ def scaler_fits(objects: list[Object]) -> Iterator[str]:
                 yield f"{called(scaler)} asks what nobody measures"
             if f'namespace="{workload["metadata"]["namespace"]}"' not in query:
                 yield f"{called(scaler)} counts the runners of other namespaces"
+        if not any(_notices_silence(trigger["metadata"]) for trigger in spec["triggers"]):
+            yield f"{called(scaler)} takes runners that nobody scrapes for idle ones"
     if not of_kind(objects, "ScaledObject"):
         for workload in of_kind(objects, "Deployment"):
             (container,) = containers(workload)
             if workload["spec"].get("replicas", 1) > settings_of(objects, container).shards:
                 yield f"{called(workload)} has more runners than shards"
+
+
+def _notices_silence(metadata: Object) -> bool:
+    """Whether an empty answer to a query that never has one is an error, and not 0."""
+    always = re.fullmatch(r"sum\(perdure_waiting_asks\{[^}]*\}\)", metadata.get("query", ""))
+    return always is not None and metadata.get("ignoreNullValues") == "false"
 
 
 def _nats(objects: list[Object]) -> list[Object]:
