@@ -48,7 +48,8 @@ from .served import OPTIONS, Message, Served
 NO_OUTCOME = Status(404, 1, told=True)
 """Of `SendTimeout` where an outcome is asked for: there is none under that key, yet."""
 OTHER_COMMAND = Status(422)
-"""Of `SerializationError` there: it can't be read as this command's outcome."""
+"""Of `SerializationError` there, where an answer can't be read as this command's outcome; what the
+owner tells of is no fault of whoever asks."""
 
 _MOST_VERSIONS = 999_999_999
 
@@ -151,7 +152,10 @@ class Calls:
             why = "no outcome under that key: never used, forgotten, or waiting for its turn"
             return of_cluster(with_details(error, cause=why), status=NO_OUTCOME)
         except SerializationError as error:
-            return of_cluster(error, status=OTHER_COMMAND)
+            tag = part(request, "name")
+            unread = (f"{tag}: reply", f"{tag}: failure")  # else it is the owner's answer
+            here = (error.cause or "").startswith(unread)
+            return of_cluster(error, status=OTHER_COMMAND if here else None)
 
     async def _result(
         self,

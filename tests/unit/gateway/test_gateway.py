@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from perdure import Ref, SerializationError
 from perdure.deploy.gateway.limits import Limits
 from perdure.deploy.server import EmbeddedServer
 
@@ -118,6 +119,18 @@ async def test_a_refused_flow_is_a_conflict_at_its_outcome(shared: House) -> Non
     assert (found.status_code, found.json()["failure"]) == (409, {"type": "refused", "by": "ann"})
     other = await shared.http.get(asked.headers["location"].replace("close", "put"))
     assert (other.status_code, other.json()["type"]) == (422, "SerializationError")
+
+
+async def test_an_outcome_that_the_owner_cannot_tell_is_no_fault_of_who_asks(
+    shared: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def large(*_: object, **__: object) -> None:
+        why = "the answer has 600000 bytes, a message holds 524288"
+        raise SerializationError(cause=why, may_have_taken_effect=False)
+
+    monkeypatch.setattr(Ref, "result", large)
+    found = await shared.http.get("/entities/till/large/outcomes/put/k")
+    assert (found.status_code, found.json()["type"]) == (500, "SerializationError")
 
 
 async def test_an_outcome_that_is_not_there_is_not_found(shared: House) -> None:
