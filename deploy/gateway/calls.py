@@ -147,7 +147,7 @@ class Calls:
         wait_s = self._limits.outcome_s if prefers.wait_s is None else prefers.wait_s
         key = part(request, "key")
         try:
-            return await self._result(request, key, wait_s, prefers.applied, known=False)
+            return await self._result(request, key, wait_s, prefers.waited, known=False)
         except SendTimeout as error:
             why = "no outcome under that key: never used, forgotten, or waiting for its turn"
             return of_cluster(with_details(error, cause=why), status=NO_OUTCOME)
@@ -224,7 +224,7 @@ class Calls:
         ref = self._cluster.at(served.state, part(request, "id"))
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
         reply = await unless_gone(request, ref.query(query, fresh=fresh, timeout=wait_s))
-        return answer(200, reply, prefers.applied)
+        return answer(200, reply, prefers.waited)
 
     async def state(self, request: Request) -> Response:
         """The state now, at a version, or at a time."""
@@ -237,7 +237,7 @@ class Calls:
         wait_s = self._limits.call_s if prefers.wait_s is None else prefers.wait_s
         at = None if version < 0 else version
         read = ref.state(version=at, time=time, timeout=wait_s)
-        return answer(200, await unless_gone(request, read))
+        return answer(200, await unless_gone(request, read), prefers.waited)
 
     # -- resume tokens ------------------------------------------------------------------------
     async def resume(self, request: Request) -> Response:

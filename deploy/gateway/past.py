@@ -170,7 +170,8 @@ class Past:
                 at = f"after={after + len(items)}&limit={limit}"
                 next_page = f"{self._root}/entities/{entity}/{of}/history?{at}"
             links = {} if next_page is None else {"Link": f'<{next_page}>; rel="next"'}
-            page = answer(200, {"items": [Raw(i) for i in items], "next": next_page}, links)
+            headers = {**links, **prefers.waited}
+            page = answer(200, {"items": [Raw(i) for i in items], "next": next_page}, headers)
             return Page(page, turn)
         except BaseException:
             turn.end()

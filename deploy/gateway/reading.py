@@ -118,10 +118,15 @@ class Preferences(msgspec.Struct, frozen=True):
     @property
     def applied(self) -> dict[str, str]:
         """The header that says what of it was heeded."""
-        said = [f"wait={self.wait_s:g}"] if self.wait_s is not None else []
-        if self.later:
-            said.append("respond-async")
-        return {"Preference-Applied": ", ".join(said)} if said else {}
+        if not self.later:
+            return self.waited
+        said = [*self.waited.values(), "respond-async"]
+        return {"Preference-Applied": ", ".join(said)}
+
+    @property
+    def waited(self) -> dict[str, str]:
+        """The same where nothing is done later: only commands are."""
+        return {} if self.wait_s is None else {"Preference-Applied": f"wait={self.wait_s:g}"}
 
 
 def preferences(request: Request, values: dict[str, str], limits: Limits) -> Preferences:

@@ -185,6 +185,17 @@ async def test_a_state_is_that_of_a_version_or_a_time(shared: House) -> None:
         assert (await shared.http.get(f"{at}?{bad}")).status_code in (400, 422)
 
 
+async def test_what_is_heeded_of_preferences_is_told(shared: House) -> None:
+    made = await put(shared, "preferred", 1, **{KEY: "k", "Prefer": "wait=7"})
+    assert made.headers["preference-applied"] == "wait=7"
+    for path in ("state", "history", "worth?times=1", "outcomes/put/k"):
+        for prefer, applied in (("respond-async, wait=7", "wait=7"), ("respond-async", None)):
+            at = f"/entities/till/preferred/{path}"
+            answer = await shared.http.get(at, headers={"Prefer": prefer})
+            told = (answer.status_code, answer.headers.get("preference-applied"))
+            assert told == (200, applied), path
+
+
 @pytest.mark.parametrize(
     "id", ["a/b", "..", ".", "a b", "ü", "%2F", "=2F", "a?b#c", "*", ">", "\0"]
 )
