@@ -38,11 +38,18 @@ class _Container(DockerContainer):
             raise NoEngine(str(error)) from error
 
     def start(self) -> Self:
-        """Start it; returns when it is ready. Raises NoEngine."""
+        """Start it; returns when it is ready.
+
+        Raises NoEngine, or TimeoutError, with the container's log as a note, for one that runs and
+        isn't ready within START_TIMEOUT_S. That one is removed.
+        """
         try:
             super().start()
         except (docker.errors.DockerException, ContainerStartException) as error:
             raise NoEngine(str(error)) from error
+        except TimeoutError:
+            self.stop()  # `with` would leave it running
+            raise
         return self
 
 
@@ -50,7 +57,7 @@ class NatsContainer(_Container):
     """One nats-server with JetStream; a context manager. `url` is where clients connect.
 
     Its store is the container's, and goes with it. Options of DockerContainer are taken too.
-    Raises NoEngine where it can't be started.
+    Raises NoEngine where it can't be started, TimeoutError if it isn't ready in START_TIMEOUT_S.
     """
 
     def __init__(self, image: str = IMAGE, *, options: str = "", **kwargs: Any) -> None:
@@ -73,7 +80,8 @@ class PerdureContainer(_Container):
     lines); a context manager. It is ready once it owns its shards, or stands by.
 
     `url` is the server's as the container sees it, `app` what `perdure run` gets. Options of
-    DockerContainer are taken too. Raises NoEngine where it can't be started.
+    DockerContainer are taken too. Raises NoEngine where it can't be started, TimeoutError if it
+    isn't ready in START_TIMEOUT_S: its log, a note of the error, says why.
     """
 
     def __init__(self, image: str, app: str, *, url: str, **kwargs: Any) -> None:

@@ -127,7 +127,7 @@ def _in_container(stack: ExitStack, missing: str) -> str:
 
     try:
         return stack.enter_context(NatsContainer()).url
-    except NoEngine as error:
+    except NoEngine as error:  # one that starts and isn't ready is a fault to be told
         _lacking(f"{missing}; nor can one be had in a container: {error}")
 
 
