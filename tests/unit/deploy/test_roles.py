@@ -20,6 +20,7 @@ from perdure.deploy.permissions import PROBE_HEADERS, Need, Role
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 
+from ...support.server import PATIENCE_S
 from .booking import Hotel, hotel
 from .booking import Take as TakeRoom
 from .commands import Shell
@@ -237,8 +238,8 @@ async def test_what_a_reader_can_do_by_a_reply_subject(
 ) -> None:
     """In the account of the streams it can have what it reads stored elsewhere: as nonsense.
 
-    No command comes of it, and no log says anything else; it is reported. So who reads there must
-    be trusted not to disturb.
+    No command comes of it, and no log says anything else; it is reported. But see the next one:
+    who reads there must be trusted.
     """
     server, keys = await users(own_server, tmp_path, monkeypatch)
     login: dict[str, Any] = {"user": "admin", "password": "p", "nkey_seed": None}
@@ -258,6 +259,67 @@ async def test_what_a_reader_can_do_by_a_reply_subject(
         await reader.nc.close()
     actions = {vars(record).get("action") for record in caplog.records}
     assert {"command.dead", "log.foreign"} <= actions
+
+
+WEAPONS = (
+    "STREAM.PURGE.PERDURE_LOG_counter",
+    "STREAM.PURGE.PERDURE_CMD_counter",
+    *(f"STREAM.DELETE.{name}" for name in STREAMS),
+)
+"""Where the answer to a look-up is sent to."""
+
+
+@pytest.mark.parametrize("role", [READER, OPERATOR, RUNNER])
+async def test_who_reads_a_log_directly_can_delete_every_stream(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """A weakness that no permission on subjects mends; docs/security.md tells it.
+
+    The server sends an answer in its own name to any reply subject. That to a *direct* look-up of
+    a sequence that isn't there has no body: a request of the API that needs none is obeyed. One
+    with a body, as all of a leader's are, isn't.
+    """
+    server, keys = await users(own_server, tmp_path, monkeypatch)
+    login: dict[str, Any] = {"user": "admin", "password": "p", "nkey_seed": None}
+    settings = keys.settings(server, "runner", **login)
+    async with connect(serving=[counter, hotel], settings=settings) as cluster:
+        await cluster.at(Counter, "a").ask(Add(1))
+        await cluster.at(Hotel, "h").ask(TakeRoom())
+    admin = Plain()
+    await admin.nc.connect(server.url, user="admin", password="p")
+    await admin.nc.request("perdure.to.counter.a", json.dumps(ADD).encode())
+    audits = await admin.nc.subscribe("$JS.EVENT.ADVISORY.API")
+    answers = await admin.nc.subscribe("$JS.API.STREAM.*.*")
+    plain = await keys.client(server, role, inbox_prefix=f"_INBOX.{role}")
+
+    async def answered(way: str, sequence: int, weapon: str) -> None:
+        body = json.dumps({"seq": sequence}).encode()
+        await plain.nc.publish(f"$JS.API.{way}.PERDURE_LOG_counter", body, reply=weapon)
+        assert await plain.said() == []
+        while (await answers.next_msg(timeout=PATIENCE_S)).subject != weapon:
+            pass
+
+    async def streams(sequence: int, target: str) -> dict[str, int]:
+        """Send a direct answer there; what each stream has when the API has dealt with it."""
+        await answered("DIRECT.GET", sequence, weapon := f"$JS.API.{target}")
+        while json.loads((await audits.next_msg(timeout=PATIENCE_S)).data)["subject"] != weapon:
+            pass
+        listed = json.loads((await admin.nc.request("$JS.API.STREAM.LIST")).data)["streams"]
+        return {one["config"]["name"]: one["state"]["messages"] for one in listed}
+
+    before = await streams(99, WEAPONS[0])
+    assert before["PERDURE_LOG_counter"] == 1, "deny_purge holds"
+    for target in WEAPONS:
+        for sequence in (1, 99):
+            await answered("STREAM.MSG.GET", sequence, f"$JS.API.{target}")
+        assert await streams(1, target) == before, target
+    left = await streams(99, WEAPONS[1])
+    assert (before["PERDURE_CMD_counter"], left["PERDURE_CMD_counter"]) == (1, 0)
+    for name in ("PERDURE_LOG_hotel", *STREAMS[2:], STREAMS[0], STREAMS[1]):  # as it answers: last
+        left = await streams(99, f"STREAM.DELETE.{name}")
+    assert sorted(left) == ["PERDURE_CMD_hotel", "PERDURE_IDS_hotel", "PERDURE_SNAP_hotel"]
+    await plain.nc.close()
+    await admin.nc.close()
 
 
 def test_of_each_role_much_is_forbidden() -> None:
