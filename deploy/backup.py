@@ -7,13 +7,15 @@ What makes it consistent is the order, and not that anybody waits:
    was acknowledged before has its outcome in the log, which is saved later. So a tell that was
    accepted before the backup began is in it, or its outcome is.
 2. *Snapshots before logs*: a snapshot newer than the log would be worthless.
-3. *Logs*, all types' right after one another. A log only grows, so what is saved is its beginning,
-   up to one moment, and every chain in it is whole.
+3. *Logs*, all types' at once: the server cuts each when it is asked, and all are asked together
+   (LOGS_AT_ONCE at a time). A log only grows, so what is saved is its beginning, up to one moment,
+   and every chain in it is whole.
 4. *Registries of ids after logs*: an id is registered before its first commit.
 5. *Copies of dead letters last*: the verdict is in the log before its copy is stored.
 
 Timers aren't saved: they follow from the logs (`openflows.py`). The logs of several types are of
-different moments, unless nothing happened meanwhile, which the manifest tells (`one_instant`).
+different moments, milliseconds apart, unless nothing happened meanwhile, which the manifest tells
+(`one_instant`).
 """
 
 from __future__ import annotations
@@ -52,6 +54,10 @@ from .backupfolder import (
 
 ANY = 2**63 - 1
 """Beyond every sequence of a stream."""
+
+LOGS_AT_ONCE = 16
+"""Logs that are archived at a time: of each, up to archive.WINDOW_BYTES are held in memory. Those
+of more types are cut in groups, one after another."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -94,8 +100,9 @@ class Backup:
         prepare(self.folder, force=self.wishes.force)
         began = self._now()
         for kind in KINDS:
-            for entity in types:
-                await self._archive(kind, entity)
+            step = LOGS_AT_ONCE if kind == "log" else 1
+            for at in range(0, len(types), step):
+                await self._archive_all(kind, types[at : at + step])
         for entity in types:
             await self._letters(entity)
         secret = await self._secret()
@@ -137,7 +144,16 @@ class Backup:
             raise Incompatible(f"there is no stream {name}: nothing of {entity} is hosted here")
         return found
 
-    async def _archive(self, kind: Kind, entity: str) -> None:
+    async def _archive_all(self, kind: Kind, types: Sequence[str]) -> None:
+        """Streams of these types, requested together. Raises what the first that failed does."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._archive(kind, entity)) for entity in types]
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        self._parts += [part for task in tasks if (part := task.result()) is not None]
+
+    async def _archive(self, kind: Kind, entity: str) -> Part | None:
         """One stream. What a log needs must be there; the others can be made anew."""
         name = file_of(entity, kind)
         writing = Writing(self.folder / name)
@@ -153,11 +169,11 @@ class Backup:
                 raise Incompatible(f"there is no stream {stream}")
             if archived is None:
                 (self.folder / name).unlink()
-                return
+                return None
             hash = await asyncio.to_thread(writing.end)
         finally:
             writing.close()
-        part = Part(
+        return Part(
             file=name,
             kind=kind,
             type=entity,
@@ -165,7 +181,6 @@ class Backup:
             sha256=hash,
             archived=archived,
         )
-        self._parts.append(part)
 
     async def _letters(self, entity: str) -> None:
         """The type's copies of dead letters, out of the stream of all."""

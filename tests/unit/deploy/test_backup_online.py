@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from errno import ENOSPC
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from perdure import Cluster, Command, Decision, Entity, Flow
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.openflows import OpenFlows
 from perdure.deploy.server import EmbeddedServer
-from perdure.streams.jetstream.scan import scan
+from perdure.streams.jetstream.scan import bounds, scan
 
 from ...support.server import PATIENCE_S, nats_session, until
 from .saved import IDS, Site, texts, told_without_runner
-from .visiting import Nap, Note, Noted, Visit, decide, evolve
+from .visiting import Clerk, Nap, Note, Noted, Stamp, Visit, decide, evolve
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -140,6 +143,45 @@ async def test_tells_that_are_done_meanwhile_are_neither_lost_nor_done_twice(
         await first_visit.tell(Note("last"), key="last")
         assert await first_visit.result(Note, "last") == 5
         assert await texts(cluster, IDS[0]) == ["bare", "bare", "during", "last", "waits"]
+
+
+async def test_logs_of_all_types_are_cut_together(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    """What is committed while one of them is written is in none of them."""
+    here = Site(nats_server, namespace, tmp_path)
+    loop, both = asyncio.get_running_loop(), threading.Barrier(2, timeout=PATIENCE_S)
+    async with here.hosting() as cluster, nats_session(nats_server, namespace) as session:
+
+        async def commit() -> list[int]:
+            """Where the logs ended before."""
+            streams = [session.subjects.log_stream(name) for name in ("visit", "clerk")]
+            found = [await bounds(session.connection, stream) for stream in streams]
+            await cluster.at(Visit, "v").ask(Note("late"))
+            await cluster.at(Clerk, "c").ask(Stamp())
+            return [0 if one is None else one.last_seq for one in found]
+
+        ends: list[int] = []
+
+        def told(what: str, bytes: int) -> None:
+            if what.endswith(".log") and both.wait() == 0:
+                ends[:] = asyncio.run_coroutine_threadsafe(commit(), loop).result(PATIENCE_S)
+
+        await commit()
+        wishes = Wishes(["visit", "clerk"])
+        manifest = await Backup(session, tmp_path / "kept", wishes, told).make()
+        states = [part.archived for part in manifest.parts if part.kind == "log"]
+        cuts = [0 if one is None else one.state.last_seq for one in states]
+        assert all(1 <= cut <= end for cut, end in zip(cuts, ends, strict=True)), (cuts, ends)
+        assert not manifest.one_instant
+
+        def full(what: str, bytes: int) -> None:
+            if what == "clerk.log":
+                raise OSError(ENOSPC, "No space left on device")
+
+        with pytest.raises(OSError, match="No space left"):  # itself, in no group
+            await Backup(session, tmp_path / "full", wishes, full).make()
+        assert not (tmp_path / "full" / "manifest.json").exists()
 
 
 class Work(Command[Visit, str]):
