@@ -208,6 +208,14 @@ def letter_of(record: Record) -> Letter:
     return Letter(record.sequence, time, entity, _id(token), _outcome(record.data))
 
 
+def named_by(subject: str, data: bytes) -> tuple[str, str] | None:
+    """The id and the cause of a copy; None if its verdict can be in no log."""
+    id, outcome = _id(subject.rpartition(".")[2]), _outcome(data)
+    if id is None or outcome is None or outcome.at is None:
+        return None
+    return id, cause_of(outcome.at, outcome.payload_hash)
+
+
 def _outcome(data: bytes) -> Outcome | None:
     try:
         outcome = _outcomes.decode(data)

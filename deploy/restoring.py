@@ -36,6 +36,7 @@ from ..streams.subjects import Sharding
 from ..streams.topology import RESTORING, halted_by
 from .backup import ANY, Message, hosted_by, stream_of
 from .backupfolder import KINDS, Kind, Manifest, NoBackup, Part, SavedType, check_part, chunks
+from .dead import DeadLetters, named_by
 from .openflows import OpenFlows, Timer
 
 TOKEN_BYTES = 4
@@ -84,6 +85,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     """Timers of flows that were armed."""
     dead_letters: int
     """Copies of dead letters that were stored."""
+    undecided: int
+    """Copies that were left out: the log was cut before their verdicts."""
     ids: int
     """Ids that were registered beside those of the backup."""
     faults: int
@@ -272,7 +275,7 @@ class Restore:
             )
         session, subjects = self.session, self.session.subjects
         ids = sum([added async for added in rebuild(session, entity)])
-        letters = await self._letters(entity)
+        letters, undecided = await self._letters(entity, faults=faults)
         timers = await self._timers(entity)
         commands = await bounds(session.connection, subjects.command_stream(entity))
         log = await bounds(session.connection, subjects.log_stream(entity))
@@ -282,12 +285,18 @@ class Restore:
             tells=0 if commands is None else commands.messages,
             timers=timers,
             dead_letters=letters,
+            undecided=undecided,
             ids=ids,
             faults=faults,
         )
 
-    async def _letters(self, entity: str) -> int:
-        """The copies of dead letters that aren't there yet."""
+    async def _letters(self, entity: str, *, faults: int) -> tuple[int, int]:
+        """The copies of dead letters that aren't there yet; how many, and how many not.
+
+        One whose verdict the log doesn't have is left out: the tell may wait in the command stream
+        and take effect now, and a retry of the copy would do it once more, under another key.
+        What has no id is in no log. Where the log has faults nobody can tell: all are kept.
+        """
         part = self.manifest.part("dead", entity)
         assert part is not None, "require() looked"
         connection, subjects = self.session.connection, self.session.subjects
@@ -296,16 +305,30 @@ class Restore:
             _digest(found.subject, found.data)
             async for found in scan(connection, stream, subject, upto=ANY)
         }
-        count = 0
+        verdicts = await self._verdicts(entity) if part.messages and not faults else None
+        count = undecided = 0
         with (self.folder / part.file).open("rb") as lines:
             for line in lines:
                 letter = msgspec.json.decode(line, type=Message)
                 if _digest(letter.subject, letter.data) in there:
                     continue
+                named = named_by(letter.subject, letter.data)
+                if verdicts is not None and named is not None and named not in verdicts:
+                    undecided += 1
+                    continue
                 if not await stored(connection, stream, letter.subject, letter.data):
                     raise Unreachable(f"{stream} took no copy of a dead letter: is it full?")
                 count += 1
-        return count
+        return count, undecided
+
+    async def _verdicts(self, entity: str) -> set[tuple[str, str]]:
+        """What the log calls dead: ids and causes."""
+        letters = DeadLetters(self.session.connection, self.session.subjects)
+        return {
+            (letter.id, letter.cause)
+            async for _, letter in letters.verdicts(entity)
+            if letter is not None and letter.id is not None and letter.cause is not None
+        }
 
     async def _timers(self, entity: str) -> int:
         """What the open flows of the log wait for. One whose time has passed fires at once."""

@@ -149,6 +149,8 @@ class Restoration:
                 f"{one.dead_letters} dead letters",
             ]
             parts += [f"{one.ids} ids that weren't registered"] if one.ids else []
+            if one.undecided:
+                parts.append(f"{one.undecided} dead letters not, as their verdicts came later")
             word = "rehearsed" if rehearsal else "restored "
             self.output.result(one, f"{word} {one.restored}: {', '.join(parts)}")
         since = stamp(self.manifest.began)

@@ -15,10 +15,11 @@ from perdure import Cluster, Command, Decision, Entity, Flow
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.openflows import OpenFlows
 from perdure.deploy.server import EmbeddedServer
+from perdure.streams.commit import At, Dead, Outcome
 from perdure.streams.jetstream.scan import bounds, scan
 
 from ...support.server import PATIENCE_S, nats_session, until
-from .saved import IDS, Site, texts, told_without_runner
+from .saved import IDS, Site, dead, letters, texts, told_without_runner
 from .visiting import Clerk, Nap, Note, Noted, Stamp, Visit, decide, evolve
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
@@ -182,6 +183,44 @@ async def test_logs_of_all_types_are_cut_together(
         with pytest.raises(OSError, match="No space left"):  # itself, in no group
             await Backup(session, tmp_path / "full", wishes, full).make()
         assert not (tmp_path / "full" / "manifest.json").exists()
+
+
+async def test_a_copy_of_a_dead_letter_comes_back_only_with_its_verdict(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    """Its verdict comes when the log is cut already, its copy is saved after that. One without an
+    id has no other record."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    loop, first = asyncio.get_running_loop(), list[str]()
+    async with here.hosting():
+        pass
+    at, error = At(0, 1, 1), msgspec.Raw(b'{"type":"MalformedMessage"}')
+    lonely = Outcome(name="@", payload_hash="ab" * 16, at=at, dead=Dead("malformed", error))
+    async with nats_session(nats_server, namespace) as session:
+        assert session.connection.send(session.subjects.to("visit", "v"), b'{"type":"nonsense"}')
+        assert await session.dead.put_raw("visit", "?", msgspec.json.encode(lonely))
+
+        async def bury() -> None:
+            async with here.hosting():
+                await dead(here, 2)
+
+        def told(what: str, bytes: int) -> None:
+            if what == "visit.log" and not first:
+                first.append(what)
+                asyncio.run_coroutine_threadsafe(bury(), loop).result(PATIENCE_S)
+
+        await Backup(session, folder, Wishes(["visit"]), told).make()
+    before = {letter["address"] for letter in await letters(here)}
+    assert before == {"visit/v", "visit/="}
+    there = Site(await own_server(), namespace, tmp_path)
+    ran = await there.run("restore", str(folder), "--json")
+    assert ran.code == 0, ran
+    (done,) = [line for line in ran.lines if "restored" in line]
+    assert (done["dead_letters"], done["undecided"]) == (1, 1)
+    assert [letter["address"] for letter in await letters(there)] == ["visit/="]
+    async with there.hosting():
+        await dead(there, 2)
+    assert {letter["address"] for letter in await letters(there)} == before
 
 
 class Work(Command[Visit, str]):
