@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -25,6 +25,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SECRET = "resume.secret"
 """What signs resume tokens, as the members bucket has it."""
+
+ARCHIVE_BEGINS = b"\xff\x06\x00\x00S2sTwO"
+"""Every archive of nats-server: it is an S2 stream."""
 
 ONLY_OWNER = 0o600
 ONLY_OWNER_FOLDER = 0o700
@@ -97,6 +100,14 @@ class _Format(msgspec.Struct):
     format: int = 0
 
 
+class _Head(msgspec.Struct):
+    """What tells a manifest from other files of that name."""
+
+    format: int
+    perdure: str
+    namespace: str
+
+
 class Writing:
     """A file that is being written; its size and hash are known at its end."""
 
@@ -128,20 +139,21 @@ class Writing:
 def prepare(folder: Path, *, force: bool) -> None:
     """Make the folder ready to be written to. Raises NoBackup, OSError.
 
-    With `force` an earlier backup there is given up, its manifest first; nothing else ever is.
+    With `force` an earlier backup there is given up, its manifest first and what tells that it is
+    one last; nothing else ever is.
     """
     folder.mkdir(mode=ONLY_OWNER_FOLDER, parents=True, exist_ok=True)
     there = sorted(path.name for path in folder.iterdir())
     if not there:
         return
-    strange = [name for name in there if name != MANIFEST and name != SECRET and not _ours(name)]
+    strange = _strange(folder, there)
     if strange:
         what = f"{folder} holds what is no backup: {', '.join(strange[:3])}"
         raise NoBackup(what, "give a folder that is empty, or isn't there yet")
     if not force:
         what = "a backup" if MANIFEST in there else "a backup that didn't end"
         raise NoBackup(f"{folder} holds {what}", "give another folder, or --force to replace it")
-    for name in (MANIFEST, *there):
+    for name in (MANIFEST, *sorted(there, key=lambda name: name.endswith(".cmd"))):
         (folder / name).unlink(missing_ok=True)
     sync(folder)
 
@@ -222,6 +234,39 @@ def sync(folder: Path) -> None:
         os.close(number)
 
 
-def _ours(name: str) -> bool:
-    head, dot, kind = name.rpartition(".")
-    return bool(dot) and (kind in (*KINDS, "dead") or name == f"{MANIFEST}.part") and bool(head)
+def _strange(folder: Path, there: Sequence[str]) -> list[str]:
+    """What is no part of a backup: others have files with such names, too, `access.log` for one.
+
+    A type's archive of commands is written before its other files, so it tells that they are ours;
+    or the manifest does.
+    """
+    listed = _is_manifest(folder / MANIFEST)
+    begun = {name for name in there if name.endswith(".cmd") and _is_archive(folder / name)}
+    strange: list[str] = []
+    for name in there:
+        head, _, kind = name.rpartition(".")
+        if name in (MANIFEST, f"{MANIFEST}.part", SECRET):
+            ours = listed or bool(begun)
+        else:
+            ours = kind in (*KINDS, "dead") and is_type(head)
+            ours = ours and (listed or file_of(head, "cmd") in begun)
+        if not ours or (folder / name).is_symlink() or not (folder / name).is_file():
+            strange.append(name)
+    return strange
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Head).format > 0
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether it is one, or what is written of one that didn't get far."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return ARCHIVE_BEGINS.startswith(file.read(len(ARCHIVE_BEGINS)))

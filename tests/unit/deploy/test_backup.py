@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from perdure import Incompatible, Settings, connect
 from perdure.deploy.backup import Backup, Wishes
-from perdure.deploy.backupfolder import read_manifest
+from perdure.deploy.backupfolder import NoBackup, prepare, read_manifest
 from perdure.deploy.permissions import Role, backing_up, creating, needs
 from perdure.deploy.permissions import restoring as restoring_needs
 from perdure.deploy.restoring import Refused, Restore, Wanted
@@ -242,6 +242,47 @@ async def test_where_a_backup_may_be_written(saved: tuple[Site, Path], tmp_path:
     assert (await here.run("restore", str(folder), "--rehearse")).code == 0
     assert (await here.run("backup")).code == 2
     assert (await here.run("restore", "hotel", str(folder))).code == 2
+
+
+S2 = b"\xff\x06\x00\x00S2sTwO"
+HEAD = b'{"format": 1, "perdure": "1", "namespace": "perdure"}'
+FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
+    "logs of others": ({"access.log": b"GET /", "error.log": b""}, "access.log, error.log"),
+    "a manifest of others": ({"manifest.json": b'{"name": "app"}'}, "manifest.json"),
+    "a batch file with its log": ({"run.cmd": b"@echo", "run.log": b""}, "run.cmd, run.log"),
+    "another type's log": ({"a.cmd": S2, "b.log": S2}, "b.log"),
+    "no type's name": ({"a.cmd": S2, "a.b.log": S2}, "a.b.log"),
+    "one that hardly began": ({"a.cmd": S2[:3]}, ""),
+    "one that didn't end": ({"a.cmd": S2, "a.log": S2, "manifest.json.part": b"{"}, ""),
+    "one of which little is left": (
+        {"manifest.json": HEAD, "a.log": S2, "resume.secret": b""},
+        "",
+    ),
+    "one with half a manifest": ({"a.cmd": S2, "manifest.json": HEAD[:9], "a.dead": b""}, ""),
+}
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_only_a_backup_is_replaced(tmp_path: Path, what: str) -> None:
+    files, strange = FOLDERS[what]
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    if strange:
+        with pytest.raises(NoBackup, match=f"holds what is no backup: {strange}$"):
+            prepare(tmp_path, force=True)
+    else:
+        with pytest.raises(NoBackup, match="holds a backup"):
+            prepare(tmp_path, force=False)
+        prepare(tmp_path, force=True)
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert left == (files if strange else {})
+
+
+def test_a_link_is_not_followed_to_what_others_have(tmp_path: Path) -> None:
+    (tmp_path / "a.cmd").write_bytes(S2)
+    (tmp_path / "a.log").symlink_to("a.cmd")
+    with pytest.raises(NoBackup, match=r"no backup: a\.log"):
+        prepare(tmp_path, force=True)
 
 
 async def test_copies_of_streams_are_a_choice(
