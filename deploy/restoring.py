@@ -6,18 +6,20 @@ comes first, *halted*: it takes no tells, and a runner that starts meanwhile ref
 token says that the type is being restored, so nobody sets it going by mistake. When log,
 registry, copies of dead letters and timers are there and the log is verified, it is set going.
 What fails or is interrupted before is removed again, the command stream last; what is killed stays
-halted, and `again` begins anew.
+halted, and `again` begins anew. The end isn't interrupted: first all types are marked as whole,
+then all are set going; so if that fails for one, all are there, and none is half used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import shlex
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,7 +52,8 @@ LEFT: tuple[Kind, ...] = ("log", "snap", "ids", "cmd")
 
 
 class Refused(Exception):
-    """It can't be restored, and nothing has changed, or not any more. `next_step`: what to do."""
+    """It can't be restored, and nothing has changed, or not any more; or the text says what is
+    left. `next_step`: what to do."""
 
     def __init__(self, what: str, next_step: str) -> None:
         super().__init__(what)
@@ -105,6 +108,9 @@ class Restore:
     """Hears which file is read, and how many bytes of it were."""
     verify: Callable[[str], Awaitable[int]]
     """Looks for faults in a type's log; how many there are."""
+    phase: Literal["nothing", "making", "ending", "done"] = "nothing"
+    """What is there of the types: `nothing` (any more); perhaps a part, halted; all, perhaps
+    halted; all, and it goes."""
     _token: str = ""
     _made: list[str] = field(default_factory=list[str])
     """Types of which something was made, and that don't go yet."""
@@ -114,6 +120,7 @@ class Restore:
         names = [saved.type for saved in self.wanted.types]
         self._token = RESTORING + self.session.entropy.token(TOKEN_BYTES)
         await self.require()
+        self.phase = "making"
         try:
             for entity in names:
                 await self._load("cmd", entity)
@@ -125,9 +132,16 @@ class Restore:
             done = [await self._fill(entity) for entity in names]
         except BaseException as error:
             await asyncio.shield(self._undo(error))
+            self.phase = "nothing"
             raise
-        for saved in self.wanted.types:
-            await self._set_going(saved)
+        self.phase = "ending"
+        ending = asyncio.ensure_future(self._end())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:  # some would go then, and others be halted
+            await asyncio.wait({ending})
+            ending.result()
+            raise
         return done
 
     # -- before anything is changed ---------------------------------------------------------------
@@ -351,19 +365,54 @@ class Restore:
         return await arm(timer.address, timer.name, timer.due_ms, timer.data)
 
     # -- its end ----------------------------------------------------------------------------------
-    async def _set_going(self, saved: SavedType) -> None:
-        """It is whole, so whoever ends this now leaves it halted at most, as a resize would."""
+    async def _end(self) -> None:
+        """Set all types going. Raises Refused, which names each that doesn't go."""
         connection, subjects = self.session.connection, self.session.subjects
         token = self._token.removeprefix(RESTORING)
-        sharding = Sharding(saved.generation, saved.shards)
+        failed: dict[str, str] = {}
+        for saved in self.wanted.types:
+            try:
+                await resizing.whole(connection, subjects, saved.type, self._token, token)
+            except (Unreachable, Incompatible) as error:
+                failed[saved.type] = str(error)
+        for saved in self.wanted.types if not failed else ():
+            sharding = Sharding(saved.generation, saved.shards)
+            try:
+                await resizing.recut(connection, subjects, saved.type, sharding, token)
+            except (Unreachable, Incompatible) as error:
+                failed[saved.type] = str(error)
+        if failed:
+            await self._tell_left(failed)
+        self.phase = "done"
+
+    async def _tell_left(self, failed: dict[str, str]) -> None:
+        """What is left of each type when it couldn't be set going. Raises Refused."""
+        steps: list[str] = []
+        for saved in self.wanted.types:
+            match await self._halted(saved.type):
+                case "":
+                    continue  # it goes
+                case None:
+                    steps.append(
+                        f"perdure check says whether {saved.type} is halted, and what to do"
+                    )
+                case token if token.startswith(RESTORING):
+                    folder = shlex.quote(str(self.folder))
+                    steps.append(f"perdure restore {saved.type} {folder} --again")
+                case _:
+                    steps.append(f"perdure shards resize {saved.type} {saved.shards}")
+        told = "; ".join(f"{entity}: {why}" for entity, why in failed.items())
+        what = f"all is restored, and not all could be set going ({told})"
+        raise Refused(what, ", then ".join(steps) or "perdure check: all types take commands")
+
+    async def _halted(self, entity: str) -> str | None:
+        """The token with which a type is halted; nothing if it isn't, None if that isn't known."""
+        subjects = self.session.subjects
         try:
-            await resizing.whole(connection, subjects, saved.type, self._token, token)
-            await resizing.recut(connection, subjects, saved.type, sharding, token)
-        except (Unreachable, Incompatible) as error:
-            raise Refused(
-                f"{saved.type} is restored, and may still be halted: {error}",
-                f"perdure shards resize {saved.type} {saved.shards} sets it going",
-            ) from None
+            config = await self._config(subjects.command_stream(entity))
+        except (Unreachable, Incompatible):
+            return None
+        return None if config is None else halted_by(subjects, entity, config) or ""
 
     async def _undo(self, why: BaseException) -> None:
         """Remove what was made. Raises Refused if it can't be."""

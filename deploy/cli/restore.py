@@ -114,9 +114,11 @@ class Restoration:
     async def on(self, settings: Settings, *, rehearsal: bool = False) -> int:
         """Restore to the server of these settings; the exit code. Raises Failed."""
         async with calling(settings) as caller:
+            work: Restore | None = None
             try:
                 with shown(self.output) as bar:
-                    done = await self._restore(caller, settings, bar).run()
+                    work = self._restore(caller, settings, bar)
+                    done = await work.run()
             except (Refused, NoBackup) as error:
                 raise Failed(str(error), error.next_step) from None
             except Incompatible as error:
@@ -126,8 +128,7 @@ class Restoration:
                 why = f"{error.filename or self.folder}: {error.strerror or error}"
                 raise Failed(f"{why}; nothing is restored", "mend that, then the same") from None
             except asyncio.CancelledError:
-                step = "perdure check, and the same again"
-                raise Failed("interrupted; what it had made is removed", step) from None
+                raise interrupted("nothing" if work is None else work.phase) from None
         self._show(done, rehearsal=rehearsal)
         return FAILED if any(one.faults for one in done) else SUCCESS
 
@@ -161,6 +162,16 @@ class Restoration:
                 f"as of {since}: what was acknowledged later is lost, and clients that repeat a "
                 f"key do it anew. Start the runners: {HOST}"
             )
+
+
+def interrupted(phase: str) -> Failed:
+    """What is there after an interruption, in words."""
+    if phase == "nothing":
+        return Failed("interrupted; nothing is left of the types", "the same again")
+    if phase == "done":
+        return Failed("interrupted; but all is restored, and takes commands", HOST)
+    step = "perdure check says which types are halted, and what to do"
+    return Failed("interrupted more than once; a part may be left, halted", step)
 
 
 async def _rehearse(task: Restoration, settings: Settings) -> int:

@@ -16,18 +16,20 @@ import pytest_asyncio
 from perdure import Incompatible, Settings, connect
 from perdure.deploy.backup import Backup, Wishes
 from perdure.deploy.backupfolder import NoBackup, prepare, read_manifest
+from perdure.deploy.cli.restore import interrupted
 from perdure.deploy.permissions import Role, backing_up, creating, needs
 from perdure.deploy.permissions import restoring as restoring_needs
 from perdure.deploy.restoring import Refused, Restore, Wanted
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.secret import SECRET_KEY
 from perdure.streams.commit import MARK
-from perdure.streams.jetstream.api import Response, call
+from perdure.streams.jetstream import resizing
+from perdure.streams.jetstream.api import Response, StreamInfo, call
 from perdure.streams.jetstream.connection import Publish
 from perdure.streams.jetstream.scan import names
 from perdure.streams.port import Unreachable
 from perdure.streams.subjects import Subjects
-from perdure.streams.topology import shared_streams
+from perdure.streams.topology import RESTORING, shared_streams
 
 from ...support.server import PATIENCE_S, nats_session, settings_for
 from .commands import MAIN, Shell
@@ -415,6 +417,87 @@ async def test_what_a_killed_restore_left_is_removed_on_request(
     assert ran.code == 0, ran
     async with there.hosting(counter) as cluster:
         assert await cluster.at(Counter, "a").ask(Add(5), key="k") == 5
+
+
+@pytest_asyncio.fixture
+async def two(
+    nats_server: EmbeddedServer, own_server: OwnServer, namespace: str, tmp_path: Path
+) -> tuple[Site, Path]:
+    """A backup of two types, and another server."""
+    here, folder = Site(nats_server, namespace, tmp_path), tmp_path / "kept"
+    async with here.hosting(counter, clerk) as cluster:
+        await cluster.at(Counter, "a").ask(Add(5), key="k")
+        await cluster.at(Clerk, "c").ask(Stamp())
+    ran = await here.run("backup", str(folder))
+    assert ran.code == 0, ran
+    return Site(await own_server(), namespace, tmp_path), folder
+
+
+async def test_all_types_are_set_going_or_none_and_what_is_advised_works(
+    two: tuple[Site, Path],
+) -> None:
+    there, folder = two
+    manifest, settings = read_manifest(folder), settings_for(there.server, there.namespace)
+    async with nats_session(there.server, there.namespace) as session:
+        name = session.subjects.command_stream("counter")
+
+        async def verify(entity: str) -> int:
+            """Somebody else is at one of them meanwhile."""
+            info = await call(session.connection, f"STREAM.INFO.{name}", None, StreamInfo)
+            subject = session.subjects.halted("counter", f"{RESTORING}other")
+            config = {**info.config, "subjects": [subject]}
+            await call(session.connection, f"STREAM.UPDATE.{name}", config, Response)
+            return 0
+
+        work = Restore(
+            session, settings, folder, manifest, Wanted(types=manifest.types), quiet, verify
+        )
+        with pytest.raises(Refused, match=r"\(counter: .*somebody else is at it\)$") as raised:
+            await work.run()
+    first, second = raised.value.next_step.split(", then ")
+    assert {first, second} == {
+        f"perdure restore counter {folder} --again",
+        "perdure shards resize clerk 4",
+    }
+    with pytest.raises(Incompatible):
+        async with there.hosting(clerk):
+            pass
+    for line in (first, second):
+        ran = await there.run(*line.split()[1:])
+        assert ran.code == 0, ran
+    async with there.hosting(counter, clerk) as cluster:
+        assert await cluster.at(Counter, "a").ask(Add(5), key="k") == 5
+        assert await cluster.at(Clerk, "c").ask(Stamp()) == 2
+
+
+async def test_an_interruption_at_its_end_waits_for_it(
+    two: tuple[Site, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, folder = two
+    manifest, settings = read_manifest(folder), settings_for(there.server, there.namespace)
+    gate, recut = Gate(), resizing.recut
+
+    async def slow(*given: Any) -> None:
+        await gate("")
+        await recut(*given)
+
+    monkeypatch.setattr(resizing, "recut", slow)
+    open_gate = Gate()
+    open_gate.open.set()
+    async with nats_session(there.server, there.namespace) as session:
+        wanted = Wanted(types=manifest.types)
+        work = Restore(session, settings, folder, manifest, wanted, quiet, open_gate)
+        task = asyncio.create_task(work.run())
+        await asyncio.wait_for(gate.reached.wait(), PATIENCE_S)
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert work.phase == "done"
+    async with there.hosting(counter, clerk) as cluster:
+        assert await cluster.at(Counter, "a").ask(Add(5), key="k") == 5
+    assert "all is restored" in str(interrupted(work.phase))
 
 
 async def test_a_backup_that_is_interrupted_is_none(saved: tuple[Site, Path]) -> None:
