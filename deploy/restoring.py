@@ -26,7 +26,7 @@ import msgspec
 from ..durable.secret import SECRET_KEY
 from ..entities.settings import Settings
 from ..streams.jetstream import resizing, topology
-from ..streams.jetstream.api import Response, StreamInfo, call
+from ..streams.jetstream.api import Response, StreamInfo, call, parse_time
 from ..streams.jetstream.archive import Archived, unarchive
 from ..streams.jetstream.errors import NO_STREAM
 from ..streams.jetstream.scan import bounds, scan
@@ -35,9 +35,19 @@ from ..streams.jetstream.storing import stored
 from ..streams.port import Incompatible, Unreachable
 from ..streams.rebuild import rebuild
 from ..streams.subjects import Sharding
-from ..streams.topology import RESTORING, halted_by
+from ..streams.topology import RESTORING, halted_by, shared_streams
 from .backup import ANY, Message, hosted_by, stream_of
-from .backupfolder import KINDS, Kind, Manifest, NoBackup, Part, SavedType, check_part, chunks
+from .backupfolder import (
+    KINDS,
+    MANIFEST,
+    Kind,
+    Manifest,
+    NoBackup,
+    Part,
+    SavedType,
+    check_part,
+    chunks,
+)
 from .dead import DeadLetters, named_by
 from .openflows import OpenFlows, Timer
 
@@ -119,14 +129,17 @@ class Restore:
         """Do it. Raises Refused, NoBackup, Incompatible, Unreachable, OSError."""
         names = [saved.type for saved in self.wanted.types]
         self._token = RESTORING + self.session.entropy.token(TOKEN_BYTES)
-        await self.require()
+        timed = await self.require()
+        subjects = self.session.subjects
         self.phase = "making"
         try:
             for entity in names:
                 await self._load("cmd", entity)
+                if not timed:  # nothing was there that could tell the server's time
+                    timed = await self._require_clock([subjects.command_stream(entity)])
             for entity in names:
                 await self._require_not_hosted(entity)
-            connection, subjects = self.session.connection, self.session.subjects
+            connection = self.session.connection
             await topology.provision_shared(connection, self.settings, subjects)
             await self._secret()
             done = [await self._fill(entity) for entity in names]
@@ -145,9 +158,12 @@ class Restore:
         return done
 
     # -- before anything is changed ---------------------------------------------------------------
-    async def require(self) -> None:
-        """That it can be done. Raises what `run` does; nothing is changed, except that `again`
-        removes what an earlier restore left."""
+    async def require(self) -> bool:
+        """That it can be done, as far as can be told now: whether the server's time is known.
+
+        Raises what `run` does; nothing is changed, except that `again` removes what an earlier
+        restore left.
+        """
         subjects, manifest = self.session.subjects, self.manifest
         if manifest.namespace != subjects.namespace:
             what = f"this is a backup of the namespace {manifest.namespace!r}"
@@ -172,8 +188,40 @@ class Restore:
         left = [saved.type for saved in self.wanted.types if await self._left(saved.type)]
         for saved in self.wanted.types:
             await self._require_not_hosted(saved.type)
+        shared = shared_streams(self.settings, subjects)
+        timed = await self._require_clock([stream.name for stream in shared])
         for entity in left:
             await self._remove(entity, RESTORING)
+        return timed
+
+    async def _require_clock(self, streams: Sequence[str]) -> bool:
+        """That the server's clock is ahead of all that is restored; whether one of these streams
+        is there, so that it tells its time. Raises Refused, NoBackup.
+
+        Watermarks compare times: a new tell with an older one would count as done, and be lost.
+        """
+        answers = [await self._info(stream) for stream in streams]
+        told = [found.ts for found in answers if found is not None]
+        now = max(told, default="", key=self._time)
+        newest = ""
+        for part in self.manifest.parts:
+            of = part.type in {saved.type for saved in self.wanted.types}
+            if of and part.kind in ("cmd", "log") and part.archived is not None:
+                newest = max(newest, part.archived.state.last_ts, key=self._time)
+        if now and self._time(now) <= self._time(newest):
+            raise Refused(
+                f"the server's clock says {now}, the backup's newest message is of {newest}: new "
+                "tells would be taken for old ones, and be lost",
+                "set the server's clock, or wait until it is later than that, then the same",
+            )
+        return bool(now)
+
+    def _time(self, text: str) -> int:
+        try:
+            return parse_time(text) if text else 0
+        except ValueError as error:
+            what = f"{self.folder / MANIFEST} is damaged: {error}"
+            raise NoBackup(what, "take another copy of it") from None
 
     async def _check(self, part: Part) -> None:
         read = 0
@@ -208,9 +256,13 @@ class Restore:
         return True
 
     async def _config(self, stream: str) -> dict[str, Any] | None:
+        found = await self._info(stream)
+        return None if found is None else found.config
+
+    async def _info(self, stream: str) -> StreamInfo | None:
         path = f"STREAM.INFO.{stream}"
         found = await call(self.session.connection, path, None, StreamInfo, accept=(NO_STREAM,))
-        return None if found.error is not None else found.config
+        return None if found.error is not None else found
 
     async def _require_not_hosted(self, entity: str) -> None:
         runner = await hosted_by(self.session, entity)

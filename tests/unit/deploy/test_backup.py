@@ -32,7 +32,7 @@ from perdure.streams.subjects import Subjects
 from perdure.streams.topology import RESTORING, shared_streams
 
 from ...support.server import PATIENCE_S, nats_session, settings_for
-from .commands import MAIN, Shell
+from .commands import MAIN, Shell, plain_client
 from .counter import Add, Counter, counter
 from .saved import (
     IDS,
@@ -145,6 +145,15 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def later(folder: Path) -> None:
+    """As if it had been made on a server whose clock is ahead."""
+    parts = json.loads((folder / "manifest.json").read_text())["parts"]
+    for part in parts:
+        if part["kind"] == "log":
+            part["archived"]["state"]["last_ts"] = "2200-01-01T00:00:00.5Z"
+    changed(folder, parts=parts)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (flipped, "damaged: its SHA-256"),
     "a file cut short": (cut, "bytes, written were"),
@@ -156,6 +165,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a part that isn't listed": (lambda folder: changed(folder, parts=[]), "lists no counter.cmd"),
     "a newer format": (lambda folder: changed(folder, format=2), "of format 2"),
+    "a later clock": (later, "newest message is of 2200-01-01T00:00:00.5Z"),
     "a newer server": (lambda folder: changed(folder, server="3.0.0"), "of nats-server 3.0.0"),
     "another namespace": (
         lambda folder: changed(folder, namespace="other"),
@@ -225,6 +235,25 @@ async def test_another_secret_is_not_replaced(
         entry = await session.members.get(SECRET_KEY)
         assert entry is not None
         assert entry.value == b"bb" * 32
+
+
+async def test_a_clock_that_is_behind_is_noticed_before_anything_is_made(
+    saved: tuple[Site, Path], own_server: OwnServer, tmp_path: Path
+) -> None:
+    """Where streams of the namespace tell the time; elsewhere see "a later clock"."""
+    here, folder = saved
+    later(folder)
+    there = Site(await own_server(), here.namespace, tmp_path)
+    async with there.hosting(clerk):
+        pass
+    made = await plain_client(there.server.url)
+    heard = await made.subscribe("$JS.API.STREAM.RESTORE.>")
+    ran = await there.run("restore", str(folder))
+    assert ran.code == 1, ran
+    assert "next: set the server's clock" in ran.err
+    await made.flush()
+    assert heard.pending_msgs == 0
+    await made.close()
 
 
 async def test_where_a_backup_may_be_written(saved: tuple[Site, Path], tmp_path: Path) -> None:
