@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
+from ...entities.entropy import SystemEntropy
 from ...entities.settings import Settings
 from ...streams.caller import Caller
 from ...streams.port import Incompatible
@@ -29,6 +32,12 @@ from .verify import AnyEntity, Verification
 
 MOST_REPLICAS = 5
 """JetStream's own."""
+
+REHEARSAL = "perdure-rehearsal-"
+"""How the folder of a rehearsal's server begins, where temporary ones are."""
+
+TOKEN_BYTES = 32
+"""Of the login to a rehearsal's server: nobody guesses it."""
 
 
 def restore(
@@ -175,18 +184,31 @@ def interrupted(phase: str) -> Failed:
 
 
 async def _rehearse(task: Restoration, settings: Settings) -> int:
-    """The same on a server that is thrown away: its files are where temporary ones are."""
-    with tempfile.TemporaryDirectory(prefix="perdure-rehearsal-") as folder:
-        async with EmbeddedServer(folder, fsync=False, tied=True) as server:
-            there = Settings(
-                url=server.url,
-                namespace=task.manifest.namespace,
-                dedup_window=settings.dedup_window,
-                dedup_keys=settings.dedup_keys,
-                made_window=settings.made_window,
-                made_keys=settings.made_keys,
-            )
-            return await task.on(there, rehearsal=True)
+    async with rehearsal_server() as (url, token):
+        there = Settings(
+            url=url,
+            token=token,
+            namespace=task.manifest.namespace,
+            dedup_window=settings.dedup_window,
+            dedup_keys=settings.dedup_keys,
+            made_window=settings.made_window,
+            made_keys=settings.made_keys,
+        )
+        return await task.on(there, rehearsal=True)
+
+
+@asynccontextmanager
+async def rehearsal_server() -> AsyncGenerator[tuple[str, str]]:
+    """A server that is thrown away: its URL, and the token that it asks for.
+
+    All that the backup holds is there for a while, and everybody of this machine can connect. The
+    folder, with the token in its configuration, is its owner's alone (0700: see `mkdtemp`).
+    """
+    token = SystemEntropy().token(TOKEN_BYTES)
+    extra = f"authorization {{ token: {json.dumps(token)} }}"
+    with tempfile.TemporaryDirectory(prefix=REHEARSAL) as folder:
+        async with EmbeddedServer(folder, fsync=False, tied=True, extra=extra) as server:
+            yield server.url, token
 
 
 def _manifest(folder: Path) -> Manifest:
