@@ -322,6 +322,43 @@ async def test_who_reads_a_log_directly_can_delete_every_stream(
     await admin.nc.close()
 
 
+APART = """accounts {
+  CORE {
+    jetstream: enabled, users: [{ user: admin, password: p }]
+    exports: [{ service: "$JS.API.DIRECT.GET.S" }]
+  }
+  AUDIT {
+    users: [{ user: audit, password: p }]
+    imports: [{ service: { account: CORE, subject: "$JS.API.DIRECT.GET.S" } }]
+  }
+}"""
+
+
+async def test_in_an_account_of_its_own_a_reader_has_no_such_weapon(own_server: OwnServer) -> None:
+    """What docs/security.md advises: it reads, and its reply subjects mean nothing elsewhere."""
+    server = await own_server(extra=APART)
+    admin, audit = Plain(), Plain()
+    await admin.nc.connect(server.url, user="admin", password="p")
+    await audit.nc.connect(server.url, user="audit", password="p")
+    for name in ("S", "T"):
+        config = {"name": name, "subjects": [name.lower()], "allow_direct": True}
+        await admin.nc.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(config).encode())
+    await admin.nc.request("s", b"hello")
+    audits = await admin.nc.subscribe("$JS.EVENT.ADVISORY.API")
+    look, nothing = "$JS.API.DIRECT.GET.S", b'{"seq":99}'
+    for weapon in ("PURGE.S", "DELETE.S"):
+        await audit.nc.publish(look, nothing, reply=f"$JS.API.STREAM.{weapon}")
+    assert (await audit.nc.request(look, b'{"seq":1}')).data == b"hello"
+    weapon = "$JS.API.STREAM.DELETE.T"
+    await admin.nc.publish(look, nothing, reply=weapon)  # of the account itself: as above
+    while json.loads((await audits.next_msg(timeout=PATIENCE_S)).data)["subject"] != weapon:
+        pass
+    listed = json.loads((await admin.nc.request("$JS.API.STREAM.LIST")).data)["streams"]
+    assert [(s["config"]["name"], s["state"]["messages"]) for s in listed] == [("S", 1)]
+    await audit.nc.close()
+    await admin.nc.close()
+
+
 def test_of_each_role_much_is_forbidden() -> None:
     for role in ROLES:
         forbidden = [deed for deed in DEEDS if role not in deed.allowed]
