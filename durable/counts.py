@@ -151,7 +151,7 @@ class Counts:
             self.answered(way, "dead", outcome.dead.reason)
         else:
             assert outcome.failure is not UNSET
-            self.answered(way, "failure", _tag.decode(outcome.failure).type)
+            self.answered(way, "failure", tag_in(outcome.failure))
         if took_s is not None:
             self.times[way].add(took_s)
 
@@ -177,8 +177,13 @@ class Counts:
         )
 
 
-class _Tagged(Struct):
+def tag_in(data: msgspec.Raw) -> str:
+    """The tag of a command or failure that a runner has encoded, or could read once."""
+    return _typed.decode(data).type
+
+
+class _Typed(Struct):
     type: str
 
 
-_tag = msgspec.json.Decoder(_Tagged)
+_typed = msgspec.json.Decoder(_Typed)

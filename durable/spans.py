@@ -10,13 +10,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET
 
 from ..entities.address import Address
 from ..entities.record import Asked
 from ..streams.commit import Outcome
 from ..streams.tracing import Kind, Tracer, about
+from .counts import tag_in
 from .item import Item
 from .openflow import OpenFlow
 
@@ -37,7 +37,7 @@ def ended(
 ) -> None:
     """A flow that had waited has its outcome. The times are the server's."""
     if tracer is not None:
-        name = f"{address.entity}.{_tag_of(flow.command)}"
+        name = f"{address.entity}.{tag_in(flow.command)}"
         took_s = max(0, now_ms - flow.since_ms) / 1000
         tracer.past(name, "internal", _outcome(address, flow.name, outcome), flow.trace, took_s)
 
@@ -76,7 +76,7 @@ def asking(
     if tracer is None:
         return nullcontext(trace)
     attributes = {**about(address), "perdure.ask": f"{asked.entity}/{asked.id}"}
-    name = f"ask {asked.entity}.{_tag_of(asked.command)}"
+    name = f"ask {asked.entity}.{tag_in(asked.command)}"
     return tracer.span(name, "producer", attributes, trace)
 
 
@@ -88,18 +88,6 @@ def _outcome(address: Address, name: str, outcome: Outcome) -> dict[str, str | i
     else:
         attributes["perdure.outcome"] = "reply" if outcome.failure is UNSET else "failure"
     return attributes
-
-
-class _Typed(Struct):
-    type: str
-
-
-_typed = msgspec.json.Decoder(_Typed)
-
-
-def _tag_of(command: Raw) -> str:
-    """Of one that a flow has recorded, so it was readable once."""
-    return _typed.decode(command).type
 
 
 def _tag(command: Any) -> str:
