@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
+from ..entities.address import is_type
 from ..entities.settings import Settings
+from ..streams.subjects import Subjects
 from .probe import Probe
 
 PAGE = 1_024
@@ -20,7 +20,8 @@ async def forget(settings: Settings) -> list[str]:
     probe = Probe(settings)
     await probe.open()
     try:
-        names = [name for name in await _names(probe) if _of(settings.namespace, name)]
+        subjects = Subjects(settings.namespace)
+        names = [name for name in await _names(probe) if _of(subjects, name)]
         for name in names:
             answer = await probe.api(f"STREAM.DELETE.{name}")
             error = answer.get("error")
@@ -41,8 +42,15 @@ async def _names(probe: Probe) -> list[str]:
             return names
 
 
-def _of(namespace: str, stream: str) -> bool:
+def _of(subjects: Subjects, stream: str) -> bool:
     """Whether a stream is that namespace's, and not one of a longer name."""
-    head = re.escape(namespace.upper())
-    own = rf"{head}_((CMD|LOG|SNAP|IDS)_[a-z][a-z0-9_-]*|TIME|DEAD)|KV_{head}_MEMBERS"
-    return re.fullmatch(own, stream) is not None
+    if stream in (subjects.time_stream, subjects.dead_stream, f"KV_{subjects.members_bucket}"):
+        return True
+    kinds = (
+        subjects.command_stream,
+        subjects.log_stream,
+        subjects.snapshot_stream,
+        subjects.ids_stream,
+    )
+    heads = [kind("") for kind in kinds]
+    return any(stream.startswith(head) and is_type(stream.removeprefix(head)) for head in heads)
