@@ -51,7 +51,7 @@ SENDS = 20
 and then, and done in some milliseconds."""
 COLLECT_S = 0.5
 """How long runners' answers are collected, in seconds: one that isn't stuck answers at once."""
-ACCOUNT = Need("publish", "$JS.API.INFO", "look at the account", "$JS.API.INFO")
+ACCOUNT = Need("publish", "$JS.API.INFO", "look at the account", "$JS.API.INFO", "INFO")
 """No role needs it: where it isn't allowed, streams and permissions tell enough."""
 AGAIN_S = 0.5
 """After how long what is wrong with shards and members is looked at again, in seconds."""
@@ -101,13 +101,13 @@ class Checks:
         if self._role == "caller":
             return good("jetstream", "not asked: a caller needs none in its own account")
         try:
-            if await self._probe.denied([ACCOUNT]):
+            if await self._probe.denied([ACCOUNT.below(self._settings.api_prefix)]):
                 return good("jetstream", "not asked: this login may not, and needs not to")
             answer = await self._probe.api("INFO")
         except Nobody:
             return bad("jetstream", "this server has none", ENABLE)
         except Silent as error:
-            return bad("jetstream", f"$JS.API.INFO: {error}", f"{ENABLE}; or {ALLOW}")
+            return bad("jetstream", f"what the account has: {error}", f"{ENABLE}; or {ALLOW}")
         problem = _problem(answer)
         if problem is not None:
             return bad("jetstream", problem, ENABLE)
@@ -189,8 +189,10 @@ class Checks:
     async def _permissions(self, entity: str, missing: Sequence[str]) -> AsyncIterator[Finding]:
         prefixes = self._settings.reply_prefixes
         timers = self._settings.timers
-        inbox = self._settings.inbox_prefix
-        wanted = needs(self._role, self._subjects, entity, prefixes, timers=timers, inbox=inbox)
+        inbox, api = self._settings.inbox_prefix, self._settings.api_prefix
+        wanted = needs(
+            self._role, self._subjects, entity, prefixes, timers=timers, inbox=inbox, api=api
+        )
         wanted += creating(missing, "CREATE")
         try:
             denied = await self._probe.denied(wanted)

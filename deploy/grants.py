@@ -1,10 +1,12 @@
 """Grants: the permissions of a login as a server takes them. Pure; `permissions.py` has the list.
 
 Three forms: a user of nats-server's configuration, the claims of a user's JWT, and the whole
-configuration of accounts for production (`layout`): runners, readers and operators in the account
-CORE with the streams, each caller in an account of its own that imports asks, tells, info and
-signals as services. There a caller's reply subject means nothing in CORE, so the server's
-acknowledgement of a tell can't be stored in a log, and no caller sees another's answers.
+configuration of accounts for production (`layout`): runners in the account CORE with the streams,
+and everybody else in an account of its own that imports what it needs as services: each caller
+asks, tells, info and signals, the reader and the operator requests of JetStream's API as well.
+There a reply subject means nothing in CORE. So the server's acknowledgement of a tell can't be
+stored in a log, its answer to a look-up can't be a request that deletes a stream, and nobody sees
+another's answers.
 
 No secret is ever printed. Each user's is a variable that the server takes from its environment,
 and without which it refuses to start; NKEYs by default, since the server takes an empty password.
@@ -20,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from ..entities.settings import Settings
+from ..entities.settings import JETSTREAM_API, Settings
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import shared_streams, type_streams
 from .permissions import INBOX, Need, Role, Verb, creating, needs, resizing, role_told
@@ -44,10 +46,13 @@ LINE_BYTES = 4_096
 CONNECT_BYTES = 900
 """What a log-in sends beside its claims: some 580 are the JWT's names, keys and signature, the
 rest is the log-in around it."""
+API = "JS.CORE.API"
+"""Where who isn't in CORE has JetStream's API: by its own name an account without JetStream is
+answered by the server that it has none."""
 STEP = "    "
 ANSWER_WITHIN = "10m"
-"""How long the server keeps a caller's way back across accounts: beyond the 2 minutes that it
-would by itself, so that an ask with a long timeout still gets its answer."""
+"""How long the server keeps a way back across accounts: beyond the 2 minutes that it would by
+itself, so that an ask with a long timeout still gets its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,23 @@ class Login:
     needs: Sequence[Need]
     about: Sequence[str] = ()
     """What a person should know of it, as comments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A login in an account of its own, and what that one imports from CORE."""
+
+    login: Login
+    services: Sequence[str]
+    replies: Sequence[str] = ()
+    """Where answers of its tells may go: streams, since the runner publishes them in CORE."""
+    many: Sequence[str] = ()
+    """Requests of JetStream's API and of runners: services that may answer by many messages."""
+
+    @property
+    def account(self) -> str:
+        """Its name."""
+        return self.login.name.upper()
 
 
 def merged(wanted: Iterable[Need]) -> list[Need]:
@@ -84,6 +106,7 @@ def of_role(
             settings.reply_prefixes,
             timers=settings.timers,
             inbox=settings.inbox_prefix,
+            api=settings.api_prefix,
         )
     ]
     if create:
@@ -151,13 +174,17 @@ def layout(
 
     `callers` are names as `CALLER` has them, none of `TAKEN`.
     """
-    logins = [_login_of(role, settings, entities) for role in ("runner", "reader", "operator")]
-    logins.insert(0, _creator(settings, entities))
+    hosts = [_creator(settings, entities), _login_of("runner", settings, entities)]
+    apart = [
+        _reader(settings, entities),
+        _operator(settings, entities),
+        *(_caller(settings, entities, name) for name in callers),
+    ]
     lines = [
-        *_head(logins, callers, by),
+        *_head([*hosts, *(one.login for one in apart)], by),
         "accounts {",
-        *_indented(_core(settings, entities, callers, logins, by)),
-        *(line for name in callers for line in _indented(_caller(settings, entities, name, by))),
+        *_indented(_core(hosts, apart, by)),
+        *(line for one in apart for line in _indented(_account(one, by))),
         f"{STEP}{SYSTEM} {{ users: [ {{ {_secret('system', by)} }} ] }}",
         "}",
         f"system_account: {SYSTEM}",
@@ -170,19 +197,24 @@ def variable(name: str, by: LogIn) -> str:
     return f"PERDURE_{name.upper()}_{by.upper()}"
 
 
-def _head(logins: Sequence[Login], callers: Sequence[str], by: LogIn) -> Iterator[str]:
+def _head(logins: Sequence[Login], by: LogIn) -> Iterator[str]:
     yield "# The accounts of perdure in production; docs/security.md tells what to do with them."
     yield "# Include this file into the server's configuration. It has no secret in it: the server"
     kind = "public NKEYs" if by == "nkey" else "passwords (never empty, and in double quotes)"
     yield f"# takes {kind} from these variables, and doesn't start without:"
-    for name in (*(login.name for login in logins), *callers, "system"):
+    for name in (*(login.name for login in logins), "system"):
         yield f"#   {variable(name, by)}"
 
 
 def _login_of(role: Role, settings: Settings, entities: Sequence[str]) -> Login:
-    inbox = f"{INBOX}.{role}"
-    own = _with_inbox(settings, inbox)
-    return Login(role, of_role(role, own, entities), [f'Its settings: inbox_prefix = "{inbox}"'])
+    own = _with_inbox(settings, f"{INBOX}.{role}")
+    return Login(role, of_role(role, own, entities), [_told(own.inbox_prefix)])
+
+
+def _told(inbox: str, **more: str) -> str:
+    """What its program's settings must be, as a comment."""
+    pairs = {"inbox_prefix": inbox, **more}.items()
+    return "Its settings: " + ", ".join(f'{name} = "{value}"' for name, value in pairs)
 
 
 def _creator(settings: Settings, entities: Sequence[str]) -> Login:
@@ -192,7 +224,7 @@ def _creator(settings: Settings, entities: Sequence[str]) -> Login:
         "A runner that may also create streams, update their bounds and resize types: to start",
         "one for the first time, when a type or a setting is new, and for perdure shards resize.",
         "Not for runners that go on.",
-        f'Its settings: inbox_prefix = "{inbox}"',
+        _told(inbox),
     ]
     return Login(CREATOR, of_role("runner", own, entities, create=True), about)
 
@@ -202,56 +234,94 @@ def _with_inbox(settings: Settings, inbox: str) -> Settings:
     return msgspec.structs.replace(settings, inbox_prefix=inbox, reply_prefixes=prefixes)
 
 
-def _core(
-    settings: Settings,
-    entities: Sequence[str],
-    callers: Sequence[str],
-    logins: Sequence[Login],
-    by: LogIn,
-) -> Iterator[str]:
-    yield f"{CORE} {{"
-    body = ["jetstream: enabled", "users: ["]
-    for login in logins:
-        body += _indented(_user(login, by))
-    accounts = ", ".join(map(_account, callers))
-    body += ["]", "exports: ["]
-    for subject in _services(Subjects(settings.namespace), entities):
-        kept = f'accounts: [{accounts}], response_threshold: "{ANSWER_WITHIN}"'
-        body.append(f"{STEP}{{ service: {_quoted(subject)}, {kept} }}")
-    for name in callers:
-        for subject in _replies(settings, name):
-            body.append(f"{STEP}{{ stream: {_quoted(subject)}, accounts: [{_account(name)}] }}")
-    yield from _indented([*body, "]"])
-    yield "}"
+def _reader(settings: Settings, entities: Sequence[str]) -> Apart:
+    inbox = f"{INBOX}.reader"
+    own = msgspec.structs.replace(_with_inbox(settings, inbox), api_prefix=API)
+    login = Login("reader", of_role("reader", own, entities), [_told(inbox, api_prefix=API)])
+    return Apart(login, (), many=_of(login.needs, "publish"))
 
 
-def _caller(settings: Settings, entities: Sequence[str], name: str, by: LogIn) -> Iterator[str]:
-    """An account with one caller. Nobody else is in it, so any inbox is its own.
+def _operator(settings: Settings, entities: Sequence[str]) -> Apart:
+    """It asks and tells as a caller does, and beyond that looks after what is there."""
+    replies = list(_replies(settings, "operator"))
+    own = msgspec.structs.replace(_with_inbox(settings, INBOX), api_prefix=API)
+    needed = [*of_role("operator", own, entities), *_hearing(replies)]
+    inboxes = [subject.removesuffix(".>") for subject in replies] or [INBOX]
+    login = Login("operator", needed, [_told(inboxes[0], api_prefix=API)])
+    calls = set(_of(of_role("caller", settings, entities), "publish"))
+    many = [subject for subject in _of(needed, "publish") if subject not in calls]
+    services = list(_services(Subjects(settings.namespace), entities))
+    return Apart(login, services, replies, many)
+
+
+def _caller(settings: Settings, entities: Sequence[str], name: str) -> Apart:
+    """Somebody who asks and tells. Nobody else is in its account, so any inbox is its own.
 
     An answer of an ask comes back by the import. A tell's doesn't: the runner publishes it in its
     own account, of which this one gets what is below the exported streams.
     """
     plain = _with_inbox(settings, INBOX)
-    replies = [
-        Need("subscribe", subject, "get answers of tells", subject)
-        for subject in _replies(settings, name)
-    ]
-    about = [f'Its settings: inbox_prefix = "{n.subject.removesuffix(".>")}"' for n in replies[:1]]
-    login = Login(name, [*of_role("caller", plain, entities), *replies], about)
-    body = ["users: [", *_indented(_user(login, by)), "]", "imports: ["]
-    for subject in _services(Subjects(settings.namespace), entities):
-        source = f"account: {CORE}, subject: {_quoted(subject)}"
-        body.append(f"{STEP}{{ service: {{ {source} }} }}")
-    for subject in _replies(settings, name):
-        source = f"account: {CORE}, subject: {_quoted(subject)}"
-        body.append(f"{STEP}{{ stream: {{ {source} }} }}")
-    yield f"{_account(name)} {{"
-    yield from _indented([*body, "]"])
+    replies = list(_replies(settings, name))
+    about = [_told(subject.removesuffix(".>")) for subject in replies[:1]]
+    login = Login(name, [*of_role("caller", plain, entities), *_hearing(replies)], about)
+    return Apart(login, list(_services(Subjects(settings.namespace), entities)), replies)
+
+
+def _hearing(replies: Sequence[str]) -> list[Need]:
+    return [Need("subscribe", subject, "get answers of tells", subject) for subject in replies]
+
+
+def _core(hosts: Sequence[Login], apart: Sequence[Apart], by: LogIn) -> Iterator[str]:
+    yield f"{CORE} {{"
+    body = ["jetstream: enabled", "users: ["]
+    for login in hosts:
+        body += _indented(_user(login, by))
+    body += ["]", "exports: [", *_indented(_exports(apart)), "]"]
+    yield from _indented(body)
     yield "}"
 
 
-def _account(caller: str) -> str:
-    return caller.upper()
+def _exports(apart: Sequence[Apart]) -> Iterator[str]:
+    """Each service once, with all who may import it."""
+    single, many = _importers(apart, "services"), _importers(apart, "many")
+    for found, more in ((single, ""), (many, "response: stream, ")):
+        for subject, accounts in found.items():
+            kept = f'{more}response_threshold: "{ANSWER_WITHIN}"'
+            named = ", ".join(accounts)
+            yield f"{{ service: {_quoted(subject)}, accounts: [{named}], {kept} }}"
+    for one in apart:
+        for subject in one.replies:
+            yield f"{{ stream: {_quoted(subject)}, accounts: [{one.account}] }}"
+
+
+def _importers(apart: Sequence[Apart], kind: Literal["services", "many"]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in apart:
+        for subject in one.services if kind == "services" else one.many:
+            found.setdefault(_there(subject), []).append(one.account)
+    return found
+
+
+def _there(subject: str) -> str:
+    """What a service's subject is in CORE."""
+    request = subject.removeprefix(f"{API}.")
+    return subject if request == subject else f"{JETSTREAM_API}.{request}"
+
+
+def _account(one: Apart, by: LogIn) -> Iterator[str]:
+    body = ["users: [", *_indented(_user(one.login, by)), "]", "imports: ["]
+    for kind, subjects in (
+        ("service", (*one.services, *one.many)),
+        ("stream", one.replies),
+    ):
+        for subject in subjects:
+            there = _there(subject)
+            source = f"account: {CORE}, subject: {_quoted(there)}"
+            to = "" if there == subject else f", to: {_quoted(subject)}"
+            body.append(f"{STEP}{{ {kind}: {{ {source} }}{to} }}")
+    yield f"{one.account} {{"
+    yield from _indented([*body, "]"])
+    yield "}"
 
 
 def _services(subjects: Subjects, entities: Sequence[str]) -> Iterator[str]:
@@ -263,11 +333,11 @@ def _services(subjects: Subjects, entities: Sequence[str]) -> Iterator[str]:
         yield subjects.signal(entity)
 
 
-def _replies(settings: Settings, caller: str) -> Iterator[str]:
+def _replies(settings: Settings, name: str) -> Iterator[str]:
     """Where answers of its tells may go: below the reply prefixes that no inbox has."""
     for prefix in settings.reply_prefixes:
         if not prefix.startswith("_"):
-            yield f"{prefix}.{caller}.>"
+            yield f"{prefix}.{name}.>"
 
 
 def _user(login: Login, by: LogIn) -> Iterator[str]:

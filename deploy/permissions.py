@@ -17,9 +17,11 @@ That the list is complete is held by a test, which runs perdure with just these 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal, TypeAlias
 
+from ..entities.settings import JETSTREAM_API
 from ..streams.jetstream.schedules import CONSUMER as RELAY
 from ..streams.subjects import Subjects
 
@@ -59,15 +61,21 @@ class Need:
     why: str
     probe: str
     """What is tried: the subject, or one below it."""
+    request: str = ""
+    """Of JetStream's API: what the probe asks for, without the API's prefix."""
 
     @property
     def body(self) -> bytes:
         """What is sent there."""
-        request = self.probe.removeprefix("$JS.API.")
-        if request == self.probe:
-            return PROBE_BODY
-        found = (body for head, body in CONTRADICTIONS.items() if request.startswith(head))
+        found = (body for head, body in CONTRADICTIONS.items() if self.request.startswith(head))
         return next(found, PROBE_BODY)
+
+    def below(self, prefix: str) -> Need:
+        """The same where the API's requests begin with that (the setting `api_prefix`)."""
+        if not self.request or prefix == JETSTREAM_API:
+            return self
+        request = self.subject.removeprefix(f"{JETSTREAM_API}.")
+        return replace(self, subject=f"{prefix}.{request}", probe=f"{prefix}.{self.request}")
 
     def __str__(self) -> str:
         return f"{self.verb} {self.subject} ({self.why})"
@@ -86,20 +94,24 @@ def needs(
     *,
     timers: bool = True,
     inbox: str = INBOX,
+    api: str = JETSTREAM_API,
 ) -> list[Need]:
     """What a role needs for one entity type. A runner answers below the reply prefixes, and needs
-    more if it takes part in timers. `inbox` is the setting `inbox_prefix`."""
-    answers = _subscribe(f"{inbox}.>", "get answers", f"{inbox}.{PROBE}")
+    more if it takes part in timers. `inbox` and `api` are the settings `inbox_prefix` and
+    `api_prefix`."""
+    wanted: Iterator[Need]
     match role:
         case "caller":
-            return [answers, *_calling(subjects, entity)]
+            wanted = _calling(subjects, entity)
         case "reader":
-            return [answers, *_reading(subjects, entity), *_following(subjects, entity)]
+            wanted = chain(_reading(subjects, entity), _following(subjects, entity))
         case "runner":
             timing = _timing(subjects) if timers else []
-            return [answers, *_hosting(subjects, entity, reply_prefixes), *timing]
+            wanted = chain(_hosting(subjects, entity, reply_prefixes), timing)
         case "operator":
-            return [answers, *_operating(subjects, entity)]
+            wanted = _operating(subjects, entity)
+    answers = _subscribe(f"{inbox}.>", "get answers", f"{inbox}.{PROBE}")
+    return [answers, *(need.below(api) for need in wanted)]
 
 
 def creating(streams: Sequence[str], verb: Literal["CREATE", "UPDATE"]) -> list[Need]:
@@ -338,4 +350,7 @@ def _subscribe(subject: str, why: str, probe: str = "") -> Need:
 
 
 def _api(request: str, why: str, probe: str = "") -> Need:
-    return Need("publish", f"$JS.API.{request}", why, f"$JS.API.{probe or request}")
+    tried = probe or request
+    return Need(
+        "publish", f"{JETSTREAM_API}.{request}", why, f"{JETSTREAM_API}.{tried}", request=tried
+    )

@@ -105,7 +105,7 @@ class Probe:
 
         Raises Nobody, Silent; the latter at once where this login may not ask.
         """
-        subject = f"$JS.API.{request}"
+        subject = f"{self.settings.api_prefix}.{request}"
         if await self.denied([Need("publish", subject, "read", subject)]):
             raise Silent(f"this login may not publish {subject}")
         data = b"" if body is None else json.dumps(body).encode()

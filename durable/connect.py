@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from ..entities.entity import Entity
-from ..entities.settings import Settings
+from ..entities.settings import JETSTREAM_API, Settings
 from ..entities.snowflake import MACHINES, use_machine
 from ..streams.client import Cluster
 from ..streams.connect import open_session
+from ..streams.port import Incompatible
 from .runner import Runner
 
 
@@ -53,6 +54,11 @@ async def opened(
     """`connect`, for who looks after the process: `on_runner` is told of the runner before it
     starts, and may look at it until all is over."""
     settings = _settings(url, settings)
+    if serving and settings.api_prefix != JETSTREAM_API:
+        what = f"api_prefix: {settings.api_prefix!r}: a runner acknowledges tells and times, which"
+        raise Incompatible(
+            f"{what} no such prefix changes; give it a login in the streams' account"
+        )
     session = await open_session(settings, name="perdure")
     cluster = Cluster(session, settings)
     try:

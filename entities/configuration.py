@@ -42,7 +42,10 @@ _CONTEXT_KEYS = {
     "cert": "tls_cert",
     "key": "tls_key",
     "inbox_prefix": "inbox_prefix",
+    "jetstream_api_prefix": "api_prefix",
 }
+_DOMAIN = "jetstream_domain"
+"""The other way of the `nats` tool to say where the API is; it takes one of them."""
 _CONTEXT_CANNOT = ("nsc", "user_jwt", "user_seed")
 """Ways to log in of the `nats` tool that have no setting: better refused than ignored."""
 
@@ -131,6 +134,8 @@ def _of_context(
     for key in _CONTEXT_CANNOT:
         if values.get(key):
             raise ValueError(f"{source}: {key}: perdure can't log in that way")
+    if values.get(_DOMAIN) and not values.get("jetstream_api_prefix"):
+        values = {**values, "jetstream_api_prefix": f"$JS.{values[_DOMAIN]}.API"}
     return {
         name: Found(_path(name, values[key], folder, environ), source)
         for key, name in _CONTEXT_KEYS.items()

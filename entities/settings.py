@@ -26,6 +26,9 @@ from .snowflake import MACHINES
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 INBOX_CHARS = 200
 """Of `inbox_prefix`: with what follows, reply subjects stay well below 512, what is answered."""
+_API_PREFIX = re.compile(r"[^\s.*>\x00-\x1f]+(\.[^\s.*>\x00-\x1f]+)*")
+JETSTREAM_API = "$JS.API"
+"""Where every server has it, within the account that has the streams."""
 _PREFIX = re.compile(r"[^\s.*>$\x00-\x1f][^\s.*>\x00-\x1f]*(\.[^\s.*>\x00-\x1f]+)*")
 _SECRET = frozenset({"password", "token", "resume_secrets"})
 _SCHEMES = ("nats", "tls", "ws", "wss")
@@ -70,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the subjects begin with where this login's answers go, below one of the runners'
     `reply_prefixes`. One of its own for each login (`_INBOX.shop`), and the server's permissions
     can keep answers from all others."""
+    api_prefix: str = JETSTREAM_API
+    """What requests of JetStream's API begin with: another where this login's account imports them
+    from that of the streams, and with a JetStream domain (`$JS.hub.API`). Not for runners."""
 
     # -- asking ----------------------------------------------------------------------------------
     ask_via: Literal["core", "stream"] = "core"
@@ -261,6 +267,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for prefix in self.reply_prefixes:
             yield from _prefix_problems("reply_prefixes", prefix, self.namespace)
         yield from _inbox_problems(self)
+        if not _API_PREFIX.fullmatch(self.api_prefix):
+            yield "api_prefix", f"{self.api_prefix!r} isn't tokens without *, > or white space"
         if self.snapshot_min_commits > self.snapshot_max_commits:
             yield "snapshot_min_commits", "more than snapshot_max_commits"
         if seconds(self.ack_progress) * 2 > seconds(self.ack_wait):

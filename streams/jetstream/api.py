@@ -143,22 +143,24 @@ async def call(
     accept: tuple[int, ...] = (),
     timeout_s: float = TIMEOUT_S,
 ) -> R:
-    """One request. Errors with a code in `accept` are returned, all others raised.
+    """One request, by what follows the API's prefix. Errors with a code in `accept` are returned,
+    all others raised.
 
     Raises Unreachable, Incompatible, Taken.
     """
     data = b"" if body is None else msgspec.json.encode(body)
-    answer = await connection.request(f"$JS.API.{subject}", data, timeout_s=timeout_s)
+    subject = f"{connection.api}{subject}"
+    answer = await connection.request(subject, data, timeout_s=timeout_s)
     if no_responders(answer):
         if await connection.ends():
             raise Unreachable("the server stops")
-        raise Incompatible(f"nobody answers $JS.API.{subject}: no JetStream here. {ENABLE}")
+        raise Incompatible(f"nobody answers {subject}: no JetStream here. {ENABLE}")
     try:
         response = msgspec.json.decode(answer.data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unreachable(f"$JS.API.{subject}: not an answer of JetStream: {error}") from None
+        raise Unreachable(f"{subject}: not an answer of JetStream: {error}") from None
     if response.error is not None and response.error.err_code not in accept:
-        raise api_error(subject, response.error)
+        raise api_error(subject.removeprefix(connection.api), response.error)
     return response
 
 

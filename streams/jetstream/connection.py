@@ -116,6 +116,8 @@ class Connection:
         self.violations: dict[str, None] = {}
         self.link: Link | None = None
         self.links: int = 0
+        self.api: str = f"{settings.api_prefix}."
+        """What the subject of each request of JetStream's API begins with."""
         self._urls = servers(settings)
         self._options = options(settings)
         self._name = name

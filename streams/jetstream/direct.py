@@ -65,7 +65,7 @@ async def one(connection: Connection, stream: str, query: dict[str, Any]) -> Sto
 
 async def raw(connection: Connection, stream: str, query: dict[str, Any]) -> Received | None:
     """The same, as it came. Raises Unreachable."""
-    subject = f"$JS.API.DIRECT.GET.{stream}"
+    subject = f"{connection.api}DIRECT.GET.{stream}"
     data = msgspec.json.encode(query)
     message = await connection.request(subject, data, timeout_s=TIMEOUT_S)
     return message if "Nats-Sequence" in (message.headers or {}) else None
@@ -116,7 +116,7 @@ async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -
     connection.bind(collected)
     try:
         sent = connection.send(
-            f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), f"{inbox}.b"
+            f"{connection.api}DIRECT.GET.{stream}", msgspec.json.encode(query), f"{inbox}.b"
         )
         if not sent:
             raise Unreachable("too much waits to be sent")

@@ -101,7 +101,7 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._unanswered = False  # nobody said whether the consumer is there
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._subject = f"{connection.api}CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._subscription: Subscription | None = None
         self._check: asyncio.Task[None] | None = None
 

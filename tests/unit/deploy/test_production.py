@@ -23,7 +23,7 @@ from perdure.entities.errors import RunnerNotRegistered, Suspended
 from perdure.entities.flow import Token
 from perdure.entities.settings import Settings
 from perdure.streams.jetstream.session import open_session
-from perdure.streams.port import Unreachable
+from perdure.streams.port import Incompatible, Unreachable
 
 from ...support.server import until
 from .booking import Book, Hotel, Take, Trip, hotel, trip
@@ -55,8 +55,10 @@ class Production:
 
     def settings(self, name: str, **changes: Any) -> Settings:
         """Settings of a login, with the inbox that its comment tells."""
-        (inbox,) = re.findall(rf'inbox_prefix = "(.*\.{name})"', self.layout)
-        return self.keys.settings(self.server, name, inbox_prefix=inbox, **changes)
+        pattern = rf'Its settings: inbox_prefix = "([^"]*\.{name})"(?:, api_prefix = "(.*)")?'
+        ((inbox, api),) = re.findall(pattern, self.layout)
+        given = {"inbox_prefix": inbox, **({"api_prefix": api} if api else {}), **changes}
+        return self.keys.settings(self.server, name, **given)
 
     async def client(self, name: str, **options: Any) -> Plain:
         """A plain client."""
@@ -139,9 +141,33 @@ async def test_a_perdure_client_in_an_account_of_its_own(
     await typed(p, tmp_path, "creator", "shards resize counter 8", 0)
     refused = re.findall(r'Violation - Subject "(.*)"', p.server.log_file.read_text())
     of_caller = "$JS.API.STREAM.MSG.GET.PERDURE_LOG_counter"
-    assert refused == ["$JS.API.INFO", "$JS.API.INFO", of_caller]  # two checks tried it
+    assert refused == [*["JS.CORE.API.INFO"] * 3, of_caller]  # three checks tried it
     errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert [of_caller.lower() in error for error in errors] == [True]
+
+
+async def test_a_reader_follows_a_log_from_its_own_account(production: Production) -> None:
+    p = production
+    async with (
+        hosting(p),
+        connect(settings=p.settings("shop")) as caller,
+        connect(settings=p.settings("reader")) as reader,
+    ):
+        a = caller.at(Counter, "a")
+        assert [await a.ask(Add(1)) for _ in range(3)] == [1, 2, 3]
+        seen: list[int] = []
+        async with asyncio.timeout(PATIENCE_S):
+            async for commit in reader.watch(counter, "a"):
+                seen.append(commit.version)
+                if commit.version == 3:  # what comes, beyond what is there
+                    assert await a.ask(Add(1)) == 4
+                if commit.version == 4:
+                    break
+        assert seen == [1, 2, 3, 4]
+        assert [page async for page in reader.ids(Counter)] == ["a"]
+    with pytest.raises(Incompatible, match=r"api_prefix: 'JS\.CORE\.API': a runner"):
+        async with connect(serving=[counter], settings=p.settings("operator")):
+            pass
 
 
 async def suspended(ask: Callable[[], Awaitable[object]]) -> Token[int]:
@@ -160,7 +186,15 @@ async def roles_work(p: Production, folder: Path) -> None:
         ("reader", "history counter a", 0),
         ("reader", "entities counter", 0),
         ("operator", "stats", 0),
+        ("operator", "runners", 0),
+        ("operator", "shards", 0),
         ("operator", "verify counter", 0),
+        ("operator", "entities counter", 0),
+        ("operator", "history counter a", 0),
+        ("operator", "flows list trip", 0),
+        ("operator", "dead list", 0),
+        ("operator", "dead discard 77", 1),
+        ("operator", "check --role operator", 0),
         ("operator", "check --role operator --type counter", 0),
         ("reader", "check --role reader --type counter", 0),
         ("shop", "check --role caller --type counter", 0),
@@ -177,6 +211,7 @@ async def typed(p: Production, folder: Path, name: str, line: str, code: int) ->
         PERDURE_URL=settings.url,
         PERDURE_NKEY_SEED=str(settings.nkey_seed),
         PERDURE_INBOX_PREFIX=settings.inbox_prefix,
+        PERDURE_API_PREFIX=settings.api_prefix,
     )
     ran = await asyncio.to_thread(shell.type, *line.split())
     assert ran.code == code, (name, line, ran)
@@ -304,6 +339,33 @@ WEAPONS = (
     "$JS.API.STREAM.PURGE.PERDURE_SNAP_counter",
 )
 """Reply subjects that would do harm in the core account."""
+
+
+@pytest.mark.parametrize("name", ["reader", "operator"])
+async def test_who_looks_messages_up_can_delete_nothing_by_a_reply_subject(
+    production: Production, name: str
+) -> None:
+    """In the streams' account a look-up that finds nothing is a weapon (test_roles.py)."""
+    p = production
+    own = p.settings(name)
+    plain = await p.client(name, inbox_prefix=own.inbox_prefix)
+    creator = await p.client("creator", inbox_prefix="_INBOX.creator")
+    async with hosting(p):
+        assert (await answer(creator, "perdure.ask.counter.a", ADD))["reply"] == 1
+    before = {stream: await subjects_of(creator, stream) for stream in STREAMS}
+    for weapon in (*WEAPONS, *(f"$JS.API.STREAM.DELETE.{stream}" for stream in STREAMS)):
+        for sequence in (1, 99):
+            for way in ("DIRECT.GET", "STREAM.MSG.GET"):
+                look = f"{own.api_prefix}.{way}.PERDURE_LOG_counter"
+                await plain.nc.publish(look, b'{"seq":%d}' % sequence, reply=weapon)
+    assert await plain.said() == []  # it isn't the permissions that help here
+    got = await plain.nc.request(look, b'{"seq":1}', timeout=PATIENCE_S)
+    assert json.loads(got.data)["message"]["subject"] == "perdure.log.counter.a"
+    assert {stream: await subjects_of(creator, stream) for stream in STREAMS} == before
+    await plain.nc.publish("$JS.API.STREAM.DELETE.PERDURE_LOG_counter", b"")
+    assert len(await plain.said()) == 1
+    await plain.nc.close()
+    await creator.nc.close()
 
 
 async def test_a_reply_subject_is_no_weapon_across_accounts(

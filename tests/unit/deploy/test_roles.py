@@ -335,7 +335,7 @@ APART = """accounts {
 
 
 async def test_in_an_account_of_its_own_a_reader_has_no_such_weapon(own_server: OwnServer) -> None:
-    """What docs/security.md advises: it reads, and its reply subjects mean nothing elsewhere."""
+    """Why `layout` has it so: it reads, and its reply subjects mean nothing elsewhere."""
     server = await own_server(extra=APART)
     admin, audit = Plain(), Plain()
     await admin.nc.connect(server.url, user="admin", password="p")

@@ -287,6 +287,23 @@ def test_the_folder_follows_xdg(home: Home) -> None:
     assert home.load(environ)[0].url == "nats://xdg"
 
 
+def test_a_context_tells_where_the_api_is(home: Home) -> None:
+    """The `nats` tool has two ways to say it, and takes the prefix before the domain."""
+    home.context("hub", url="nats://p", jetstream_domain="hub")
+    assert home.load({"NATS_CONTEXT": "hub"})[0].api_prefix == "$JS.hub.API"
+    home.context(
+        "core", url="nats://p", jetstream_domain="hub", jetstream_api_prefix="JS.CORE.API"
+    )
+    settings, sources = home.load({"NATS_CONTEXT": "core"})
+    assert (settings.api_prefix, sources["api_prefix"]) == ("JS.CORE.API", "NATS context core")
+
+
+@pytest.mark.parametrize("prefix", ["", "$JS.API.", ".x", "a b", "a.*", "a.>", "a..b"])
+def test_an_api_prefix_is_part_of_a_subject(prefix: str) -> None:
+    with pytest.raises(ValueError, match="api_prefix"):
+        Settings(api_prefix=prefix)
+
+
 def test_a_selected_context_is_not_used_for_another_url(home: Home) -> None:
     home.context("prod", url="nats://prod", token="t")
     home.select("prod")
