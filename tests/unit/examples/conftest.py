@@ -9,6 +9,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 FLIGHTS = EXAMPLES / "flights"
 ORDERS = EXAMPLES / "orders"
 sys.path[:0] = [str(FLIGHTS), str(ORDERS)]  # both have a demo.py: it is the one of flights
+sys.path.append(str(EXAMPLES))
 
 
 @pytest.fixture
