@@ -7,7 +7,9 @@ Without a container engine the tests skip and say why; where one is required
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +19,7 @@ import docker.errors  # type: ignore[import-untyped]
 import pytest
 
 from .container import NatsServer, build_image
+from .image import APP_TAG, BASE_TAG, IMAGE_TAG, ROOT, build, build_app, make_base
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +44,24 @@ def server(image: str) -> Iterator[NatsServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def app(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of an application; `image` is the server's, and says that there is an engine."""
+    if shutil.which("mmdebstrap") is None:
+        problem = "no mmdebstrap to make a base image with: apt-get install mmdebstrap"
+        if os.environ.get("PERDURE_REQUIRE_ENGINE"):
+            pytest.fail(problem)
+        pytest.skip(problem)
+    version = importlib.metadata.version("perdure")
+    base = make_base(tmp_path_factory.mktemp("base"))
+    build(ROOT, IMAGE_TAG, "deploy/Dockerfile", BASE=base, VERSION=version, REVISION="f" * 40)
+    yield build_app(tmp_path_factory.mktemp("app"))
+    engine: Any = docker.from_env()
+    for tag in (APP_TAG, IMAGE_TAG, BASE_TAG):
+        engine.images.remove(tag, force=True)
+    engine.close()
 
 
 def _engine_problem() -> str | None:

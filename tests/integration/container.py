@@ -58,7 +58,7 @@ class NatsServer:
 
     def __init__(self, image: str) -> None:
         self._image = image
-        self._port = _free_port()
+        self._port = free_port()
         self._engine: Any = DockerClient().client
         self._volume: Any = self._engine.volumes.create()
         self._container: DockerContainer | None = None
@@ -84,7 +84,7 @@ class NatsServer:
             .with_bind_ports(CLIENT_PORT, self._port)
             .with_exposed_ports(MONITOR_PORT)
             .with_volume_mapping(self._volume.name, "/data", "rw")
-            .waiting_for(_healthy())
+            .waiting_for(healthy())
         )
         self._container = container.start()
 
@@ -97,7 +97,7 @@ class NatsServer:
         """Start the killed container; returns when JetStream is ready."""
         assert self._container is not None
         self._wrapped().start()
-        _healthy().wait_until_ready(self._container)
+        healthy().wait_until_ready(self._container)
 
     def remove(self) -> None:
         """Remove the container, running or not; the volume stays."""
@@ -116,11 +116,13 @@ class NatsServer:
         return self._container.get_wrapped_container()
 
 
-def _healthy() -> HttpWaitStrategy:
+def healthy() -> HttpWaitStrategy:
+    """Waits until a server has JetStream, and in a cluster is up to date."""
     return HttpWaitStrategy(MONITOR_PORT, "/healthz").with_startup_timeout(START_TIMEOUT_S)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import os
-import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,10 +14,10 @@ from docker.errors import APIError  # type: ignore[import-untyped]
 
 from perdure import connect
 from perdure.containers import PerdureContainer
-from perdure.streams.client import Cluster
 
 from .container import NatsServer
-from .image import APP_TAG, BASE_TAG, IMAGE_TAG, ROOT, Container, build, build_app, make_base
+from .crowd import Crowd
+from .image import BASE_TAG, IMAGE_TAG, Container
 from .test_entity import bank as bank
 
 CALLERS = 16
@@ -30,24 +28,6 @@ COUNTED_S = 10.0
 """How long that may take: a runner looks at what it counts four times a second at most."""
 DRAIN_S = 30.0
 """How long a drained runner may take: `drain_timeout` and what is around it, on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def app(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of an application; `image` is the server's, and says that there is an engine."""
-    if shutil.which("mmdebstrap") is None:
-        problem = "no mmdebstrap to make a base image with: apt-get install mmdebstrap"
-        if os.environ.get("PERDURE_REQUIRE_ENGINE"):
-            pytest.fail(problem)
-        pytest.skip(problem)
-    version = importlib.metadata.version("perdure")
-    base = make_base(tmp_path_factory.mktemp("base"))
-    build(ROOT, IMAGE_TAG, "deploy/Dockerfile", BASE=base, VERSION=version, REVISION="f" * 40)
-    yield build_app(tmp_path_factory.mktemp("app"))
-    engine: Any = docker.from_env()
-    for tag in (APP_TAG, IMAGE_TAG, BASE_TAG):
-        engine.images.remove(tag, force=True)
-    engine.close()
 
 
 @pytest.fixture
@@ -104,16 +84,14 @@ async def test_a_runner_without_rights_answers_and_drains_under_load(
         crowd = Crowd(cluster, bank)
         async with asyncio.TaskGroup() as group:
             calling = [group.create_task(crowd.call(n)) for n in range(CALLERS)]
-            await crowd.reached(ENOUGH)
+            await crowd.more(ENOUGH)
             await first.terminate()
             assert await first.ended(DRAIN_S) == 0, first.logs()
-            await crowd.reached(crowd.answers + ENOUGH)
+            await crowd.more(ENOUGH)
             crowd.enough = True
             await asyncio.wait(calling)
         assert crowd.answers >= 2 * ENOUGH
-        for n, count in crowd.last.items():
-            state = await cluster.at(bank.Account, f"c-{n}").state()
-            assert state.balance == count, "each happened once"
+        await crowd.balanced()
     await second.terminate()
     assert await second.ended(DRAIN_S) == 0, second.logs()
 
@@ -134,34 +112,3 @@ async def test_a_runner_by_testcontainers(app: str, server: NatsServer, bank: An
 def read(health_url: str) -> bytes:
     with urllib.request.urlopen(f"{health_url}/metrics", timeout=10) as answer:
         return bytes(answer.read())
-
-
-class Crowd:
-    """Callers with an account each, who ask one deposit after another.
-
-    The client repeats by itself, as every caller's does. What it can't mend is an error of the
-    test: it ends the group.
-    """
-
-    def __init__(self, cluster: Cluster, bank: Any) -> None:
-        self._cluster, self._bank = cluster, bank
-        self._changed = asyncio.Condition()
-        self.answers = 0
-        self.last: dict[int, int] = {}
-        self.enough = False
-
-    async def call(self, n: int) -> None:
-        """One caller, until it is enough."""
-        account = self._cluster.at(self._bank.Account, f"c-{n}")
-        while not self.enough:
-            balance = await account.ask(self._bank.Deposit(1))
-            assert balance == self.last.get(n, 0) + 1
-            self.last[n] = balance
-            async with self._changed:
-                self.answers += 1
-                self._changed.notify_all()
-
-    async def reached(self, answers: int) -> None:
-        """Wait until there were so many answers."""
-        async with asyncio.timeout(60), self._changed:
-            await self._changed.wait_for(lambda: self.answers >= answers)
