@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses whose last tell a client remembers, to order a later ask behind it: 15 MB at most.
     Asks to forgotten ones go by the stream, which orders them too, slower."""
     transient_retry: Retry = Retry(attempts=3, base=0.05, factor=1.0)
-    """For MailboxFull and unacknowledged publishes, within the call's timeout: long enough for a
+    """For MailboxFull, and a type that nobody hosts, within the call's timeout: long enough for a
     burst to pass, few enough not to make an overload worse."""
 
     # -- bounds of what waits --------------------------------------------------------------------

@@ -52,6 +52,9 @@ ELSEWHERE_GROWTH = 1.5
 """By what that wait grows, up to the policy's `repeat_after_s`."""
 NO_LEADER_S = 0.5
 """The longest wait for a stream without a leader: it takes seconds, so this costs a tenth more."""
+LEADERLESS = Retry(base=ELSEWHERE_S, factor=ELSEWHERE_GROWTH, longest=NO_LEADER_S)
+"""Between tries of a publish that nobody acknowledges, as long as the call has time. Most cost two
+seconds of silence besides."""
 OWNERS_LOST = 3
 """How many owners may vanish with an ask in hand before its caller gives up: it may be what kills
 them, and nobody but its caller knows that they had it."""
@@ -83,7 +86,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     effect: Effect
     repeat_after_s: float
-    transient: Retry  # for MailboxFull, an unacknowledged publish, and an unknown type
+    transient: Retry  # for MailboxFull, and an unknown type
     stored: bool = False  # the command is in its stream: attempts only ask for its outcome
     wait_suspended: bool = True  # a suspended flow's outcome is waited for, not raised
 
@@ -281,7 +284,8 @@ def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> Clu
 class Publishes(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about the attempts to store one tell."""
 
-    tries: int = 0  # that the server refused or did not acknowledge
+    refusals: int = 0  # a full mailbox, or no stream
+    unheard: int = 0  # tries that nobody took, or acknowledged in time
     unsure: bool = False  # one of them was not acknowledged: it may be stored
     full: bool = False  # the newest met a full mailbox
     why: str | None = None  # the newest was not acknowledged
@@ -299,31 +303,38 @@ def published(
     """What to do about an answer to a publish; the stream sequence when it is stored.
 
     `hosted`: the type has a stream, as somebody told. While a server starts, or a stream has no
-    leader, nobody takes a publish either; then it is tried until the time is up.
+    leader, nobody takes a publish or acknowledges it: it is tried until the call's time is up,
+    which is longer than that takes. A refusal is an answer, and not repeated for as long.
     """
     match answer:
         case Appended(sequence):
             return state, sequence
-        case NoAck():
-            state = Publishes(tries=state.tries + 1, unsure=True, why=answer.why)
-        case Full():
-            state = Publishes(tries=state.tries + 1, unsure=state.unsure, full=True)
+        case NoAck(why):
+            return _unheard(state, why, jitter, unsure=True)
         case NoStream() if hosted:
             why = "nobody takes it: the server starts, or the stream has no leader"
-            tries = state.tries + 1
-            state = Publishes(tries=tries, unsure=state.unsure, why=why)
-            return state, Repeat(min(delay_s(policy.transient, tries, jitter), NO_LEADER_S))
+            return _unheard(state, why, jitter, unsure=state.unsure)
+        case Full():
+            error: ClusterError = MailboxFull(may_have_taken_effect=state.unsure)
         case NoStream():
-            state = Publishes(tries=state.tries + 1, unsure=state.unsure)
-            if state.tries >= policy.transient.attempts:
-                error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
-                return state, Fail(error)
+            error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
         case Refused(code, why):
             cause = f"the command stream refused it: {why} ({code})"
             return state, Fail(PersistenceError(cause=cause, may_have_taken_effect=state.unsure))
-    if state.tries < policy.transient.attempts:
-        return state, Repeat(delay_s(policy.transient, state.tries, jitter))
-    return state, Fail(unpublished(state))
+    state = msgspec.structs.replace(
+        state, refusals=state.refusals + 1, full=isinstance(answer, Full), why=None
+    )
+    if state.refusals >= policy.transient.attempts:
+        return state, Fail(error)
+    return state, Repeat(delay_s(policy.transient, state.refusals, jitter))
+
+
+def _unheard(
+    state: Publishes, why: str, jitter: float, *, unsure: bool
+) -> tuple[Publishes, Repeat]:
+    unheard = state.unheard + 1
+    state = msgspec.structs.replace(state, unheard=unheard, unsure=unsure, full=False, why=why)
+    return state, Repeat(delay_s(LEADERLESS, unheard, jitter))
 
 
 def unpublished(state: Publishes, after_s: float | None = None) -> ClusterError:

@@ -413,16 +413,24 @@ def test_a_stored_tell_gives_its_sequence() -> None:
     assert publishes(NoAck("lost"), Full(), Appended(8))[-1] == 8
 
 
-def test_an_unacknowledged_tell_is_sent_three_times() -> None:
-    error = SendTimeout(cause="lost", may_have_taken_effect=True)
-    lost = NoAck("lost")
-    assert publishes(lost, lost, lost) == [Repeat(0.05), Repeat(0.05), Fail(error)]
+def test_an_unacknowledged_tell_is_sent_until_the_time_is_up() -> None:
+    """A stream whose leader died has none for up to eight seconds."""
+    actions = publishes(*[NoAck("lost")] * 100)
+    assert actions[:3] == [Repeat(0.05), Repeat(0.05 * 1.5), Repeat(0.05 * 1.5**2)]
+    assert actions[-1] == Repeat(NO_LEADER_S)
+    late = unpublished(Publishes(unsure=True, why="lost"), 3.0)
+    assert late == SendTimeout(after_s=3.0, cause="lost", may_have_taken_effect=True)
+
+
+def test_who_was_not_heard_may_be_refused_as_often_as_others() -> None:
+    unheard = [NoAck("lost")] * 5
+    assert publishes(*unheard, Full(), Full())[-2:] == [Repeat(0.05), Repeat(0.05)]
 
 
 def test_a_full_mailbox_is_tried_three_times() -> None:
     sure, unsure = (MailboxFull(may_have_taken_effect=m) for m in (False, True))
     assert publishes(Full(), Full(), Full()) == [Repeat(0.05), Repeat(0.05), Fail(sure)]
-    assert publishes(NoAck("lost"), Full(), Full())[-1] == Fail(unsure)
+    assert publishes(Full(), NoAck("lost"), Full(), Full())[-1] == Fail(unsure)
 
 
 def test_a_type_without_a_stream_is_told_soon() -> None:
@@ -431,7 +439,7 @@ def test_a_type_without_a_stream_is_told_soon() -> None:
     )
     nowhere = [NoStream()] * ASK.transient.attempts
     assert publishes(*nowhere)[-1] == Fail(sure)
-    assert publishes(NoAck("lost"), *nowhere[1:])[-1] == Fail(unsure)
+    assert publishes(NoAck("lost"), *nowhere)[-1] == Fail(unsure)
     assert all(isinstance(action, Repeat) for action in publishes(*nowhere)[:-1])
 
 

@@ -32,6 +32,8 @@ class Answer:
 class Leaderless:
     """A connection on which so many requests get no answer; all that is asked is noted."""
 
+    api = "$JS.API."
+
     def __init__(self, silent: int, *, cut: bool = False) -> None:
         self.asked: list[float] = []
         self._silent, self._cut = silent, cut

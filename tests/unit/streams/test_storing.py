@@ -12,7 +12,7 @@ from perdure import ClusterError, MailboxFull, SendTimeout, Settings
 from perdure.entities.address import Address
 from perdure.entities.retry import Retry
 from perdure.streams.asks import open_body
-from perdure.streams.port import Appended, Full, NoAck, PublishAnswer
+from perdure.streams.port import Appended, Full, NoAck, PublishAnswer, Refused
 from tests.bank import Account, Balance, Deposit
 from tests.unit.streams.owner import World, reply, script
 from tests.unit.streams.virtual import run
@@ -170,7 +170,10 @@ def test_an_answer_to_an_unacknowledged_try_is_the_outcome(
     run(main())
 
 
-def test_an_answer_is_taken_though_the_stream_gave_up_or_the_connection_went() -> None:
+@pytest.mark.parametrize("last", [NoAck("lost"), Full(), Refused(10077, "no room")])
+def test_an_answer_is_taken_though_the_stream_gave_up_or_the_connection_went(
+    last: PublishAnswer,
+) -> None:
     async def main() -> None:
         for impatient in (True, False):
             world = await World.hosted(
@@ -183,7 +186,7 @@ def test_an_answer_is_taken_though_the_stream_gave_up_or_the_connection_went() -
                 world.owner.session.asks.send(reply_to, reply(FIVE, 1))
                 await asyncio.sleep(ACK_S)
                 world.broker.disconnect(world.session, reconnect=False)
-                return NoAck("lost")
+                return last
 
             Slow(world, publish)
             began = now()

@@ -26,6 +26,7 @@ from perdure import (
 )
 from perdure.entities.address import Address
 from perdure.streams.asks import Envelope
+from perdure.streams.attempts import NO_LEADER_S
 from perdure.streams.client import Cluster
 from perdure.streams.port import Full, NoAck, PublishAnswer, Refused
 from tests.bank import Account, Balance, Deposit, GetBalance, InsufficientFunds, Withdraw
@@ -111,11 +112,13 @@ async def tell_fails(world: World) -> ClusterError:
 
 def test_a_tell_that_is_never_acknowledged() -> None:
     async def main() -> None:
-        world = await World.hosted()
-        Flaky(world, *[NoAck("lost")] * 3)
+        world = await World.hosted(settings=Settings(ask_timeout=9.0))
+        flaky = Flaky(world, *[NoAck("lost")] * 100)
         told = await tell_fails(world)
         assert isinstance(told, SendTimeout)
         assert told.may_have_taken_effect
+        assert now() == pytest.approx(9)
+        assert 9 / NO_LEADER_S < len(flaky.tried) < 50, "often, and not in a hurry"
 
     run(main())
 
