@@ -221,9 +221,9 @@ def _creator(settings: Settings, entities: Sequence[str]) -> Login:
     inbox = f"{INBOX}.{CREATOR}"
     own = _with_inbox(settings, inbox)
     about = [
-        "A runner that may also create streams, update their bounds and resize types: to start",
-        "one for the first time, when a type or a setting is new, and for perdure shards resize.",
-        "Not for runners that go on.",
+        "A runner that may also create streams, update their bounds and resize types: for perdure",
+        "topology --apply when a type or a setting is new, and for perdure shards resize. Not for",
+        "runners that go on.",
         _told(inbox),
     ]
     return Login(CREATOR, of_role("runner", own, entities, create=True), about)

@@ -22,6 +22,7 @@ from typing import Any
 
 from ... import entities
 from ...entities.entity import Entity
+from .calling import type_of
 from .trouble import Failed, UsageError
 
 AnyEntity = Entity[Any, Any]
@@ -191,3 +192,15 @@ def _require_names(found: Iterable[tuple[str, AnyEntity]], app: str) -> None:
                 f"{app}: {other} and {variable} are both the entity type {entity.name!r}",
                 "give one state another tag: class Account(State, tag='…'), or name one: APP:name",
             )
+
+
+def types_of(app: str | None, type: tuple[str, ...]) -> list[str]:
+    """The names of an app's types, or those given by `--type`; one of both. Raises UsageError."""
+    if app is not None and type:
+        raise UsageError("APP and --type together", "give one of them")
+    for name in type:
+        type_of(name)
+    names = [entity.name for entity in load_app(app)] if app is not None else list(type)
+    if not names:
+        raise UsageError("no entity type", "name an APP, or types: --type account")
+    return list(dict.fromkeys(names))

@@ -36,6 +36,7 @@ from .settings import settings
 from .shards import shards
 from .stats import stats
 from .suspended import suspended
+from .topology import topology
 from .trouble import FAILED
 from .verify import verify
 
@@ -82,6 +83,7 @@ for _command in (status, history, state):
     app.command(_command, group=LOOK)
 app.command(check, group=OPERATE, usage="Usage: perdure check [APP] [OPTIONS]")
 app.command(permissions, group=OPERATE, usage="Usage: perdure permissions [APP] [OPTIONS]")
+app.command(topology, group=OPERATE, usage="Usage: perdure topology [APP] [OPTIONS]")
 app.command(entities, group=OPERATE)
 app.command(stats, group=OPERATE, usage="Usage: perdure stats [TYPE] [OPTIONS]")
 app.command(runners, group=OPERATE)

@@ -22,8 +22,7 @@ from ..grants import (
     user_block,
 )
 from ..permissions import Need, Role
-from .app import load_app
-from .calling import type_of
+from .app import types_of
 from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import SUCCESS, UsageError
@@ -83,7 +82,7 @@ def permissions(
     """
     output = common.output()
     settings = _settings(common, inbox)
-    types = _types(app, type)
+    types = types_of(app, type)
     if production:
         if role is not None or create or inbox is not None or format not in (None, "nats"):
             what = "--production has all roles, and is only printed as configuration"
@@ -137,17 +136,6 @@ def _settings(common: Common, inbox: str | None) -> Settings:
         return msgspec.structs.replace(settings, inbox_prefix=inbox)
     except ValueError as error:
         raise UsageError(f"--inbox: {error}", "give for instance _INBOX.shop") from None
-
-
-def _types(app: str | None, type: tuple[str, ...]) -> list[str]:
-    if app is not None and type:
-        raise UsageError("APP and --type together", "give one of them")
-    for name in type:
-        type_of(name)
-    names = [entity.name for entity in load_app(app)] if app is not None else list(type)
-    if not names:
-        raise UsageError("no entity type", "name an APP, or types: --type account")
-    return list(dict.fromkeys(names))
 
 
 def _callers(given: tuple[str, ...]) -> list[str]:

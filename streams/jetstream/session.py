@@ -107,6 +107,10 @@ class JetStreamSession:
         """
         return await topology.check(self._connection, self._settings, self.subjects, entity)
 
+    async def compared(self, entity: str) -> dict[str, list[Difference] | None]:
+        """The same by stream, with None for one that doesn't exist. Raises what `check` does."""
+        return await topology.compared(self._connection, self._settings, self.subjects, entity)
+
     async def clock_ahead_s(self) -> float:
         """By how many seconds `clock` is ahead of the server's, at least. Raises Unreachable."""
         before = self.clock.now_ns()

@@ -89,18 +89,26 @@ async def check(
     connection: Connection, settings: Settings, subjects: Subjects, entity: str
 ) -> list[Difference]:
     """Every difference of the streams that exist, nothing changed. Raises Unreachable."""
+    found = await compared(connection, settings, subjects, entity)
+    return [difference for differences in found.values() for difference in differences or ()]
+
+
+async def compared(
+    connection: Connection, settings: Settings, subjects: Subjects, entity: str
+) -> dict[str, list[Difference] | None]:
+    """For each stream of a type, and those that all share, what isn't as it should be; None: it
+    doesn't exist. Nothing is changed. Raises Unreachable."""
     cut = Sharding(FIRST_GENERATION, settings.shards)
     config = await _config(connection, subjects.command_stream(entity))
     if config is not None:
         cut = sharding_of(subjects, entity, config) or cut
-    wanted = (
+    found: dict[str, list[Difference] | None] = {}
+    for stream in (
         *type_streams(settings, subjects, entity, cut),
         *shared_streams(settings, subjects),
-    )
-    found: list[Difference] = []
-    for stream in wanted:
+    ):
         config = await _config(connection, stream.name)
-        found += differences(stream, config) if config is not None else []
+        found[stream.name] = None if config is None else differences(stream, config)
     return found
 
 

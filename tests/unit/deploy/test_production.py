@@ -72,8 +72,9 @@ async def production(
     keys = Keys(tmp_path, monkeypatch, USERS)
     layout = printed(tmp_path, *LAYOUT, *CALLERS)
     made = Production(await own_server(extra=layout), keys, layout)
-    async with connect(serving=[counter, trip, hotel], settings=made.settings("creator")):
-        pass
+    apply = f"topology {' '.join(LAYOUT[:-1])} --apply"
+    await typed(made, tmp_path, "runner", apply, 1)
+    await typed(made, tmp_path, "creator", apply, 0)
     return made
 
 
@@ -212,6 +213,8 @@ async def typed(p: Production, folder: Path, name: str, line: str, code: int) ->
         PERDURE_NKEY_SEED=str(settings.nkey_seed),
         PERDURE_INBOX_PREFIX=settings.inbox_prefix,
         PERDURE_API_PREFIX=settings.api_prefix,
+        PERDURE_SHARDS=str(settings.shards),
+        PERDURE_COMMAND_STREAM_BYTES=str(settings.command_stream_bytes),
     )
     ran = await asyncio.to_thread(shell.type, *line.split())
     assert ran.code == code, (name, line, ran)

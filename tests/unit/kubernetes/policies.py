@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from .reach import Pod, may_speak, selects
-from .rendering import Object, called, containers, of_kind, pod_of
+from .rendering import JOBS, Object, called, containers, of_kind, pod_of
 
 Policy: TypeAlias = Callable[[list[Object]], Iterator[str]]
 
@@ -20,6 +20,7 @@ SERVING = ("Deployment", "StatefulSet")
 FOREIGN_SECRETS = {
     "nats-authorization": {"authorization.conf"},
     "perdure-runner-login": {"user", "password"},
+    "perdure-creator-login": {"user", "password"},
 }
 """Secrets with their keys that may come from elsewhere: docs/kubernetes.md says how."""
 CLIENT = {"perdure-client": "true"}
@@ -203,10 +204,11 @@ def only_needed_connections(objects: list[Object]) -> Iterator[str]:
         if nats:
             wanted.append(("a runner", runner, "NATS", nats, CLIENT_PORT, True))
             wanted.append(("a runner", runner, "NATS", nats, CLUSTER_PORT, False))
-    if check := ours.get("perdure-check"):
-        wanted.append(("the check", check, "a stranger", stranger, 443, False))
-        if nats:
-            wanted.append(("the check", check, "NATS", nats, CLIENT_PORT, True))
+    for job in JOBS:
+        if pod := ours.get(f"perdure-{job}"):
+            wanted.append((f"the {job}", pod, "a stranger", stranger, 443, False))
+            if nats:
+                wanted.append((f"the {job}", pod, "NATS", nats, CLIENT_PORT, True))
     for who, source, whom, target, port, may in wanted:
         if may_speak(objects, source, target, port) is not may:
             yield f"{who} {'cannot' if may else 'can'} reach {whom} on port {port}"

@@ -23,7 +23,8 @@ Object: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("dev", "production")
-CHECKS = ("dev/check", "production/check")
+JOBS = ("check", "topology")
+"""Folders of an overlay with a Job, applied beside it."""
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 RENDER_TIMEOUT_S = 60
 

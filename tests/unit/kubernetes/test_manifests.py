@@ -15,7 +15,7 @@ from perdure.deploy.server import find_server
 from . import policies, workloads
 from .policies import FOREIGN_SECRETS, Policy
 from .rendering import (
-    CHECKS,
+    JOBS,
     KUBERNETES,
     OVERLAYS,
     ROOT,
@@ -34,7 +34,9 @@ ALL = (*policies.POLICIES, *workloads.POLICIES)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("overlay", [*OVERLAYS, *CHECKS])
+@pytest.mark.parametrize(
+    "overlay", [*OVERLAYS, *(f"{overlay}/{job}" for overlay in OVERLAYS for job in JOBS)]
+)
 def test_each_object_is_valid(overlay: str, version: str) -> None:
     checked = 0
     for item in render(overlay):
@@ -65,21 +67,23 @@ def test_policy(overlay: str, policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", ALL, ids=lambda policy: policy.__name__)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_policy_with_the_check(overlay: str, policy: Policy) -> None:
-    assert list(policy([*render(overlay), *render(f"{overlay}/check")])) == []
+def test_policy_with_the_jobs(overlay: str, policy: Policy) -> None:
+    jobs = [item for job in JOBS for item in render(f"{overlay}/{job}")]
+    assert list(policy([*render(overlay), *jobs])) == []
 
 
+@pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_check_is_of_the_same_image_and_settings(overlay: str) -> None:
-    objects = [*render(overlay), *render(f"{overlay}/check")]
+def test_a_job_is_of_the_same_image_and_settings(overlay: str, job: str) -> None:
+    objects = [*render(overlay), *render(f"{overlay}/{job}")]
     (runner,) = containers(one(objects, "Deployment", "perdure-runner"))
-    (check,) = containers(one(objects, "Job", "perdure-check"))
-    assert check["image"] == runner["image"]
-    assert check["args"][1] == runner["args"][1], "the same APP"
-    assert check["env"] == runner["env"], "the same login"
-    ran, checked = (workloads.settings_of(objects, c) for c in (runner, check))
+    (its,) = containers(one(objects, "Job", f"perdure-{job}"))
+    assert its["image"] == runner["image"]
+    assert its["args"][:2] == [job, runner["args"][1]], "the same APP"
+    assert (its["env"] == runner["env"]) is (job == "check"), "who creates has another login"
+    ran, has = (workloads.settings_of(objects, c) for c in (runner, its))
     for name in ("url", "namespace", "replicas", "shards", "command_stream_bytes"):
-        assert getattr(checked, name) == getattr(ran, name), name
+        assert getattr(has, name) == getattr(ran, name), name
 
 
 def test_only_the_example_has_secrets() -> None:
@@ -128,6 +132,7 @@ def test_the_server_takes_its_configuration(overlay: str, tmp_path: Path) -> Non
 
 def test_the_login_of_the_example_is_one_of_the_server() -> None:
     objects = render("dev")
-    login = content(one(objects, "Secret", "perdure-runner-login"))
     users = content(one(objects, "Secret", "nats-authorization"))["authorization.conf"]
-    assert f"{{user: {login['user']}, password: {login['password']}}}" in users
+    for name in ("perdure-runner-login", "perdure-creator-login"):
+        login = content(one(objects, "Secret", name))
+        assert f"{{user: {login['user']}, password: {login['password']}}}" in users

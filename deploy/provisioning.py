@@ -1,0 +1,66 @@
+"""Provisioning: the streams of entity types, made or brought up to the settings without hosting.
+
+A runner does the same when it starts. Done before, by a login that may create (`perdure
+permissions --role runner --create`), the runners need no such right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from ..entities.settings import Settings
+from ..streams.jetstream.session import JetStreamSession
+from ..streams.subjects import Sharding, Subjects
+from ..streams.topology import Difference, Stream, shared_streams, type_streams
+
+Done: TypeAlias = Literal["created", "updated", "kept"]
+
+FIRST_GENERATION = 1
+
+
+class Provisioned(msgspec.Struct, frozen=True):
+    """What was done about one stream."""
+
+    stream: str
+    done: Done
+    changes: tuple[str, ...] = ()
+    """What an update changed, entry by entry."""
+
+
+def planned(settings: Settings, entities: Sequence[str]) -> list[Stream]:
+    """The streams that these types will have, and those that all share."""
+    subjects, cut = Subjects(settings.namespace), Sharding(FIRST_GENERATION, settings.shards)
+    wanted = [s for e in entities for s in type_streams(settings, subjects, e, cut)]
+    return [*wanted, *shared_streams(settings, subjects)]
+
+
+async def provision(
+    session: JetStreamSession, entities: Sequence[str]
+) -> AsyncIterator[Provisioned]:
+    """Do it, each stream once. Raises Incompatible, Halted, Unreachable.
+
+    A stream that differs in what can't be changed is refused, and nothing of it is. Done twice, or
+    by several at once, it comes to the same.
+    """
+    told: set[str] = set()
+    for entity in entities:
+        before = await session.compared(entity)
+        await session.provision(entity)
+        for stream, found in before.items():
+            if stream not in told:
+                told.add(stream)
+                changes = None if found is None else [_entry(one) for one in found]
+                yield _done(stream, changes)
+
+
+def _entry(found: Difference) -> str:
+    return str(found).removeprefix(f"{found.stream}: ")
+
+
+def _done(stream: str, changes: list[str] | None) -> Provisioned:
+    if changes is None:
+        return Provisioned(stream, "created")
+    return Provisioned(stream, "updated" if changes else "kept", tuple(changes))
