@@ -6,7 +6,7 @@ permissions --role runner --create`), the runners need no such right.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -39,7 +39,7 @@ def planned(settings: Settings, entities: Sequence[str]) -> list[Stream]:
 
 async def provision(
     session: JetStreamSession, entities: Sequence[str]
-) -> AsyncIterator[Provisioned]:
+) -> AsyncGenerator[Provisioned]:
     """Do it, each stream once. Raises Incompatible, Halted, Unreachable.
 
     A stream that differs in what can't be changed is refused, and nothing of it is. Done twice, or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -78,7 +79,7 @@ async def test_what_is_somebody_elses_is_refused(
     client = await plain_client(nats_server)
     name = f"{namespace.upper()}_LOG_counter"
     await client.jetstream().add_stream(name=name, subjects=[f"{namespace}.log.counter.*"])
-    ran = shell.type("topology", "app", "--apply")
+    ran = await asyncio.to_thread(shell.type, "topology", "app", "--apply")
     info = await client.jetstream().stream_info(name)
     await client.close()
     assert ran.code == 1
@@ -125,7 +126,7 @@ def as_controller(spec: dict[str, Any]) -> dict[str, Any]:
 async def test_what_the_controller_makes_is_right(
     shell: Shell, nats_server: EmbeddedServer, namespace: str
 ) -> None:
-    ran = shell.type("topology", "app", "--format", "nack")
+    ran = await asyncio.to_thread(shell.type, "topology", "app", "--format", "nack")
     (listed,) = ran.lines
     client = await plain_client(nats_server)
     for item in listed["items"]:
