@@ -351,7 +351,7 @@ class Flows:
         if item is None:
             return
         if isinstance(item.command, Waker):
-            self._done(folded, item)
+            self._done(folded, item, folded.flows[key])
         else:
             self._answer(item, error)
 
@@ -406,14 +406,14 @@ class Flows:
             spans.ended(host.tracer, address, flow, final, host.server_ms())
         self._activation.reading.settled(final.name, final.payload_hash, answer)
         if item is not None:
-            self._done(folded, item)
+            self._done(folded, item, flow)
 
-    def _done(self, folded: Folded, item: Item) -> None:
-        """What woke a flow is recorded."""
+    def _done(self, folded: Folded, item: Item, flow: OpenFlow | None = None) -> None:
+        """What woke a flow, if it is open, is recorded."""
         host = self._activation.host
         host.counts.answered(item.way, "woke")
         took_s = asyncio.get_running_loop().time() - item.since
-        spans.woke(host.tracer, self._activation.address, item, took_s)
+        spans.woke(host.tracer, self._activation.address, item, flow, took_s)
         answer = outcome_answer(REPLIED, folded.sequence, folded.version)
         self._activation.execution.finish(item, answer, item.name)
 

@@ -2,7 +2,7 @@
 
 A command's span begins when it was taken and ends with its outcome in the log; a flow's when it
 began, which may be months ago. What a flow does is below the call that began it, whoever resumed
-it since: that call has a span of its own, and one here below it.
+it since: that call has a span of its own, and one here below it with a link to the flow's.
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ def ended(
         tracer.past(name, "internal", _outcome(address, flow.name, outcome), flow.trace, took_s)
 
 
-def woke(tracer: Tracer | None, address: Address, item: Item, took_s: float) -> None:
-    """What brought a flow on is recorded: its value, its time, another's answer."""
+def woke(
+    tracer: Tracer | None, address: Address, item: Item, flow: OpenFlow | None, took_s: float
+) -> None:
+    """What brought a flow on is recorded: its value, its time, another's answer. It is below who
+    sent that, and linked to the call that began the flow."""
     if tracer is None:
         return
-    what = _tag(item.command)
-    tracer.past(f"{address.entity} {what}", "consumer", about(address), item.trace, took_s)
+    name, link = f"{address.entity} {_tag(item.command)}", None if flow is None else flow.trace
+    tracer.past(name, "consumer", about(address), item.trace, took_s, link=link)
 
 
 def answered(

@@ -64,7 +64,14 @@ class OpenTelemetry:
                 raise
 
     def past(
-        self, name: str, kind: Kind, attributes: Attributes, parent: str | None, took_s: float
+        self,
+        name: str,
+        kind: Kind,
+        attributes: Attributes,
+        parent: str | None,
+        took_s: float,
+        *,
+        link: str | None = None,
     ) -> None:
         """See `Tracer`."""
         now_ns = _clock.now_ns()
@@ -73,6 +80,7 @@ class OpenTelemetry:
             _context(parent),
             kind=KINDS[kind],
             attributes=dict(attributes),
+            links=_links(link),
             start_time=now_ns - int(took_s * 1e9),
         )
         if "error.type" in attributes:
@@ -82,6 +90,15 @@ class OpenTelemetry:
 
 def _context(parent: str | None) -> Context | None:
     return None if parent is None else _w3c.extract({FIELD: parent})
+
+
+def _links(traceparent: str | None) -> list[trace.Link]:
+    """None for what isn't a traceparent: anybody may write that header."""
+    if traceparent is None:
+        return []
+    found = trace.get_current_span(_w3c.extract({FIELD: traceparent}, Context()))
+    context = found.get_span_context()
+    return [trace.Link(context)] if context.is_valid else []
 
 
 def _traceparent(span: trace.Span) -> str | None:

@@ -35,10 +35,17 @@ class Tracer(Protocol):
         ...
 
     def past(
-        self, name: str, kind: Kind, attributes: Attributes, parent: str | None, took_s: float
+        self,
+        name: str,
+        kind: Kind,
+        attributes: Attributes,
+        parent: str | None,
+        took_s: float,
+        *,
+        link: str | None = None,
     ) -> None:
         """A span of what was just done, and took so long. An attribute `error.type` marks it as
-        failed."""
+        failed. `link` is the traceparent of what it belongs to beside its parent."""
         ...
 
 

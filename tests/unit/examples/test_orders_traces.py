@@ -122,6 +122,10 @@ async def test_one_that_waits_over_a_crash(spans: Spans) -> None:
     desks = ["  order step put on desk", "  order step clear desk"]
     assert sorted(tree[1:]) == sorted([*RESERVED, *desks, *PAID_AND_TAKEN, "  order.place"])
     assert spans.tree("resume order.flow") == ["resume order.flow", "  order resume"]
+    (resumed,), (told,) = spans.named("order resume"), spans.named("tell order.place")
+    (link,) = resumed.links
+    begun = told.get_span_context()
+    assert (link.context.trace_id, link.context.span_id) == (begun.trace_id, begun.span_id)
     (flow,) = spans.named("order.place")
     assert flow.start_time is not None
     assert flow.end_time is not None
