@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test lint types unit simulate chaos integration bench bench-scale bench-leak bench-cluster bench-flows format docs demo demo-orders dev build requirements image sbom clean
+.PHONY: help setup test lint types unit simulate virtual covered chaos integration bench bench-scale bench-leak bench-cluster bench-flows format docs demo demo-orders dev build requirements image sbom clean
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -62,15 +62,24 @@ test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	@$(MAKE) --no-print-directory lint types
 	$(PYTEST) -q $(COVER) $(SPREAD) tests $(LATER:%=--ignore=tests/%)
 	$(PYTEST) -q $(COVER) --cov-append tests/hostile
-	@# In virtual time, so they may share the cores.
+	$(PYTEST) -q tests/chaos
+	@# What runs in virtual time shares the cores with what waits for containers, and gives way.
+	@echo "simulated runs, and tests with containers, side by side: their output follows"
+	@nice $(MAKE) --no-print-directory virtual >$(VENV)/virtual.log 2>&1 & virtual=$$!; \
+	  $(PYTEST) -q -rs tests/integration >$(VENV)/integration.log 2>&1; integration=$$?; \
+	  wait $$virtual; virtual=$$?; cat $(VENV)/virtual.log; \
+	  [ $$virtual = 0 ] && $(MAKE) --no-print-directory covered; covered=$$?; \
+	  cat $(VENV)/integration.log; [ "$$virtual $$covered $$integration" = "0 0 0" ]
+
+virtual: $(DEV)
 	$(PYTEST) -q -n $(JOBS) tests/simulation
 	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
 	$(COVERED) --seeds 15
-	$(PYTEST) -q tests/chaos
+
+covered: $(DEV)
 	@for layer in $(GATED); do \
 	  $(BIN)/coverage report --include="$$layer/*" --skip-covered --fail-under=90 || exit; \
 	done
-	$(PYTEST) -q -rs tests/integration
 
 lint: $(DEV) ## style, formatting and the arrows between the layers
 	$(BIN)/ruff check .
