@@ -13,7 +13,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
-BESIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+BESIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+REPORTING = "reporting.md"
+"""SECURITY.md in the site: beside security.md it would be the same file on some file systems."""
 CODE = re.compile(r"\[([^]]*)\]\((?!\w+:)[^)#\s]*(?:\.py|\.mjs|\.sh|\.yaml|\.json|LICENSE|/)\)")
 """A link to code, which isn't in the site."""
 
@@ -34,13 +36,15 @@ def on_files(files: Files, config: Any) -> Files:
     for page in pages:
         uri = page.relative_to(ROOT).as_posix()
         files.append(File.generated(config, uri, abs_src_path=str(page)))
+    security = str(ROOT / "SECURITY.md")
+    files.append(File.generated(config, REPORTING, abs_src_path=security))
     files.append(File.generated(config, "reference.md", content=reference()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links as they are in the site."""
-    text = markdown.replace("](docs/", "](")
+    text = markdown.replace("](docs/", "](").replace("SECURITY.md)", f"{REPORTING})")
     for up in ("../", "../../"):
         text = text.replace(f"]({up}docs/", f"]({up}")
     if "/" not in page.file.src_uri:

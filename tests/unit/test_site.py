@@ -30,3 +30,4 @@ def test_it_builds_without_a_warning_and_has_every_name(tmp_path: Path) -> None:
     pages = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
     built = {page.relative_to(tmp_path / "site") for page in (tmp_path / "site").rglob("*.html")}
     assert {page.with_suffix(".html") for page in pages} <= built
+    assert len({str(page).lower() for page in built}) == len(built), "as some file systems see it"
