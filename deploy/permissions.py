@@ -98,18 +98,19 @@ def needs(
 ) -> list[Need]:
     """What a role needs for one entity type. A runner answers below the reply prefixes, and needs
     more if it takes part in timers. `inbox` and `api` are the settings `inbox_prefix` and
-    `api_prefix`."""
+    `api_prefix`; who reads by another prefix than JetStream's own needs no consumer to follow."""
+    home = api == JETSTREAM_API
     wanted: Iterator[Need]
     match role:
         case "caller":
             wanted = _calling(subjects, entity)
         case "reader":
-            wanted = chain(_reading(subjects, entity), _following(subjects, entity))
+            wanted = chain(_reading(subjects, entity), _following(subjects, entity, home=home))
         case "runner":
             timing = _timing(subjects) if timers else []
             wanted = chain(_hosting(subjects, entity, reply_prefixes), timing)
         case "operator":
-            wanted = _operating(subjects, entity)
+            wanted = _operating(subjects, entity, home=home)
     answers = _subscribe(f"{inbox}.>", "get answers", f"{inbox}.{PROBE}")
     return [answers, *(need.below(api) for need in wanted)]
 
@@ -224,7 +225,11 @@ def _reading(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _api(f"DIRECT.GET.{ids}", "list ids")
 
 
-def _following(subjects: Subjects, entity: str) -> Iterator[Need]:
+def _following(subjects: Subjects, entity: str, *, home: bool) -> Iterator[Need]:
+    """A consumer in the account of the streams. Elsewhere none: it could push to any subject of
+    that account, a request of the API's that takes no body among them."""
+    if not home:
+        return
     log = subjects.log_stream(entity)
     start = f"CONSUMER.CREATE.{log}."
     probe = f"{start}{PROBE}.{subjects.log(entity, PROBE)}"
@@ -232,11 +237,11 @@ def _following(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield from _consuming(log)
 
 
-def _operating(subjects: Subjects, entity: str) -> Iterator[Need]:
+def _operating(subjects: Subjects, entity: str, *, home: bool) -> Iterator[Need]:
     log, dead = subjects.log_stream(entity), subjects.dead_stream
     yield from _calling(subjects, entity)
     yield from _reading(subjects, entity)
-    yield from _following(subjects, entity)
+    yield from _following(subjects, entity, home=home)
     yield _api(f"DIRECT.GET.{subjects.time_stream}", "list open flows")
     yield _api(f"STREAM.MSG.GET.{subjects.time_stream}", "list open flows at the leader")
     yield stats_need(subjects)
@@ -273,6 +278,7 @@ def _hosting(subjects: Subjects, entity: str, reply_prefixes: Sequence[str]) -> 
     yield _subscribe(subjects.ask(entity, "*"), "hear asks")
     yield _subscribe(shards, "hear a shard's asks", subjects.ask_shard(entity, 0, 0, "*"))
     yield _subscribe(subjects.info(entity), "be found")
+    yield _publish(subjects.info(entity), "see whether it is found")
     yield _subscribe(subjects.signal(entity), "hear signals")
     yield _subscribe(subjects.resize(entity), "be asked before a resize")
     yield _subscribe(subjects.member("*"), "be pinged", subjects.member(PROBE))

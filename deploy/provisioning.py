@@ -57,7 +57,7 @@ async def provision(
 
 
 def _entry(found: Difference) -> str:
-    return str(found).removeprefix(f"{found.stream}: ")
+    return f"{found.entry} {found.found} -> {found.wanted}"
 
 
 def _done(stream: str, changes: list[str] | None) -> Provisioned:

@@ -1,14 +1,16 @@
 """A FastStream subscriber of what happens to the accounts of bank.py: each event becomes a line of
 a statement in SQLite, exactly once, in whatever order and however often messages come.
 
-    pip install "perdure[cli,server]" "faststream[nats,cli]"
-    perdure dev bank.py                           # leave it running
+    pip install -e '.[cli,server]' 'faststream[nats,cli]'    # in perdure's folder
+    cd examples && perdure dev bank.py                       # leave it running; elsewhere:
     NATS_URL=nats://127.0.0.1:4222 STATEMENTS=statements.db faststream run statements:app
 
 An entity's log is a stream like any other: no runner is asked, and none notices. The durable
 consumer is the place in it, which the server keeps; run as many of this program as you like, they
 share the work. A message is acknowledged when its lines are stored, so it may come again, and an
-event's version is what makes that harmless: the second time there is nothing to insert.
+event's version is what makes that harmless: the second time there is nothing to insert. What can't
+be stored is not acknowledged, and comes again after a while. An event that this program doesn't
+know is none of its lines: entities get new ones with any release.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ logger = logging.getLogger("statements")
 LOG = JStream("PERDURE_LOG_account", declare=False)
 """The runners have made it. A subscriber that declared it would change its configuration."""
 ACK_WAIT_S = 5.0
-"""After how long the server gives a message to another subscriber, in seconds: that of one that
-died. Far beyond what a batch takes."""
+"""After how long the server gives a message again that wasn't acknowledged, in seconds: who had it
+died, or couldn't store it. Far beyond what a batch takes."""
 MARK = "Perdure-Commit"
 """The header of every commit: a message without it was written by somebody else, and is none."""
 SCHEMA = """CREATE TABLE IF NOT EXISTS lines (
@@ -51,7 +53,7 @@ app = FastStream(broker)
 class Outcome(msgspec.Struct, frozen=True):
     """What one command came to; most of it isn't of interest here."""
 
-    events: list[Deposited | Withdrawn] = []
+    events: list[msgspec.Raw] = []
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -61,6 +63,15 @@ class Commit(msgspec.Struct, frozen=True):
     """How many events the account has with these."""
     time: str
     outcomes: list[Outcome]
+
+
+class Tagged(msgspec.Struct, frozen=True):
+    """What every event has."""
+
+    type: str
+
+
+KNOWN: dict[str, type[Deposited | Withdrawn]] = {"deposited": Deposited, "withdrawn": Withdrawn}
 
 
 class Line(NamedTuple):
@@ -78,7 +89,11 @@ def lines_of(subject: str, data: bytes) -> Iterator[Line]:
     commit = module.decode(data, type=Commit)
     events = [event for outcome in commit.outcomes for event in outcome.events]
     account = id_of(subject.rpartition(".")[2])
-    for version, event in enumerate(events, commit.version - len(events) + 1):
+    for version, raw in enumerate(events, commit.version - len(events) + 1):
+        known = KNOWN.get(module.decode(raw, type=Tagged).type)
+        if known is None:
+            continue
+        event = module.decode(raw, type=known)
         cents = event.cents if isinstance(event, Deposited) else -event.cents
         yield Line(account, version, commit.time, cents)
 
@@ -102,13 +117,14 @@ def store(file: str, lines: list[Line]) -> int:
     durable="statements",
     pull_sub=PullSub(batch_size=100),
     config=ConsumerConfig(ack_wait=ACK_WAIT_S),
-    ack_policy=AckPolicy.NACK_ON_ERROR,  # not stored: it comes again
+    ack_policy=AckPolicy.MANUAL,  # when it is stored; else it comes again, and not at once
 )
 async def write(message: NatsMessage) -> None:
     """Put one commit on the statements. Its bytes: FastStream would decode JSON by itself."""
     subject = message.raw_message.subject
     if MARK not in message.headers:
         logger.warning("%s: not a commit, left out", subject)
-        return
-    lines = list(lines_of(subject, message.body))
-    await asyncio.to_thread(store, os.environ.get("STATEMENTS", "statements.db"), lines)
+    else:
+        lines = list(lines_of(subject, message.body))
+        await asyncio.to_thread(store, os.environ.get("STATEMENTS", "statements.db"), lines)
+    await message.ack()

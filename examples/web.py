@@ -1,8 +1,8 @@
 """A FastAPI service in front of the accounts of bank.py: one cluster for the process, one `ask` a
 request, and each way it may end as the status that HTTP has for it.
 
-    pip install "perdure[cli,server]" fastapi uvicorn
-    perdure dev bank.py                           # leave it running
+    pip install -e '.[cli,server]' fastapi uvicorn    # in perdure's folder
+    cd examples && perdure dev bank.py                # leave it running; elsewhere:
     NATS_URL=nats://127.0.0.1:4222 uvicorn web:app
     curl localhost:8000/accounts/a-1/deposits -H 'Idempotency-Key: pay-3' --json '{"cents": 700}'
 
@@ -59,7 +59,7 @@ def account(id: str, request: Request) -> Ref[Account]:
 
 
 Of = Annotated[Ref[Account], Depends(account)]
-Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1)]
 
 
 @app.post("/accounts/{id}/deposits")

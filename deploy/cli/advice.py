@@ -7,6 +7,8 @@ looked up, and never simply sent again.
 
 from __future__ import annotations
 
+import re
+
 from ...entities.errors import ClusterError, MalformedMessage, Suspended
 from ...entities.handle import handle_error
 
@@ -34,9 +36,22 @@ def next_step(error: ClusterError) -> str:
         on_runner_unavailable=lambda _: again,
         on_send_timeout=lambda _: _look_up(error) if error.may_have_taken_effect else again,
         on_suspended=_suspended,
-        on_rpc_client_error=lambda _: f"perdure check, then {again}" if error.address else START,
+        on_rpc_client_error=lambda _: _connect(error, again),
         on_serialization_error=lambda _: "see the runner's log; its code and the log don't agree",
     )
+
+
+def allow(violation: str) -> str:
+    """What to do about what the server says that a login may not."""
+    if re.search(r"STREAM\.(CREATE|UPDATE)\.", violation, re.IGNORECASE):
+        return "perdure topology APP --apply, by a login that may create streams"
+    return "allow it for this login (perdure permissions says who needs what), or take another"
+
+
+def _connect(error: ClusterError, again: str) -> str:
+    if "permissions violation" in (error.cause or ""):
+        return allow(error.cause or "")
+    return f"perdure check, then {again}" if error.address else START
 
 
 def _correct(error: MalformedMessage) -> str:

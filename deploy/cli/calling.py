@@ -111,9 +111,19 @@ async def _terminable(main: Coroutine[Any, Any, int]) -> int:
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     if task is None or threading.current_thread() is not threading.main_thread():
         return await main
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    told = asyncio.Event()
+
+    def terminate() -> None:
+        told.set()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
     try:
         return await main
+    except asyncio.CancelledError:
+        if not told.is_set():  # Ctrl-C, which asyncio makes an interrupt
+            raise
+        raise Failed("interrupted", "run it again") from None
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from cyclopts import CycloptsError
 
 from ...entities.errors import ClusterError
+from ...streams.jetstream.errors import Forbidden
 from ...streams.port import Incompatible, Unreachable
 from ..server import FolderUnusable, ServerFailed, ServerMissing, StoreInUse
-from .advice import next_step
+from .advice import allow, next_step
 from .output import Output
 from .trouble import FAILED, SUCCESS, Advised, Failed, Trouble, UsageError
 
@@ -51,6 +52,8 @@ def trouble_of(error: BaseException) -> Trouble | None:
             return error
         case CycloptsError():
             return UsageError(_plain(error), f"see {_help_of(error)}")
+        case Forbidden():
+            return Failed(str(error), allow(str(error)))
         case Unreachable():
             return Failed(str(error), "perdure check")
         case Incompatible():

@@ -49,8 +49,8 @@ def permissions(
 
     `perdure check --role` tries whether a login has it. There is no secret in it: the server takes
     each user's public NKEY, or password, from a variable, and doesn't start without. With
-    `--production` it is the whole layout: streams, runners and operators in one account, each
-    caller in another.
+    `--production` it is the whole layout: streams and runners in one account, everybody else in
+    others.
 
     For instance:
 

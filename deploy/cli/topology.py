@@ -37,7 +37,8 @@ def topology(
 
     A runner makes them when it starts. With `--apply` they are made before, or brought up to the
     settings: then runners need no right to create. What is there is never deleted, and a stream
-    that isn't perdure's is refused. Repeating it changes nothing.
+    that isn't perdure's is refused. Repeating it changes nothing. What is chosen once (replicas,
+    shards) stays: `perdure check` tells where that isn't what the settings say.
 
     For instance:
 
@@ -71,13 +72,14 @@ def topology(
     for stream in streams if output.json else ():
         output.result(stream.config)
     output.table(
-        ("STREAM", "RETENTION", "#REPLICAS", "SUBJECTS"),
+        ("STREAM", "RETENTION", "#REPLICAS", "SUBJECTS", "BOUNDS"),
         [
             (
                 stream.name,
                 str(stream.config["retention"]),
                 str(stream.config["num_replicas"]),
                 " ".join(stream.config["subjects"]),
+                " ".join(f"{name}={value}" for name, value in stream.bounds.items()),
             )
             for stream in streams
         ],

@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import BadSubjectError, Error
 
 from ...entities.entropy import Entropy
-from ...entities.settings import Settings, without_login
+from ...entities.settings import JETSTREAM_API, Settings, without_login
 from ..port import Incompatible, Unreachable
 from .errors import Denied, Forbidden, Lost, TooLarge
 from .link import Link, dial
@@ -118,6 +118,8 @@ class Connection:
         self.links: int = 0
         self.api: str = f"{settings.api_prefix}."
         """What the subject of each request of JetStream's API begins with."""
+        self.at_home: bool = settings.api_prefix == JETSTREAM_API
+        """Whether this login is in the account that has the streams."""
         self._urls = servers(settings)
         self._options = options(settings)
         self._name = name
@@ -305,10 +307,18 @@ class Connection:
         finally:
             over()
         if isinstance(result, Lost):
-            raise Unreachable(result.why)
+            raise Unreachable(f"{result.why}{self._deaf()}")
         if isinstance(result, Denied):
             raise Forbidden(result.why)
         return result
+
+    def _deaf(self) -> str:
+        """Why no answer can come, if the server said that this login may not hear it."""
+        told = f'permissions violation for subscription to "{self.replies.prefix.lower()}'
+        if not any(violation.startswith(told) for violation in self.violations):
+            return ""
+        inbox = self.replies.prefix.rpartition(".")[0].rpartition(".")[0]
+        return f": this login may not subscribe to {inbox}.>; set inbox_prefix to what it may"
 
     def send(
         self,
@@ -477,7 +487,7 @@ class Connection:
         if new:  # a caller may try the same again and again
             self.violations[found[0]] = None
         if found[1] == "publish":
-            self.replies.deny(found[2], found[0])
+            self.replies.deny(found[2])
 
     def _add_discovered(self, client: Client) -> None:
         """Servers of the cluster that the one we know told us of."""

@@ -2,6 +2,10 @@
 
 An ephemeral consumer that starts behind the last message seen. Whenever anything is unclear (a
 gap in its sequence, a lost link, a consumer that went away), the next one starts there.
+
+Who reads from another account (the setting `api_prefix`) looks again and again instead: whoever
+may make a consumer may have it push to any subject of the streams' account, requests of the API
+among them, so no reader there should be allowed to.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from ..port import Incompatible, Unreachable
 from .api import Response, call
 from .connection import Connection
 from .consumer import delivery_of
+from .direct import batch
 from .errors import NO_CONSUMER, NO_STREAM
 from .pull import Pull
 from .replies import Received
@@ -30,23 +35,26 @@ INACTIVE_NS = 60_000_000_000
 """When the server forgets a reader that went away without a word."""
 RETRY_S = 0.5
 """Between attempts while the log can't be reached."""
+POLL_S = 0.25
+"""Between two looks at a log that has nothing new: soon enough for a person, and four small
+requests a second for the server."""
 
 
 async def follow(
     connection: Connection, stream: str, subject: str, after: int, entropy: Entropy
 ) -> AsyncIterator[Stored]:
     """Messages of a subject beyond a sequence. Raises Unreachable if closed or without a log."""
+    if not connection.at_home:
+        async for stored in _poll(connection, stream, subject, after):
+            yield stored
     while True:
         await connection.wait()
         reader = _Reader(connection, stream, subject, f"follow-{entropy.token(8)}")
         try:
             await reader.open(after)
-            while True:
-                stored = await reader.next()
-                if stored is None:
-                    break
-                after = stored.sequence
-                yield stored
+            while (read := await reader.next()) is not None:
+                after = read.sequence
+                yield read
         except Unreachable as error:
             logger.info("following %s: %s", subject, error)
             await connection.pause(RETRY_S)
@@ -54,6 +62,25 @@ async def follow(
             await reader.close()
         if reader.missing:
             raise Unreachable(f"there is no {stream} yet")
+
+
+async def _poll(
+    connection: Connection, stream: str, subject: str, after: int
+) -> AsyncIterator[Stored]:
+    """The same by looking again and again; for ever. Raises Unreachable if closed."""
+    while True:
+        await connection.wait()
+        try:
+            found = await batch(connection, stream, subject, after=after)
+        except Unreachable as error:
+            logger.info("following %s: %s", subject, error)
+            await connection.pause(RETRY_S)
+            continue
+        for stored in found:
+            after = stored.sequence
+            yield stored
+        if not found:
+            await connection.pause(POLL_S)
 
 
 class _Reader:

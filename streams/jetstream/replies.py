@@ -112,11 +112,13 @@ class Replies:
             why = f"no acknowledgement on {waiting.subject} in {self._ack_timeout_s:g} s"
             self._over(waiting, Lost(why))
 
-    def deny(self, subject: str, why: str) -> None:
+    def deny(self, subject: str) -> None:
         """The server refused a publish to this subject (given in lower case)."""
         for waiting in self._acks, self._requests:
             for token in [t for t, w in waiting.items() if w.subject.lower() == subject]:
-                self._over(waiting.pop(token), Denied(why))
+                denied = waiting.pop(token)
+                why = f'permissions violation for publish to "{denied.subject}"'
+                self._over(denied, Denied(why))
 
     def end(self, why: str) -> None:
         """The connection ended: so does everything that waits."""

@@ -143,7 +143,8 @@ async def test_a_perdure_client_in_an_account_of_its_own(
     refused = re.findall(r'Violation - Subject "(.*)"', p.server.log_file.read_text())
     of_runner = "$JS.API.STREAM.CREATE.PERDURE_CMD_counter"
     of_caller = "$JS.API.STREAM.MSG.GET.PERDURE_LOG_counter"
-    assert refused == [of_runner, *["JS.CORE.API.INFO"] * 3, of_caller]  # three checks tried it
+    tried = [*["JS.CORE.API.INFO"] * 3, "$JS.API.INFO", "perdure.stats"]  # by the checks
+    assert refused == [of_runner, *tried, of_caller]
     errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert [of_caller.lower() in error for error in errors] == [True]
 
@@ -200,6 +201,7 @@ async def roles_work(p: Production, folder: Path) -> None:
         ("operator", "check --role operator --type counter", 0),
         ("reader", "check --role reader --type counter", 0),
         ("shop", "check --role caller --type counter", 0),
+        ("runner", "check --role runner --type counter", 0),
         ("shop", "history counter a", 1),
     ):
         await typed(p, folder, name, line, code)
@@ -366,8 +368,16 @@ async def test_who_looks_messages_up_can_delete_nothing_by_a_reply_subject(
     got = await plain.nc.request(look, b'{"seq":1}', timeout=PATIENCE_S)
     assert json.loads(got.data)["message"]["subject"] == "perdure.log.counter.a"
     assert {stream: await subjects_of(creator, stream) for stream in STREAMS} == before
-    await plain.nc.publish("$JS.API.STREAM.DELETE.PERDURE_LOG_counter", b"")
-    assert len(await plain.said()) == 1
+    of_log = "PERDURE_LOG_counter"
+    for forbidden in (
+        "$JS.API.STREAM.DELETE.PERDURE_LOG_counter",
+        f"{own.api_prefix}.STREAM.DELETE.PERDURE_LOG_counter",
+        f"{own.api_prefix}.CONSUMER.CREATE.{of_log}.x.perdure.log.counter.*",  # it could push
+        f"{own.api_prefix}.CONSUMER.DELETE.{of_log}.statements",
+        f"{own.api_prefix}.CONSUMER.MSG.NEXT.{of_log}.statements",
+    ):
+        await plain.nc.publish(forbidden, b"{}")
+        assert len(await plain.said()) == 1, forbidden
     await plain.nc.close()
     await creator.nc.close()
 

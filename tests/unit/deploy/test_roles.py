@@ -80,7 +80,7 @@ WRITING = [
     pub("perdure.to.counter.a", CALLER, OPERATOR, RUNNER, body=ADD),
     pub("perdure.ask.hotel.h", RUNNER, body={"type": "take"}),  # its flows ask every type
     pub("perdure.to.hotel.h", RUNNER, body={"type": "take"}),
-    pub("perdure.info.counter", CALLER, OPERATOR),
+    pub("perdure.info.counter", CALLER, OPERATOR, RUNNER),
     pub("perdure.info.hotel"),
     pub("perdure.signal.counter", CALLER, OPERATOR),
     pub("perdure.signal.hotel"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import socket
 from pathlib import Path
 from unittest import mock
@@ -178,12 +180,13 @@ def test_version(shell: Shell) -> None:
     assert ran.out[0].isdigit()
 
 
-def test_ctrl_c_is_one_line_too(shell: Shell) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_one_line_too(shell: Shell, number: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
         with shell.running("state", "counter", "a", "--url", url) as process:
             connection, _ = silent.accept()  # now it waits for a greeting that never comes
-            process.interrupt()
+            os.killpg(process.popen.pid, number)
             ended = process.end()
             connection.close()
     assert ended.code == 1

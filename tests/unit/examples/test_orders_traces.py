@@ -125,6 +125,7 @@ async def test_one_that_waits_over_a_crash(spans: Spans) -> None:
     (resumed,), (told,) = spans.named("order resume"), spans.named("tell order.place")
     (link,) = resumed.links
     begun = told.get_span_context()
+    assert begun is not None
     assert (link.context.trace_id, link.context.span_id) == (begun.trace_id, begun.span_id)
     (flow,) = spans.named("order.place")
     assert flow.start_time is not None

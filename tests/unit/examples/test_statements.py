@@ -34,7 +34,8 @@ COMMIT = {
     "outcomes": [
         {"name": "k", "events": [{"type": "deposited", "cents": 5}], "reply": 5},
         {"name": "l", "failure": {"type": "insufficient_funds", "balance": 5}},
-        {"name": "m", "events": [{"type": "withdrawn", "cents": 2}], "reply": 3},
+        {"name": "m", "events": [{"type": "frozen", "why": "a new one"}], "reply": 3},
+        {"name": "n", "events": [{"type": "withdrawn", "cents": 2}], "reply": 3},
     ],
 }
 
@@ -118,13 +119,15 @@ async def test_each_event_is_one_line(own_server: OwnServer, tmp_path: Path) -> 
 
 def test_the_lines_of_a_commit() -> None:
     lines = [
-        Line("ann@example.com", 6, TIME, 5),
+        Line("ann@example.com", 5, TIME, 5),
         Line("ann@example.com", 7, TIME, -2),
     ]
     for encoder in (msgspec.json, msgspec.msgpack):
         assert list(lines_of(SUBJECT, encoder.encode(COMMIT))) == lines
-    with pytest.raises(msgspec.DecodeError):
-        list(lines_of(SUBJECT, b'{"version":1}'))
+    bad = {"version": 1, "time": TIME, "outcomes": [{"events": [{"type": "deposited"}]}]}
+    for broken in ({"version": 1}, bad):
+        with pytest.raises(msgspec.DecodeError):
+            list(lines_of(SUBJECT, msgspec.json.encode(broken)))
 
 
 def test_the_same_lines_twice_are_there_once(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ async def test_a_day_at_the_bank(server: EmbeddedServer, client: httpx.AsyncClie
         for bad in ({"cents": 0}, {"cents": "x"}, {}):
             refused = await client.post("/accounts/a-1/deposits", json=bad)
             assert refused.status_code == 422
+        unnamed = {"Idempotency-Key": ""}
+        refused = await client.post("/accounts/a-1/deposits", json={"cents": 1}, headers=unnamed)
+        assert refused.status_code == 422, "an empty key would name nothing"
         long = await client.post(f"/accounts/{'x' * 300}/deposits", json={"cents": 1})
         assert long.status_code == 400
 

@@ -81,6 +81,9 @@ def test_a_job_is_of_the_same_image_and_settings(overlay: str, job: str) -> None
     assert its["image"] == runner["image"]
     assert its["args"][:2] == [job, runner["args"][1]], "the same APP"
     assert (its["env"] == runner["env"]) is (job == "check"), "who creates has another login"
+    login = {"check": "runner", "topology": "creator"}[job]
+    assert workloads.settings_of(objects, its).inbox_prefix == f"_INBOX.{login}"
+    assert workloads.settings_of(objects, runner).inbox_prefix == "_INBOX.runner"
     ran, has = (workloads.settings_of(objects, c) for c in (runner, its))
     for name in ("url", "namespace", "replicas", "shards", "command_stream_bytes"):
         assert getattr(has, name) == getattr(ran, name), name
