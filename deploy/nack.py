@@ -38,7 +38,7 @@ FIELDS = {
     "subjects": "subjects",
 }
 """What the server calls an entry, and what the controller does."""
-UNSAID = {
+UNSAID: dict[str, object] = {
     "allow_batched": False,
     "consumer_limits": {},
     "first_seq": 0,

@@ -88,7 +88,7 @@ async def troubled(_request: Request, error: ClusterError) -> JSONResponse:
     status = 400 if error.advice == "fix" else 503
     headers = {} if status == 400 else {"Retry-After": str(RETRY_AFTER_S)}
     told = {"advice": error.advice, "may_have_taken_effect": error.may_have_taken_effect}
-    return _problem(status, error.cause, headers, key=error.key, **told)
+    return _problem(status, error.cause or error.tag, headers, key=error.key, **told)
 
 
 def _problem(

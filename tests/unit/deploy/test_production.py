@@ -365,6 +365,7 @@ async def test_who_looks_messages_up_can_delete_nothing_by_a_reply_subject(
                 look = f"{own.api_prefix}.{way}.PERDURE_LOG_counter"
                 await plain.nc.publish(look, b'{"seq":%d}' % sequence, reply=weapon)
     assert await plain.said() == []  # it isn't the permissions that help here
+    look = f"{own.api_prefix}.STREAM.MSG.GET.PERDURE_LOG_counter"
     got = await plain.nc.request(look, b'{"seq":1}', timeout=PATIENCE_S)
     assert json.loads(got.data)["message"]["subject"] == "perdure.log.counter.a"
     assert {stream: await subjects_of(creator, stream) for stream in STREAMS} == before

@@ -7,12 +7,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
-import nats
 import pytest
 from bank import Account, Deposit, Deposited, Withdraw, account
 from statements import Line, id_of, lines_of, store
@@ -21,7 +20,7 @@ from perdure import Cluster, Settings, connect
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.subjects import escape
 
-from ...support.server import until
+from ...support.server import plain_client, until
 
 OwnServer = Callable[..., Awaitable[EmbeddedServer]]
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -41,7 +40,7 @@ COMMIT = {
 
 
 @contextmanager
-def subscriber(server: EmbeddedServer, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def subscriber(server: EmbeddedServer, folder: Path) -> Generator[subprocess.Popen[bytes]]:
     """The program, as its docstring says to run it."""
     place = {"NATS_URL": server.url, "STATEMENTS": str(folder / "statements.db")}
     with (folder / "log").open("ab") as log:
@@ -105,7 +104,7 @@ async def test_each_event_is_one_line(own_server: OwnServer, tmp_path: Path) -> 
             await more()
             program.send_signal(signal.SIGKILL)
         await more()
-        client = await nats.connect(server.url)
+        client = await plain_client(server)
         await client.publish("perdure.log.account.a-1", b'{"version":999,"outcomes":[]}')
         await client.close()
         with subscriber(server, tmp_path), subscriber(server, tmp_path) as program:
