@@ -71,12 +71,12 @@ test: $(DEV) ## check everything: style, types, layers, tests, coverage
 	  [ $$virtual = 0 ] && $(MAKE) --no-print-directory covered; covered=$$?; \
 	  cat $(VENV)/integration.log; [ "$$virtual $$covered $$integration" = "0 0 0" ]
 
-virtual: $(DEV)
+virtual: $(DEV) ## all that runs in virtual time, with the seeds of this hour
 	$(PYTEST) -q -n $(JOBS) tests/simulation
 	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
 	$(COVERED) --seeds 15
 
-covered: $(DEV)
+covered: $(DEV) ## whether the tests that ran cover each layer
 	@for layer in $(GATED); do \
 	  $(BIN)/coverage report --include="$$layer/*" --skip-covered --fail-under=90 || exit; \
 	done

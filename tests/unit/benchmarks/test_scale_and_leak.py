@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -209,6 +210,7 @@ def figures_of(module: str, folder: Path, *arguments: str) -> dict[str, Any]:
         f"benchmarks.{module}", *arguments, "--json", file, "--store", folder / "store"
     )
     assert done.returncode in (0, 1), done.stderr  # so small a run says nothing of targets
+    assert not re.search(r"^[A-Z]\w+: ", done.stderr, re.MULTILINE), done.stderr  # what failed
     assert list((folder / "store").iterdir()) == []
     assert list(left_behind(folder)) == []
     return {
