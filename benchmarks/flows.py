@@ -247,7 +247,7 @@ async def costs(
 
 def straight(name: str, found: dict[Kind, list[Cost]]) -> list[Figure]:
     """What a flow without waits costs beside a plain tell."""
-    ratios = [mine.cpu_ms / its.cpu_ms for mine, its in _pairs(found, "straight")]
+    ratios = _times(found, "straight")
     commits = [cost.commits for cost in found["straight"]]
     return [
         *_spent(name, "plain", found),
@@ -267,7 +267,7 @@ def kinds(name: str, found: dict[Kind, list[Cost]]) -> list[Figure]:
     for kind, mine in found.items():
         if kind == "plain":
             continue
-        ratio = statistics.median(one.cpu_ms / its.cpu_ms for one, its in _pairs(found, kind))
+        ratio = statistics.median(_times(found, kind))
         most = CYCLE_MOST if kind in ("deferred", "exclusive") else None
         figures += [
             *_spent(name, kind, found),
@@ -279,9 +279,11 @@ def kinds(name: str, found: dict[Kind, list[Cost]]) -> list[Figure]:
     return figures
 
 
-def _pairs(found: dict[Kind, list[Cost]], kind: Kind) -> list[tuple[Cost, Cost]]:
-    """A kind's costs beside a plain tell's of the same round."""
-    return list(zip(found[kind], found["plain"], strict=True))
+def _times(found: dict[Kind, list[Cost]], kind: Kind) -> list[float]:
+    """How many times the processor time of a plain tell in the same round. The clock counts in
+    10 ms: a very short round may have taken none, and says nothing."""
+    pairs = zip(found[kind], found["plain"], strict=True)
+    return [mine.cpu_ms / max(its.cpu_ms, 1e-9) for mine, its in pairs]
 
 
 def _spent(name: str, kind: Kind, found: dict[Kind, list[Cost]]) -> list[Figure]:

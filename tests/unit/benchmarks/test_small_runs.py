@@ -61,6 +61,7 @@ def test_flows(tmp_path: Path) -> None:
     given = (*short, "--on", "default", "--store", store, "--json", told)
     done = finished("benchmarks.flows", *given)
     assert done.returncode in (0, 1), done.stderr
+    assert told.exists(), done.stderr
     found: dict[tuple[str, str], dict[str, Any]] = {}
     head = ""
     for figure in json.loads(told.read_bytes()):

@@ -95,7 +95,23 @@ async def close(flow: Flow[Till, Moved], command: Close) -> Decision[Moved]:
     return command.accept(True, Moved(-command.cents))
 
 
-released = asyncio.Event()
+class Gate:
+    """An event of whichever loop waits for it: each test has its own, and this module is one."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def clear(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+released = Gate()
 
 
 async def hold() -> None:
