@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from perdure.streams.commit import MARK, unseal
 from perdure.streams.jetstream.direct import records
 from perdure.streams.token import Body, make_token, read_token
 
-from ...support.server import until_count
+from ...support.server import PATIENCE_S, until_count
 from .hosted import Place, hosted, place
 from .leave import Add, Leave, World, decide, evolve, leave, world
 
@@ -77,7 +78,10 @@ async def test_open_flows_are_listed(
         await applied(at, "a", "k-1")
         await parked(at, "b 2", "k-2")
         await at.run("tell", "leave", "c", "add", '{"days": 1}', "--key", "k-3", "--at", "2h")
-        rows = (await at.run("suspended", "leave", "--json")).lines
+        rows: list[Any] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(rows) < 3:  # what comes later is listed once its runner has seen it
+                rows = (await at.run("suspended", "leave", "--json")).lines
         told = {row["key"]: row for row in rows}
         assert {(row["address"], row["command"], row["key"]) for row in rows} == {
             ("leave/a", "apply", "k-1"),
