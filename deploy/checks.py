@@ -29,6 +29,7 @@ from ..streams.jetstream.errors import ENABLE, NO_STREAM
 from ..streams.port import Incompatible, Unreachable
 from ..streams.subjects import Sharding, Subjects
 from ..streams.topology import (
+    FIRST_GENERATION,
     RESTORING,
     Config,
     Difference,
@@ -44,8 +45,6 @@ from .fleet import Fleet, Layout
 from .permissions import Need, Role, creating, needs, role_told, stats_need
 from .probe import Nobody, Probe, Silent
 
-FIRST_GENERATION = 1
-"""Of a type that was never resized."""
 SENDS = 20
 """Questions that are timed: enough that one of them would meet what delays one in a hundred now
 and then, and done in some milliseconds."""

@@ -23,8 +23,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..entities.settings import JETSTREAM_API, Settings
-from ..streams.subjects import Sharding, Subjects
-from ..streams.topology import shared_streams, type_streams
+from ..streams.subjects import Subjects
+from ..streams.topology import planned
 from .permissions import INBOX, Need, Role, Verb, creating, needs, resizing, role_told
 
 LogIn: TypeAlias = Literal["nkey", "password"]
@@ -118,9 +118,7 @@ def of_role(
 
 def stream_names(settings: Settings, entities: Sequence[str]) -> list[str]:
     """All streams of these types, and those that they share."""
-    subjects, cut = Subjects(settings.namespace), Sharding(1, settings.shards)
-    wanted = [s for e in entities for s in type_streams(settings, subjects, e, cut)]
-    return [stream.name for stream in (*wanted, *shared_streams(settings, subjects))]
+    return [stream.name for stream in planned(settings, entities)]
 
 
 # -- claims -----------------------------------------------------------------------------------

@@ -11,14 +11,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ..entities.settings import Settings
 from ..streams.jetstream.session import JetStreamSession
-from ..streams.subjects import Sharding, Subjects
-from ..streams.topology import Difference, Stream, shared_streams, type_streams
+from ..streams.topology import Difference
 
 Done: TypeAlias = Literal["created", "updated", "kept"]
-
-FIRST_GENERATION = 1
 
 
 class Provisioned(msgspec.Struct, frozen=True):
@@ -28,13 +24,6 @@ class Provisioned(msgspec.Struct, frozen=True):
     done: Done
     changes: tuple[str, ...] = ()
     """What an update changed, entry by entry."""
-
-
-def planned(settings: Settings, entities: Sequence[str]) -> list[Stream]:
-    """The streams that these types will have, and those that all share."""
-    subjects, cut = Subjects(settings.namespace), Sharding(FIRST_GENERATION, settings.shards)
-    wanted = [s for e in entities for s in type_streams(settings, subjects, e, cut)]
-    return [*wanted, *shared_streams(settings, subjects)]
 
 
 async def provision(

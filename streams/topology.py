@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +24,8 @@ from .subjects import Sharding, Subjects
 
 DUPLICATE_WINDOW_NS = 100_000_000
 """The server's minimum (0 would mean 2 minutes): within it a reused `Nats-Msg-Id` is swallowed."""
+FIRST_GENERATION = 1
+"""Of a type that was never resized."""
 DEAD_PART = 4
 """The copies of dead letters may take a quarter of what one type's tells may. The server reserves
 `max_bytes` on its disk when a stream is created, so large bounds are refused on small disks."""
@@ -111,6 +113,13 @@ def type_streams(
         snapshot_stream(settings, subjects, entity),
         ids_stream(settings, subjects, entity),
     )
+
+
+def planned(settings: Settings, entities: Sequence[str]) -> list[Stream]:
+    """The streams that types will have that aren't there yet, and those that all share."""
+    subjects, cut = Subjects(settings.namespace), Sharding(FIRST_GENERATION, settings.shards)
+    wanted = [s for e in entities for s in type_streams(settings, subjects, e, cut)]
+    return [*wanted, *shared_streams(settings, subjects)]
 
 
 def shared_streams(settings: Settings, subjects: Subjects) -> tuple[Stream, ...]:

@@ -13,8 +13,9 @@ from ...entities.settings import MEMORY, Settings
 from ...streams.connect import open_session
 from ...streams.jetstream.session import JetStreamSession
 from ...streams.port import Incompatible
+from ...streams.topology import planned
 from ..nack import resources
-from ..provisioning import planned, provision
+from ..provisioning import provision
 from .app import types_of
 from .calling import run
 from .options import NO_OPTIONS, Common

@@ -47,6 +47,7 @@ async def follow(
     if not connection.at_home:
         async for stored in _poll(connection, stream, subject, after):
             yield stored
+        return
     while True:
         await connection.wait()
         reader = _Reader(connection, stream, subject, f"follow-{entropy.token(8)}")

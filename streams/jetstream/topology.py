@@ -13,6 +13,7 @@ from ...entities.settings import Settings
 from ..port import Halted, Incompatible, Unreachable
 from ..subjects import Sharding, Subjects
 from ..topology import (
+    FIRST_GENERATION,
     RESTORING,
     Difference,
     Stream,
@@ -28,8 +29,6 @@ from ..topology import (
 from .api import Response, StreamInfo, call, parse_time
 from .connection import Connection
 from .errors import NAME_IN_USE, NO_STREAM
-
-FIRST_GENERATION = 1
 
 
 async def sharding(connection: Connection, subjects: Subjects, entity: str) -> Sharding | None:

@@ -11,10 +11,9 @@ import pytest
 
 from perdure import Settings
 from perdure.deploy.nack import FIELDS, UNSAID, Untold, object_name, resource
-from perdure.deploy.provisioning import planned
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.jetstream.session import JetStreamSession, open_session
-from perdure.streams.topology import Stream
+from perdure.streams.topology import Stream, planned
 
 from ...support.server import plain_client, settings_for
 from .commands import Shell
