@@ -65,7 +65,7 @@ class OpenFlows:
             flows[part.key] = flow
         if flow is not None:
             records = tuple(map(_without_value, part.records))
-            flow.add(msgspec.structs.replace(part, records=records))
+            flow.add(msgspec.structs.replace(part, records=records), 0)
         if not is_open(outcome) and outcome.name == part.key:
             flows.pop(part.key, None)
         if not flows:

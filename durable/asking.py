@@ -43,8 +43,11 @@ ANSWER_S = 2.0
 
 ASK_AGAIN_S = 5.0
 ASK_AGAIN_MAX_S = 3600.0
-"""After how long a question without an answer is asked again, in seconds: at first soon, then
-twice as long each time. It is only for what was lost with its process."""
+"""After how long a question without an answer is asked again, in seconds, at least and at most. It
+is only for what was lost with its process."""
+ASK_AGAIN_SHARE = 0.5
+"""Between those, after so much of the time that the flow has waited: whoever answers late is not
+asked much more often than he needs, and what was lost again costs not much more of that time."""
 
 
 async def deliver(session: Session, address: Address, envelope: Envelope) -> bool:
@@ -71,6 +74,12 @@ async def _taken(session: Session, address: Address, body: bytes) -> bool:
         return not answer.no_responders and decode_answer(answer.data).error is UNSET
     except (Unreachable, Undecodable):
         return False
+
+
+def again_ms(waited_ms: int) -> int:
+    """In how many milliseconds to ask again who has not answered for so long."""
+    most_ms = min(int(ASK_AGAIN_MAX_S * 1000), int(waited_ms * ASK_AGAIN_SHARE))
+    return max(int(ASK_AGAIN_S * 1000), most_ms)
 
 
 class Asking:

@@ -29,7 +29,7 @@ from ..streams.codec import Undecodable, decode
 from ..streams.commit import Dead, FlowPart, Outcome
 from ..streams.token import ASK, BadToken
 from .answers import FLOW
-from .asking import ASK_AGAIN_S
+from .asking import again_ms
 from .effects import RunnerEffects
 from .folded import Folded, evolve_all
 from .item import Item
@@ -272,11 +272,11 @@ class Drive:
     async def _armed(self) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
-        again_ms = self._host.server_ms() + int(ASK_AGAIN_S * 1000)
+        first_ms = self._host.server_ms() + again_ms(0)
         for record in self._run.story.fresh:
             armed = record if isinstance(record, Armed) else None
             if isinstance(record, Asked):
-                armed = Armed(f"{ASK}{record.name}", again_ms)
+                armed = Armed(f"{ASK}{record.name}", first_ms)
             if armed is not None and not await self._arm(armed):
                 await self._activation.pause()
                 return False

@@ -43,7 +43,7 @@ from ..streams.port import Appended, Full
 from ..streams.token import ASK, BadToken, Body
 from . import spans
 from .answers import FLOW, outcome_answer
-from .asking import ASK_AGAIN_MAX_S, ASK_AGAIN_S
+from .asking import again_ms
 from .defect import described
 from .flow import DEADLINE, Drive, begun_by, ended_by
 from .folded import Folded
@@ -250,8 +250,7 @@ class Flows:
         if not await activation.fresh(folded):
             return
         now_ms = host.server_ms()
-        waited_ms = max(int(ASK_AGAIN_S * 1000), now_ms - flow.since_ms)
-        due_ms = now_ms + min(int(ASK_AGAIN_MAX_S * 1000), waited_ms)
+        due_ms = now_ms + again_ms(now_ms - (flow.changed_ms or flow.since_ms))
         if not await arm(host, activation.address, flow.name, Armed(fired.timer, due_ms)):
             await activation.pause()
             return

@@ -99,7 +99,7 @@ class Folded:
         if flow is None and is_open(outcome):
             flow = self.flows[part.key] = begun(outcome, now_ms)
         if flow is not None:
-            flow.add(part)
+            flow.add(part, now_ms)
         if is_open(outcome):
             return True
         if outcome.name == part.key:

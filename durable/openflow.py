@@ -43,9 +43,12 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     chain: tuple[str, ...] = ()
     was_parked: bool = False
     trace: str | None = None  # of the command that began it
+    changed_ms: int = 0
+    """When it changed last, by its log; 0 where a snapshot was written without that."""
 
-    def add(self, part: FlowPart) -> None:
-        """What happened in it."""
+    def add(self, part: FlowPart, now_ms: int) -> None:
+        """What happened in it, and when."""
+        self.changed_ms = now_ms
         self.records += part.records
         self.parked = part.parked
         self.was_parked |= part.parked is not None

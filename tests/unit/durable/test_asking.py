@@ -23,9 +23,12 @@ from perdure import (
     State,
     memory,
 )
+from perdure.durable.asking import again_ms
 from perdure.durable.testing import TestCluster
 from perdure.entities.address import Address
 from perdure.streams.asks import Envelope, encode_envelope
+
+MONTH_S = 30 * 86_400
 
 
 # -- stock: plain --------------------------------------------------------------------------------
@@ -122,6 +125,10 @@ class Break(Command[Order, str]):
     pass
 
 
+class Bill(Command[Order, int]):
+    pass
+
+
 class GetDone(Query[Order, tuple[str, ...]]):
     pass
 
@@ -146,7 +153,12 @@ async def breaks(flow: Flow[Order, Did], command: Break) -> Decision[Did]:
     return command.accept("")
 
 
-order = Entity(Order(), decide_order, evolve_order, flows=[places, breaks])
+async def bills(flow: Flow[Order, Did], command: Bill) -> Decision[Did]:
+    await flow.sleep("month", MONTH_S)
+    return command.accept(await flow.at(Payment, "p").ask(Pay(100)))
+
+
+order = Entity(Order(), decide_order, evolve_order, flows=[places, breaks, bills])
 
 
 @asynccontextmanager
@@ -175,6 +187,36 @@ async def test_what_is_answered_is_not_asked_again() -> None:
         assert [timer["timer"] for timer in left] == ["ask pay"]
         await cluster.advance(3600)
         assert await schedules.pending("order", after=0) == []
+
+
+async def test_how_soon_is_asked_again_is_a_matter_of_the_question_and_not_of_its_flow() -> None:
+    async with shop() as cluster:
+        schedules = cluster._caller.session.schedules  # pyright: ignore[reportPrivateUsage]
+
+        async def due_ms() -> int:
+            await cluster.quiet()
+            (one,) = await schedules.pending("order", after=0)
+            timer = msgspec.json.decode(one.data)
+            assert timer["timer"] == "ask pay"
+            return int(timer["due_ms"])
+
+        key = await cluster.at(Order, "o").tell(Bill())
+        await cluster.quiet()
+        await cluster.advance(MONTH_S)
+        due = await due_ms()
+        gaps_s: list[float] = []
+        for _ in range(4):
+            await cluster.advance(gaps_s[-1] if gaps_s else 5)
+            before, due = due, await due_ms()
+            gaps_s.append((due - before) / 1000)
+        assert gaps_s == pytest.approx([5, 5, 7.5, 11.25], abs=0.1)
+        await cluster.advance(3600)
+        assert await cluster.at(Order, "o").result(Bill, key) == 100
+
+
+@pytest.mark.parametrize(("waited_s", "s"), [(0, 5), (10, 5), (60, 30), (7200, 3600), (1e6, 3600)])
+def test_who_waits_longer_asks_again_later_up_to_an_hour(waited_s: float, s: float) -> None:
+    assert again_ms(int(waited_s * 1000)) == s * 1000
 
 
 async def test_a_failure_of_another_is_raised_in_the_flow() -> None:
