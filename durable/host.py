@@ -8,6 +8,7 @@ from typing import Any
 
 from ..entities.duration import seconds
 from ..entities.entity import Entity
+from ..entities.schedule import Schedule
 from ..entities.settings import Settings
 from ..streams.members import View
 from ..streams.port import Session
@@ -119,6 +120,8 @@ class Host:
         self.forgetting: Forgetting = Forgetting(session)
         self.asking: Asking = Asking(session, settings, self.tokens if secrets else None)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
+        self.untold: dict[str, tuple[Schedule, int]] = {}
+        """Next times of schedules that found no room in a mailbox, by name."""
 
     def __repr__(self) -> str:
         return f"Host({self.entity.name!r}, {self.runner!r}, {self.load})"

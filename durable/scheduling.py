@@ -1,7 +1,8 @@
 """Scheduling: the next command of each schedule is always told, for later, under a key of its own.
 
 Whoever ends one tells the next, and the owner of the entity's shard tells it when it comes and
-now and then: it is the same tell. What the code declares no more, or otherwise, ends at its time.
+now and then: it is the same tell. Where a mailbox is full, whoever couldn't tell it tries again.
+What the code declares no more, or otherwise, ends at its time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class Scheduling:
 
     async def look(self) -> None:
         """Tell what isn't told."""
+        for name, (schedule, due_ms) in list(self._host.untold.items()):
+            if await _tell(self._host, schedule, due_ms):
+                self._host.untold.pop(name, None)
         now_ms = self._host.server_ms()
         for schedule in self._host.entity.schedules:
             if not self._owns(escape(schedule.id)):
@@ -61,8 +65,12 @@ async def tell_next(host: Host, address: Address, key: str) -> None:
     schedule, due_ms = host.entity.occurrence(key) or (None, 0)
     if schedule is None or schedule.id != address.id:
         return
-    after_ms = due_ms if schedule.missed == "all" else max(due_ms, host.server_ms())
-    await _tell(host, schedule, schedule.next_ms(after_ms))
+    every_time = schedule.missed == "all"
+    next_ms = schedule.next_ms(due_ms if every_time else max(due_ms, host.server_ms()))
+    if not await _tell(host, schedule, next_ms) and every_time:
+        # Its turn goes on, since what fills the mailbox may wait for it. The owner of the entity
+        # would only tell the time that comes next by the clock.
+        host.untold[schedule.name] = schedule, next_ms
 
 
 async def _tell(host: Host, schedule: Schedule, due_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,6 +10,8 @@ from datetime import timedelta
 import pytest
 
 from perdure import Entity, Incompatible, Schedule, Settings, cron, every, memory
+from perdure.durable import scheduling
+from perdure.durable.host import Host
 from perdure.durable.testing import TestCluster
 from perdure.entities.schedule import Missed
 
@@ -72,6 +75,31 @@ async def test_times_at_which_nobody_was_there(missed: Missed, times: int) -> No
         assert len(await rings(cluster)) == times
         await cluster.advance(HOUR)
         assert len(await rings(cluster)) == times + 1
+
+
+async def test_a_time_that_finds_the_mailbox_full_is_told_later_where_all_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused: list[int] = []
+    real = scheduling._tell  # pyright: ignore[reportPrivateUsage]
+
+    async def full_at_first(host: Host, schedule: Schedule, due_ms: int) -> bool:
+        if due_ms < host.server_ms() and refused.count(due_ms) < 3:
+            refused.append(due_ms)
+            return False
+        return await real(host, schedule, due_ms)
+
+    async with on_the_hour(hourly("all")) as cluster:
+        await cluster.stop()
+        cluster.clock.advance(5 * HOUR)
+        monkeypatch.setattr(scheduling, "_tell", full_at_first)
+        monkeypatch.setattr(scheduling, "LOOK_S", 0.01)
+        await cluster.start()
+        await cluster.advance(MINUTE)
+        async with asyncio.timeout(20):
+            while len(await rings(cluster)) < 6:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert len(refused) == 3 * 4
 
 
 async def test_what_is_declared_no_more_ends_at_its_time() -> None:
