@@ -314,11 +314,11 @@ class Flows:
             return
         if not activation.live:
             return
+        activation.remove(item)
         activation.reading.await_outcome(item)
         if flow is not None:
             activation.reading.suspended(item.name, self.standing(flow))
         host.counts.answered("ask", "stored")
-        activation.remove(item)
 
     # -- turns ----------------------------------------------------------------------------------
     async def _have(

@@ -169,16 +169,17 @@ class Reading:
         return any(r.kind == "result" and r.envelope.key == item.name for r in self._waiting)
 
     def await_outcome(self, item: Item) -> None:
-        """Who asked for a command waits for its outcome, like one who asks for its result."""
+        """Who asked for a command waits for its outcome, like one who asks for its result. The
+        first one has the place that the command had; of others, who came later, as many as may."""
         activation = self._activation
-        for asker in item.askers:
+        for number, asker in enumerate(item.askers):
             envelope = Envelope(1, "result", NULL, key=item.name, deadline=item.deadline)
             size = item.size - len(item.raw)  # the command isn't kept
             read = Read("result", asker, envelope, None, item.payload_hash, item.since, size)
             refusal: ClusterError | None = None
             if self._repeats(read):
                 refusal = AlreadyProcessingMessage()
-            elif len(self._waiting) >= READS:
+            elif len(self._waiting) >= READS or (number and activation.host.load.full()):
                 refusal = MailboxFull(capacity=READS)
             if refusal is not None:
                 activation.answers.error([asker], refusal, activation.address, item.key)

@@ -7,12 +7,14 @@ import asyncio
 import pytest
 
 from perdure import Suspended
+from perdure.durable.host import Load
 
 from .case import Case, Note, Open, World, case_of
 from .peers import until, virtually
 from .runners import Runners, runners
 
 FLOWS = 12
+MOST = 4
 
 
 async def suspend(r: Runners, n: int) -> None:
@@ -66,3 +68,29 @@ async def test_who_waits_hears_of_it_though_the_entity_had_left_memory() -> None
         [token] = world.tokens
         await r.cluster.resume(token, 7)
         assert await waits == "7 after begun"
+
+
+def test_of_many_who_ask_under_one_key_no_more_wait_than_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    add = Load.add
+
+    def seen_after(load: Load, size: int) -> None:
+        add(load, size)
+        seen.append(load.asks)
+
+    monkeypatch.setattr(Load, "add", seen_after)
+    many_ask()
+    assert 1 < max(seen) <= MOST
+
+
+@virtually
+async def many_ask() -> None:
+    world = World()
+    async with runners("a", entity=case_of(world), runner_capacity=MOST) as r:
+        ref = r.cluster.at(Case, "c")
+        waits = [asyncio.create_task(ref.ask(Open(2), key="k")) for _ in range(5 * MOST)]
+        await until(lambda: bool(world.tokens))
+        await r.cluster.resume(world.tokens[0], 7)
+        assert set(await asyncio.gather(*waits)) == {"7 after begun"}
