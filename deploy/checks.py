@@ -192,7 +192,7 @@ class Checks:
         wanted = needs(
             self._role, self._subjects, entity, prefixes, timers=timers, inbox=inbox, api=api
         )
-        wanted += creating(missing, "CREATE")
+        wanted += [need.below(api) for need in creating(missing, "CREATE")]
         try:
             denied = await self._probe.denied(wanted)
         except Silent as error:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..streams.jetstream.session import JetStreamSession
+from ..streams.port import Incompatible
 from ..streams.topology import Difference
 
 Done: TypeAlias = Literal["created", "updated", "kept"]
@@ -31,25 +32,32 @@ async def provision(
 ) -> AsyncGenerator[Provisioned]:
     """Do it, each stream once. Raises Incompatible, Halted, Unreachable.
 
-    A stream that differs in what can't be changed is refused, and nothing of it is. Done twice, or
-    by several at once, it comes to the same.
+    A stream that differs in what can't be changed is refused, and nothing of it is; what was done
+    before that is told first. Done twice, or by several at once, it comes to the same.
     """
     told: set[str] = set()
     for entity in entities:
         before = await session.compared(entity)
-        await session.provision(entity)
+        try:
+            await session.provision(entity)
+        except Incompatible:
+            after = await session.compared(entity)
+            for stream, found in before.items():
+                if stream not in told and found != after[stream]:
+                    yield _done(stream, found)
+            raise
         for stream, found in before.items():
             if stream not in told:
                 told.add(stream)
-                changes = None if found is None else [_entry(one) for one in found]
-                yield _done(stream, changes)
+                yield _done(stream, found)
 
 
 def _entry(found: Difference) -> str:
     return f"{found.entry} {found.found} -> {found.wanted}"
 
 
-def _done(stream: str, changes: list[str] | None) -> Provisioned:
-    if changes is None:
+def _done(stream: str, found: list[Difference] | None) -> Provisioned:
+    if found is None:
         return Provisioned(stream, "created")
-    return Provisioned(stream, "updated" if changes else "kept", tuple(changes))
+    changes = tuple(_entry(one) for one in found)
+    return Provisioned(stream, "updated" if changes else "kept", changes)

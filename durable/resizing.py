@@ -18,7 +18,7 @@ import contextlib
 import logging
 
 from ..streams.commands import parse_term
-from ..streams.port import Halted, Incompatible, Session, Unreachable
+from ..streams.port import Forbidden, Halted, Incompatible, Session, Unreachable
 from ..streams.subjects import Sharding
 
 logger: logging.Logger = logging.getLogger("perdure.resizing")
@@ -89,7 +89,7 @@ async def _require_idle(session: Session, entity: str) -> None:
         subject = session.subjects.resize(entity)
         answer = await session.asks.request(subject, b"", timeout_s=HOSTS_S)
     except Unreachable as error:
-        if not session.connected:
+        if not session.connected or isinstance(error, Forbidden):
             raise
         what = f"whether a runner hosts {entity} can't be told: {error}"
         raise InUse(what, "look for a frozen runner, and end it") from None

@@ -29,6 +29,10 @@ class Unreachable(Exception):
     """No connection, or no answer in time. Nothing is known about what was asked for."""
 
 
+class Forbidden(Unreachable):
+    """This login has no permission to ask; asking again won't help."""
+
+
 class Incompatible(Exception):
     """The server or a stream isn't what perdure needs; the text says what and what to do."""
 
@@ -114,10 +118,8 @@ class Log(Protocol):
     def append(
         self, address: Address, commit: Sealed, *, expected: int
     ) -> Awaitable[AppendAnswer]:
-        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none).
-
-        It may be sent at once, before the answer is awaited.
-        """
+        """Store a commit if the entity's last sequence is exactly `expected` (0: it has none). It
+        may be sent at once, before the answer is awaited."""
         ...
 
     def append_batch(self, appends: Sequence[Append]) -> Awaitable[AppendAnswer]:
@@ -248,10 +250,8 @@ class Commands(Protocol):
         ...
 
     async def oldest(self, entity: str, *, after: int) -> Delivery | None:
-        """The first stored tell beyond a sequence, as `by_sequence` gives it.
-
-        Of any token, also of one that is never delivered. Raises Unreachable.
-        """
+        """The first stored tell beyond a sequence, as `by_sequence` gives it, also of a token that
+        is never delivered. Raises Unreachable."""
         ...
 
     async def count(self, entity: str) -> int:
@@ -262,9 +262,8 @@ class Commands(Protocol):
         """Delete a stored tell, whoever holds it; it may be gone already.
 
         It goes out on the present connection or not at all, as an ack does: a stream that was
-        set back gives the sequence to another tell.
-
-        Raises Unreachable, and Incompatible where the stream lets nobody delete.
+        set back gives the sequence to another tell. Raises Unreachable, and Incompatible where the
+        stream lets nobody delete.
         """
         ...
 

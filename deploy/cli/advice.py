@@ -44,7 +44,7 @@ def next_step(error: ClusterError) -> str:
 def allow(violation: str) -> str:
     """What to do about what the server says that a login may not."""
     if re.search(r"STREAM\.(CREATE|UPDATE)\.", violation, re.IGNORECASE):
-        return "perdure topology APP --apply, by a login that may create streams"
+        return "perdure topology APP --apply, by a login that may create and update streams"
     return "allow it for this login (perdure permissions says who needs what), or take another"
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from cyclopts import CycloptsError
 
 from ...entities.errors import ClusterError
-from ...streams.jetstream.errors import Forbidden
-from ...streams.port import Incompatible, Unreachable
+from ...streams.port import Forbidden, Incompatible, Unreachable
 from ..server import FolderUnusable, ServerFailed, ServerMissing, StoreInUse
 from .advice import allow, next_step
 from .output import Output

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from cyclopts import Parameter
 
-from ...entities.settings import MEMORY, Settings
+from ...entities.settings import JETSTREAM_API, MEMORY, Settings
 from ..grants import (
     CALLER,
     LINE_BYTES,
@@ -89,18 +89,27 @@ def permissions(
             raise UsageError(what, "leave out --role, --create, --inbox and --format")
         _configuration(output, layout(settings, types, _callers(caller), login))
         return SUCCESS
-    if role is None:
-        raise UsageError("no --role", "give caller, reader, runner or operator, or --production")
     if caller:
         raise UsageError("--caller without --production", "leave it out, or add --production")
-    if create and role != "runner":
-        raise UsageError(f"--create for the role {role}", "only a runner creates streams")
+    role = _role(role, settings, create=create)
     chosen: Format = format or ("json" if output.json else "nats")
     if chosen == "nats":
         _configuration(output, user_block(role, settings, types, login, create=create))
     else:
         _show(output, chosen, of_role(role, settings, types, create=create))
     return SUCCESS
+
+
+def _role(role: Role | None, settings: Settings, *, create: bool) -> Role:
+    """The one that was given, if it goes with the rest."""
+    if role is None:
+        raise UsageError("no --role", "give caller, reader, runner or operator, or --production")
+    if create and role != "runner":
+        raise UsageError(f"--create for the role {role}", "only a runner creates streams")
+    if role == "runner" and settings.api_prefix != JETSTREAM_API:
+        what = f"a runner with api_prefix {settings.api_prefix!r}"
+        raise UsageError(what, "it is in the account of the streams: leave out api_prefix")
+    return role
 
 
 def _configuration(output: Output, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...durable.resizing import InUse, resize
 from ...streams.caller import Caller
-from ...streams.port import Incompatible, Unreachable
+from ...streams.port import Forbidden, Incompatible, Unreachable
 from ...streams.subjects import Sharding
 from .advice import HOST
 from .calling import connected, type_of
@@ -14,6 +14,7 @@ from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import SUCCESS, Failed, UsageError
 
+CREATOR = "the same by a login that may update streams: perdure permissions --role runner --create"
 LEAST, MOST = 1, 1_024
 """Shards that a type may have: as the setting `shards`."""
 
@@ -57,6 +58,8 @@ def resize_type(type: str, number: int, /, *, common: Common = NO_OPTIONS) -> in
             before, after = await resize(caller.session, type, number)
         except InUse as used:
             raise Failed(f"{used}; it stays as it is", used.next_step) from None
+        except Forbidden as error:
+            raise Failed(str(error), CREATOR) from None
         except Unreachable as error:
             again = f"the same again: perdure shards resize {type} {number}"
             raise Failed(f"it may be done, or {type} be halted: {error}", again) from None

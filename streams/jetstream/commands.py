@@ -15,6 +15,7 @@ from ..commands import parse_term
 from ..port import (
     ConsumerInfo,
     Delivery,
+    Forbidden,
     Incompatible,
     NoAck,
     NoStream,
@@ -41,7 +42,6 @@ from .consumer import NONCE, OWNER, JetStreamConsumer, described
 from .errors import (
     NO_CONSUMER,
     NO_STREAM,
-    Forbidden,
 )
 from .errors import publish_answer as answer_of
 from .messages import no_responders, strings

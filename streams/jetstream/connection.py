@@ -22,8 +22,8 @@ from nats.errors import BadSubjectError, Error
 
 from ...entities.entropy import Entropy
 from ...entities.settings import JETSTREAM_API, Settings, without_login
-from ..port import Incompatible, Unreachable
-from .errors import Denied, Forbidden, Lost, TooLarge
+from ..port import Forbidden, Incompatible, Unreachable
+from .errors import Denied, Lost, TooLarge
 from .link import Link, dial
 from .login import options, servers
 from .messages import check_subject, frame, headers_block

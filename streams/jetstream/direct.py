@@ -135,7 +135,7 @@ class _Batch:
         self.found: list[Received] = []
         self.end: str = ""  # the status that ended it, by the server's word
         self.done: asyncio.Future[None] = loop.create_future()
-        self._last = ""  # the sequence of the newest
+        self._last = "0"  # the sequence of the newest; the server's word for none before
         self._link = link
         self._loop = loop
         self._deadline = loop.time() + TIMEOUT_S
@@ -146,7 +146,7 @@ class _Batch:
             if not self.done.done():
                 self.end = headers.get("Status", "")
             self._finish()  # the end of the batch, or an error
-        elif self.found and headers.get("Nats-Last-Sequence") != self._last:
+        elif headers.get("Nats-Last-Sequence") != self._last:
             self._finish()  # one was lost on the way
         elif not self.done.done():
             self.found.append(message)

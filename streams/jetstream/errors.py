@@ -81,10 +81,6 @@ class Denied:
     why: str
 
 
-class Forbidden(Unreachable):
-    """This login has no permission to ask; asking again won't help."""
-
-
 class TooLarge(ValueError):
     """More bytes than the server takes; it would end the connection for good."""
 

@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator
 
 from ...entities.entropy import Entropy
 from ..commit import MARK, Stored
-from ..port import Incompatible, Unreachable
-from .api import Response, call
+from ..port import Forbidden, Incompatible, Unreachable
+from .api import MessageResponse, Response, call
 from .connection import Connection
 from .consumer import delivery_of
 from .direct import batch
-from .errors import NO_CONSUMER, NO_STREAM
+from .errors import NO_CONSUMER, NO_MESSAGE, NO_STREAM
 from .pull import Pull
 from .replies import Received
 
@@ -68,20 +68,46 @@ async def follow(
 async def _poll(
     connection: Connection, stream: str, subject: str, after: int
 ) -> AsyncIterator[Stored]:
-    """The same by looking again and again; for ever. Raises Unreachable if closed."""
+    """The same by looking again and again. Raises Unreachable also if nobody ever answered, as
+    with an `api_prefix` that leads nowhere."""
+    heard = False
     while True:
         await connection.wait()
         try:
-            found = await batch(connection, stream, subject, after=after)
-        except Unreachable as error:
+            found = await _news(connection, stream, subject, after)
+        except Forbidden:
+            raise
+        except (Unreachable, Incompatible) as error:
+            if isinstance(error, Incompatible) and not heard:
+                raise Unreachable(str(error)) from None
             logger.info("following %s: %s", subject, error)
             await connection.pause(RETRY_S)
             continue
+        if found is None:
+            raise Unreachable(f"there is no {stream} yet")
+        heard = True
         for stored in found:
             after = stored.sequence
             yield stored
         if not found:
             await connection.pause(POLL_S)
+
+
+async def _news(
+    connection: Connection, stream: str, subject: str, after: int
+) -> list[Stored] | None:
+    """What comes next, empty if nothing does by the leader's word; None if there is no stream.
+
+    Raises Unreachable, Incompatible if nobody answers.
+    """
+    query, accept = {"seq": after + 1, "next_by_subj": subject}, (NO_MESSAGE, NO_STREAM)
+    path = f"STREAM.MSG.GET.{stream}"
+    answer = await call(connection, path, query, MessageResponse, accept=accept)
+    if answer.message is None:
+        missing = answer.error is not None and answer.error.err_code == NO_STREAM
+        return None if missing else []
+    found = await batch(connection, stream, subject, after=after)
+    return found or [answer.message.stored()]  # a replica may not have it yet
 
 
 class _Reader:

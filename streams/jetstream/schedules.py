@@ -26,7 +26,7 @@ from . import topology
 from .api import ConsumerResponse, Response, call, lookup
 from .connection import Connection, Publish
 from .direct import records
-from .errors import NO_STREAM, Forbidden, publish_answer
+from .errors import NO_STREAM, publish_answer
 from .messages import no_responders
 from .pull import Pull
 from .replies import Received
@@ -140,7 +140,7 @@ class JetStreamSchedules:
         try:
             body = {"filter": subject}
             await call(self._connection, path, body, Response, accept=(NO_STREAM,))
-        except (Unreachable, Incompatible, Forbidden):
+        except (Unreachable, Incompatible):
             return  # it fires, and nobody waits for it
 
     async def pending(self, entity: str, *, after: int) -> list[Pending]:

@@ -19,7 +19,7 @@ import pytest
 from perdure.deploy.grants import variable
 from perdure.deploy.server import EmbeddedServer, ServerFailed
 from perdure.durable.connect import connect
-from perdure.entities.errors import RunnerNotRegistered, Suspended
+from perdure.entities.errors import ClusterError, RunnerNotRegistered, Suspended
 from perdure.entities.flow import Token
 from perdure.entities.settings import Settings
 from perdure.streams.jetstream.session import open_session
@@ -173,6 +173,43 @@ async def test_a_reader_follows_a_log_from_its_own_account(production: Productio
             pass
 
 
+async def test_who_follows_from_another_account_is_told_what_keeps_the_log_away(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys(tmp_path, monkeypatch, USERS)
+    layout = printed(tmp_path, *LAYOUT, *CALLERS)
+    p = Production(await own_server(extra=layout), keys, layout)
+    core = {"api_prefix": "JS.CORE.API"}
+    for name, changes, told in (
+        ("reader", {}, "there is no PERDURE_LOG_counter yet"),
+        ("reader", {"api_prefix": "JS.ELSEWHERE.API"}, "permissions violation"),
+        ("shop", core, "permissions violation"),
+    ):
+        async with connect(settings=p.settings(name, **changes)) as user:
+            with pytest.raises(ClusterError, match=told):
+                async with asyncio.timeout(PATIENCE_S):
+                    await anext(user.watch(counter, "a"))
+    await typed(p, tmp_path, "reader", "history counter a --follow", 1)
+
+
+async def test_who_may_not_update_a_stream_is_told_who_resizes(
+    production: Production, tmp_path: Path
+) -> None:
+    complaint = await typed(production, tmp_path, "runner", "shards resize counter 8", 1)
+    assert "violation" in complaint
+    assert "the same by a login that may update streams" in complaint
+
+
+async def test_an_api_prefix_that_leads_nowhere_is_told_who_follows(
+    own_server: OwnServer,
+) -> None:
+    nowhere = Settings(url=(await own_server()).url, api_prefix="JS.NOWHERE.API")
+    async with connect(settings=nowhere) as user:
+        with pytest.raises(ClusterError, match=r"nobody answers JS\.NOWHERE\.API"):
+            async with asyncio.timeout(PATIENCE_S):
+                await anext(user.watch(counter, "a"))
+
+
 async def suspended(ask: Callable[[], Awaitable[object]]) -> Token[int]:
     """The token of a flow that waits for somebody's word."""
     async with asyncio.timeout(PATIENCE_S):
@@ -207,8 +244,8 @@ async def roles_work(p: Production, folder: Path) -> None:
         await typed(p, folder, name, line, code)
 
 
-async def typed(p: Production, folder: Path, name: str, line: str, code: int) -> None:
-    """A command, with that login and the settings that its comment tells."""
+async def typed(p: Production, folder: Path, name: str, line: str, code: int) -> str:
+    """A command, with that login and the settings that its comment tells; what it complains of."""
     settings = p.settings(name)
     shell = Shell(
         folder,
@@ -221,6 +258,7 @@ async def typed(p: Production, folder: Path, name: str, line: str, code: int) ->
     )
     ran = await asyncio.to_thread(shell.type, *line.split())
     assert ran.code == code, (name, line, ran)
+    return ran.err
 
 
 async def test_keys_are_changed_while_all_goes_on(

@@ -85,6 +85,10 @@ async def test_what_is_somebody_elses_is_refused(
     assert name in ran.err
     assert "perdure check says what differs" in ran.err
     assert not info.config.deny_purge, "it is as it was"
+    done = {line.split()[1] for line in ran.out.splitlines()}
+    assert {line.split()[0] for line in ran.out.splitlines()} == {"created"}, "before, and told"
+    assert name not in done
+    assert f"{namespace.upper()}_CMD_counter" in done
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_a_bad_settings_file(shell: Shell, tmp_path: Path) -> None:
     )
 
 
+def test_a_runner_has_jetstream_as_it_is(shell: Shell) -> None:
+    elsewhere = shell.at(PERDURE_API_PREFIX="JS.CORE.API")
+    line = ["permissions", "--type", "account", "--role"]
+    assert "JS.CORE.API.DIRECT.GET" in elsewhere.type(*line, "reader").out
+    ran = elsewhere.type(*line, "runner", "--create")
+    assert (ran.code, ran.out) == (2, "")
+    assert "a runner with api_prefix 'JS.CORE.API'" in ran.err
+
+
 def test_a_bad_variable(shell: Shell) -> None:
     ran = shell.at(PERDURE_SHARDS="many").type("check")
     assert ran.code == 2
