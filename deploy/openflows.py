@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 from ..durable.openflow import OpenFlow
-from ..durable.timers import LISTED, Timing
-from ..durable.waker import TimerFired, timer_token
+from ..durable.timers import Timing, listed
+from ..durable.waker import OPEN, TimerFired, timer_token
 from ..entities.address import Address
 from ..entities.record import Answered, Armed, Asked, Began, Ran, Record, Resolved
 from ..streams.asks import NULL
@@ -87,9 +87,12 @@ class OpenFlows:
 def _armed(flow: OpenFlow, now_ms: int) -> Iterator[Armed]:
     """What a flow has armed. A question is asked again at once: its answer may be lost."""
     for armed in Timing(flow.records).armed(was_parked=flow.was_parked):
-        yield armed if armed.due_ms else Armed(armed.name, now_ms)
+        if armed.name == OPEN:
+            yield listed(now_ms)
+        else:
+            yield armed if armed.due_ms else Armed(armed.name, now_ms)
     if flow.runs:  # the tell that would bring its entity back to memory may be lost
-        yield Armed(LISTED.name, now_ms)
+        yield Armed(OPEN, now_ms)
 
 
 def _address(entity: str, token: str) -> Address | None:

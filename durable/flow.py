@@ -36,7 +36,7 @@ from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
 from .scheduling import tell_next
-from .timers import LISTED, Timing, arm
+from .timers import Timing, arm, listed
 from .waker import Waker
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class Drive:
             if armed is not None and not await self._arm(armed):
                 await self._activation.pause()
                 return False
-        if self._is_unlisted() and not await self._arm(LISTED):
+        if self._is_unlisted() and not await self._arm(listed(self._host.server_ms())):
             await self._activation.pause()
             return False
         return self._activation.live

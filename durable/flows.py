@@ -52,8 +52,8 @@ from .marks import add_mark, remove_mark
 from .openflow import OpenFlow, names_of
 from .plan import Plan, Unencodable, defect_error
 from .scheduling import tell_next
-from .timers import LISTED, Timing, arm
-from .waker import AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
+from .timers import Timing, arm, listed
+from .waker import OPEN, AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -224,6 +224,8 @@ class Flows:
             return
         armed = None if flow is None else Timing(flow.records).pending.get(fired.timer)
         host = activation.host
+        if fired.timer == OPEN and flow is not None:
+            armed = listed(host.server_ms())
         at_ms = host.server_ms() if item.at is None else item.at.time_ns // 1_000_000
         if flow is None or armed is None:
             if await activation.fresh(folded):
@@ -488,7 +490,8 @@ class Flows:
         """Let a flow wait for an operator; what woke it isn't lost."""
         hash = folded.flows[key].payload_hash
         # Where that isn't confirmed, it isn't listed.
-        await arm(self._activation.host, self._activation.address, key, LISTED)
+        host = self._activation.host
+        await arm(host, self._activation.address, key, listed(host.server_ms()))
         outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, (), why))
         if item is not None and not stored:
             outcome = begun_by(item, FlowPart(key, tuple(woken or ()), why))

@@ -23,11 +23,11 @@ from ..streams.codec import TEXT_CHARS, Undecodable, decode, digest, payload_has
 from ..streams.commands import cause_of
 from ..streams.commit import At
 from ..streams.port import Delivery, Message
+from ..streams.topology import LATEST_MS
 from .defect import described
 from .host import Host
 from .item import Asker, Item
 from .reads import Read
-from .timers import LISTED
 from .waker import tag_of, waker_of
 
 logger: logging.Logger = logging.getLogger("perdure.intake")
@@ -256,7 +256,7 @@ def _check_later(host: Host, at: int | None) -> None:
         return
     if not host.settings.timers:
         raise Undecodable("its runner takes no part in timers (the setting `timers`)")
-    if at > LISTED.due_ms:
+    if at > LATEST_MS:
         raise Undecodable("a command is told for 2261 at the latest")
 
 

@@ -29,13 +29,14 @@ from ..streams.asks import Answer, Envelope, encode_answer, raw
 from ..streams.codec import Undecodable, decode
 from ..streams.commit import Commit, Damaged, unseal
 from ..streams.port import Session
+from ..streams.topology import LATEST_MS
 from .defect import described
 from .folded import Folded, evolve_all, fold
 from .item import Asker
 from .ledger import Ledger, LedgerLimits
 from .openflow import OpenFlow, names_of
 from .plan import Unencodable, as_decision
-from .timers import LISTED, Timing
+from .timers import Timing
 from .waker import tag_of
 
 
@@ -120,7 +121,7 @@ def _suspension(flow: OpenFlow) -> Suspension:
         key=flow.name,
         waits_for=names_of(flow),
         since=of_ms(flow.since_ms),
-        due=None if due_ms is None else of_ms(min(due_ms, LISTED.due_ms)),
+        due=None if due_ms is None else of_ms(min(due_ms, LATEST_MS)),
         parked=flow.parked,
     )
 

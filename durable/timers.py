@@ -1,7 +1,8 @@
 """Timers of flows: armed before they are recorded, and forgotten once nobody waits for them.
 
-What is armed also tells which flows are open: one that waits without any timer arms one for the
-end of time. So whoever lists the timers of a type comes by all its flows.
+What is armed also tells which flows are open: one that waits without any timer arms one for that,
+and anew each month. So whoever lists the timers of a type comes by all its flows, and what was
+left by a process that ended before it could delete it goes away by itself.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from ..entities.address import Address
 from ..entities.record import Answered, Armed, Asked, Fired, Record, Waits
 from ..streams.port import Session
 from ..streams.token import ASK
-from ..streams.topology import LATEST_MS
-from .waker import TimerFired, timer_token
+from .waker import OPEN, TimerFired, timer_token
 
 if TYPE_CHECKING:
     from .host import Host
 
-LISTED = Armed("(open)", LATEST_MS)
-"""What a flow that waits for no time arms, so that it can be found."""
+LISTED_MS = 30 * 86_400_000
+"""For how long, in milliseconds, a flow that waits for no time is listed before that is done anew:
+a tell a month, and a timer of a flow that has ended lasts no longer."""
 
 FORGOTTEN = 4096
 """Timers that wait to be forgotten, at most, in one runner; more of them just fire for nobody."""
+
+
+def listed(now_ms: int) -> Armed:
+    """What a flow that waits for no time arms, so that it can be found."""
+    return Armed(OPEN, now_ms + LISTED_MS)
 
 
 async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
@@ -68,10 +74,10 @@ class Timing:
                 pass
 
     def armed(self, *, was_parked: bool) -> list[Armed]:
-        """All that may be armed for it."""
-        asks = [Armed(f"{ASK}{name}", 0) for name in self.asks]
-        listed = [LISTED] if self._ever_unlisted or was_parked else []
-        return [*self.pending.values(), *asks, *listed]
+        """All that may be armed for it; 0 is the time of what is armed anew."""
+        names = [f"{ASK}{name}" for name in self.asks]
+        names += [OPEN] if self._ever_unlisted or was_parked else []
+        return [*self.pending.values(), *(Armed(name, 0) for name in names)]
 
 
 class Forgetting:

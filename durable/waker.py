@@ -20,6 +20,8 @@ from ..streams.token import ASK
 from .item import Item
 
 FIRED = "$fired"
+OPEN = "(open)"
+"""The timer of a flow that waits for no time, by which it is found: no code can name one so."""
 
 
 class Resume(msgspec.Struct, frozen=True, tag=RESUME, forbid_unknown_fields=True):
@@ -58,8 +60,8 @@ class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=T
 
 def timer_token(flow: str, armed: Armed) -> str:
     """The subject token of a timer: another one for each due time; but a question is asked again
-    by one timer at a time, the last one that was set."""
-    if armed.name.startswith(ASK):
+    by one timer at a time, the last one that was set, and a flow is found by one."""
+    if armed.name == OPEN or armed.name.startswith(ASK):
         return digest(f"{flow}\0{armed.name}".encode())
     return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 

@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from perdure.deploy.openflows import OpenFlows
+from perdure.durable.timers import LISTED_MS
 from perdure.entities.record import Answered, Armed, Asked, Began, Fired, Ran, Record, Waits
 from perdure.streams.asks import NULL
 from perdure.streams.commit import GENESIS, Commit, FlowPart, Outcome, seal
 from perdure.streams.jetstream.direct import Record as Message
-from perdure.streams.topology import LATEST_MS
 
 NOW_MS = 1_000
 HASH = "00" * 16
@@ -62,14 +62,14 @@ def test_a_question_is_asked_again_at_once() -> None:
     asked = message(Began(0), ASKED, Waits(("ask room",)))
     assert [due for _, due in timers(asked)] == [NOW_MS]
     answered = message(Answered("room", NULL), Began(0), Waits(("x",)))
-    assert timers(asked, answered) == [("(open)", LATEST_MS)]
+    assert timers(asked, answered) == [("(open)", NOW_MS + LISTED_MS)]
 
 
 def test_one_that_waits_for_no_time_can_be_found() -> None:
-    assert timers(message(Began(0), Waits(("deferred",)))) == [("(open)", LATEST_MS)]
+    assert timers(message(Began(0), Waits(("deferred",)))) == [("(open)", NOW_MS + LISTED_MS)]
     waits = message(Began(0), Armed("think", 5_000), Waits(("timer",)))
     parked = message(parked="its code fails")
-    assert timers(waits, parked) == [("(open)", LATEST_MS), ("think", 5_000)]
+    assert timers(waits, parked) == [("(open)", NOW_MS + LISTED_MS), ("think", 5_000)]
 
 
 def test_one_that_runs_is_woken() -> None:

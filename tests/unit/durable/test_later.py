@@ -24,6 +24,7 @@ from perdure import (
     memory,
 )
 from perdure.durable.testing import TestCluster
+from perdure.durable.timers import Forgetting
 from perdure.streams.token import Body, make_token
 
 from .case import DAY, Case, Note, Open, Read, World, case_of, hosted, suspended
@@ -199,6 +200,30 @@ async def test_an_entity_has_a_thousand_open_flows_at_most(
 
 
 # -- the listing ------------------------------------------------------------------------------
+def forgets_nothing(self: Forgetting, *_: object) -> None:
+    """Instead of `add`."""
+
+
+async def test_who_waits_for_no_time_is_listed_for_as_long_and_no_ghost_for_longer_than_a_month(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with hosted() as (cluster, world):
+        schedules = cluster._caller.session.schedules  # pyright: ignore[reportPrivateUsage]
+        await suspended(cluster, "c", "k", 1)
+        for _month in range(3):
+            await cluster.advance(31 * DAY)
+            assert [flow.key for flow in await listed(cluster)] == ["k"]
+            assert len(await schedules.pending("case", after=0)) == 1
+        with monkeypatch.context() as killed:  # before it could delete what nobody waits for
+            killed.setattr(Forgetting, "add", forgets_nothing)
+            await cluster.resume(world.tokens[0], 3)
+            await cluster.quiet()
+        assert await listed(cluster) == []
+        assert len(await schedules.pending("case", after=0)) == 1
+        await cluster.advance(31 * DAY)
+        assert await schedules.pending("case", after=0) == []
+
+
 async def test_open_flows_are_listed_until_they_end() -> None:
     async with hosted() as (cluster, world):
         began, due = cluster.clock.now_ns() // 1_000_000, in_(cluster, DAY)
