@@ -23,6 +23,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from perdure.durable.waker import OPEN
 from perdure.entities.record import Record
 from perdure.streams.commit import FlowPart, Form, Sealed, Stored, seal, unseal
 from perdure.streams.token import ASK
@@ -87,7 +88,8 @@ def shape(image: list[Line]) -> list[Any]:
     for line in image:
         if line["what"] == "timer":
             fired = comparable(plain(data_of(line)))
-            if fired["timer"].startswith(ASK):  # how soon one asks again is no matter of format
+            # How soon one asks again, or is listed anew, is no matter of format.
+            if fired["timer"] == OPEN or fired["timer"].startswith(ASK):
                 fired["due_ms"] = "any"
             timers.append([line["type"], fired])
     return [commits, sorted(timers, key=repr)]
