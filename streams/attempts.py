@@ -251,13 +251,17 @@ def cut(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
 
 
 def unheard(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
-    """Nobody answered in time how the type is cut: its runner is frozen, or starts.
-
-    Or the server lets this caller ask nobody: `why` says so.
-    """
+    """Nobody answered in time how the type is cut: its runner is frozen, or starts."""
     error = RunnerUnavailable(cause=f"nobody told how the type is cut: {why}")
     state = msgspec.structs.replace(state, standing=Standing.UNHEARD, error=error)
     return state, Repeat(_spread(policy.repeat_after_s, jitter), refresh=True)
+
+
+def forbidden(state: Attempts, policy: Policy, why: str) -> Step:
+    """The server lets this login not send the newest attempt, or not ask how the type is cut."""
+    state = msgspec.structs.replace(state, open=state.open - {state.number})
+    error = RpcClientError(cause=why, may_have_taken_effect=may(state, policy), advice="fix")
+    return state, Fail(error)
 
 
 def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> ClusterError:

@@ -36,6 +36,7 @@ from .attempts import (
     costs,
     cut,
     expired,
+    forbidden,
     may,
     nobody,
     put_off,
@@ -46,7 +47,7 @@ from .attempts import (
 )
 from .budget import Budget
 from .codec import Undecodable
-from .port import Message, Session, Unreachable
+from .port import Forbidden, Message, Session, Unreachable
 from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
 
 logger: logging.Logger = logging.getLogger("perdure.client")
@@ -105,6 +106,7 @@ class Call:
         self._refresh = False  # ask for the route before
         self._paid_at: float | None = None  # when the newest attempt went out, if it cost a token
         self._body = b""
+        self._sent = "", 0.0  # where the newest attempt went, and when
         budget.call()
 
     def __repr__(self) -> str:
@@ -150,6 +152,8 @@ class Call:
         self._answers.check()
         if over(self._deadline):
             return
+        if self._state.number and (why := self._session.asks.denied(*self._sent)):
+            self._apply(forbidden(self._state, self._policy, why))
         if not self._session.connected:
             self._apply(
                 cut(self._state, self._policy, "no connection to the server", self._jitter())
@@ -180,6 +184,7 @@ class Call:
             sharding.shard(target.token),
             target.token,
         )
+        self._sent = subject, now
         self._session.asks.send(subject, self._body, reply=self._answers.subject(number))
 
     async def _route(self) -> Route | None:
@@ -194,6 +199,8 @@ class Call:
         self._refresh = False
         try:
             return await self._routes.ask(entity, timeout_s=timeout_s)
+        except Forbidden as error:
+            step = forbidden(self._state, self._policy, str(error))
         except NobodyThere:
             step = unknown_type(self._state, self._policy, entity, self._jitter())
         except Unreachable as error:

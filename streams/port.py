@@ -147,10 +147,8 @@ class Log(Protocol):
         ...
 
     def read(self, address: Address, *, after: int, upto: int) -> AsyncIterator[Stored]:
-        """The entity's messages with `after` < sequence <= `upto`, in order, all of them.
-
-        `upto` is a sequence of this entity that the leader has confirmed. Raises Unreachable.
-        """
+        """The entity's messages with `after` < sequence <= `upto`, in order, all. `upto` is
+        a sequence of this entity that the leader has confirmed. Raises Unreachable."""
         ...
 
     def follow(self, address: Address, *, after: int) -> AsyncIterator[Stored]:
@@ -233,7 +231,6 @@ class Commands(Protocol):
         on_lost: Callable[[str], None],
     ) -> Consumer:
         """A new consumer of one shard, with no credit yet. Never takes over an existing one.
-
         `on_lost` is called once, with the reason, when the consumer is deleted, when the
         connection was made anew or the stream restarted: then no ack of it may be sent any more.
         Raises Taken, Unreachable (while the type is halted, too), and Outdated for a term's name
@@ -319,6 +316,10 @@ class Asks(Protocol):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Publish, at most once. Dropped while there is no connection."""
+        ...
+
+    def denied(self, subject: str, since: float) -> str | None:
+        """Why what was sent there at that time (the loop's) or later may not be, if it is told."""
         ...
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:

@@ -54,6 +54,10 @@ class JetStreamAsks:
         except (TooLarge, UnicodeEncodeError) as error:  # one bad message, maybe a stranger's
             logger.warning("not sent to %r: %s", subject[:200], error)
 
+    def denied(self, subject: str, since: float) -> str | None:
+        """Why what was sent there at that time (the loop's) or later may not be, if it is told."""
+        return self._connection.denied(subject, since)
+
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""
         try:

@@ -113,7 +113,8 @@ class Connection:
     """The way to the server, as long as the session lives."""
 
     def __init__(self, settings: Settings, name: str, entropy: Entropy) -> None:
-        self.violations: dict[str, None] = {}
+        self.violations: dict[str, float] = {}
+        """What the server denied, and when last (the loop's time, seconds)."""
         self.link: Link | None = None
         self.links: int = 0
         self.api: str = f"{settings.api_prefix}."
@@ -312,6 +313,13 @@ class Connection:
             raise Forbidden(result.why)
         return result
 
+    def denied(self, subject: str, since: float) -> str | None:
+        """The violation that the server told since then of a publish there, if it did."""
+        told = self.violations.get(f'permissions violation for publish to "{subject.lower()}"')
+        if told is None or told < since:
+            return None
+        return f'permissions violation for publish to "{subject}"'
+
     def _deaf(self) -> str:
         """Why no answer can come, if the server said that this login may not hear it."""
         told = f'permissions violation for subscription to "{self.replies.prefix.lower()}'
@@ -482,10 +490,11 @@ class Connection:
         if found is None:
             logger.warning("%s: %s", self._name, str(error) or repr(error))
             return
-        new = found[0] not in self.violations and len(self.violations) < VIOLATIONS
+        known = found[0] in self.violations
+        new = not known and len(self.violations) < VIOLATIONS
         logger.log(logging.ERROR if new else logging.DEBUG, "%s: %s", self._name, error)
-        if new:  # a caller may try the same again and again
-            self.violations[found[0]] = None
+        if new or known:  # a caller may try the same again and again
+            self.violations[found[0]] = self._loop.time()
         if found[1] == "publish":
             self.replies.deny(found[2])
 

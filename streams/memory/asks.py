@@ -81,6 +81,10 @@ class MemoryAsks:
         if self._connection.up and len(data) <= self._broker.max_payload:
             self._broker.publish(self._connection, subject, data, reply, headers)
 
+    def denied(self, subject: str, since: float) -> str | None:
+        """Nobody is denied anything here."""
+        return None
+
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and wait for one answer."""
         self._connection.demand()

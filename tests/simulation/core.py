@@ -86,6 +86,10 @@ class SimulatedAsks:
             return
         self._wire.at_broker(weather.delay_s(), at_broker)
 
+    def denied(self, subject: str, since: float) -> str | None:
+        """Nobody is denied anything here."""
+        return None
+
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         if not self._wire.up:
             raise Unreachable("no connection")

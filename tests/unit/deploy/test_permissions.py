@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -229,6 +230,24 @@ async def shown_token(ref: Ref[Trip]) -> Token[int]:
                 await ref.ask(Book(), key="k", on_suspend="raise")
             if raised.value.resume_token is not None:
                 return Token(raised.value.resume_token)
+
+
+async def test_who_may_not_ask_is_told_at_the_first_repeat(own_server: OwnServer) -> None:
+    rights: dict[str, object] = {"publish": {"deny": ["perdure.ask.counter.>"]}}
+    server = await own_server(extra=configured({"all": {}, "some": rights}))
+    given: dict[str, Any] = {"url": server.url, "password": "p", "shards": 4}
+    given["command_stream_bytes"] = 2**24
+    allowed, denied = (Settings(user=name, **given) for name in ("all", "some"))
+    async with connect(serving=[counter], settings=allowed) as host, connect(settings=denied) as c:
+        a = c.at(Counter, "a")
+        for asked in (a.ask(Add(1), timeout=60), a.query(GetTotal(), timeout=60), a.state()):
+            async with asyncio.timeout(20):
+                with pytest.raises(RpcClientError, match="permissions violation") as raised:
+                    await asked
+            assert "perdure.ask.counter.1." in (raised.value.cause or "")
+            assert (raised.value.may_have_taken_effect, raised.value.advice) == (False, "fix")
+        key = await a.tell(Add(2))
+        assert await host.at(Counter, "a").result(Add, key) == 2
 
 
 @pytest.mark.parametrize("role", ROLES)
