@@ -43,45 +43,53 @@ requests a second for the server."""
 async def follow(
     connection: Connection, stream: str, subject: str, after: int, entropy: Entropy
 ) -> AsyncIterator[Stored]:
-    """Messages of a subject beyond a sequence. Raises Unreachable if closed or without a log."""
+    """Messages of a subject beyond a sequence. Raises Unreachable if closed, without a log, and if
+    nobody ever answered, as with an `api_prefix` that leads nowhere; Forbidden."""
     if not connection.at_home:
         async for stored in _poll(connection, stream, subject, after):
             yield stored
         return
+    heard = False
     while True:
         await connection.wait()
         reader = _Reader(connection, stream, subject, f"follow-{entropy.token(8)}")
         try:
             await reader.open(after)
+            heard = True
             while (read := await reader.next()) is not None:
                 after = read.sequence
                 yield read
-        except Unreachable as error:
-            logger.info("following %s: %s", subject, error)
-            await connection.pause(RETRY_S)
+        except (Unreachable, Incompatible) as error:
+            await _again(connection, subject, error, heard=heard)
         finally:
             await reader.close()
         if reader.missing:
             raise Unreachable(f"there is no {stream} yet")
 
 
+async def _again(
+    connection: Connection, subject: str, error: Unreachable | Incompatible, *, heard: bool
+) -> None:
+    """Wait until the next try, where that may help. Raises Unreachable."""
+    if isinstance(error, Forbidden):
+        raise error
+    if isinstance(error, Incompatible) and not heard:
+        raise Unreachable(str(error)) from None
+    logger.info("following %s: %s", subject, error)
+    await connection.pause(RETRY_S)
+
+
 async def _poll(
     connection: Connection, stream: str, subject: str, after: int
 ) -> AsyncIterator[Stored]:
-    """The same by looking again and again. Raises Unreachable also if nobody ever answered, as
-    with an `api_prefix` that leads nowhere."""
+    """The same by looking again and again."""
     heard = False
     while True:
         await connection.wait()
         try:
             found = await _news(connection, stream, subject, after)
-        except Forbidden:
-            raise
         except (Unreachable, Incompatible) as error:
-            if isinstance(error, Incompatible) and not heard:
-                raise Unreachable(str(error)) from None
-            logger.info("following %s: %s", subject, error)
-            await connection.pause(RETRY_S)
+            await _again(connection, subject, error, heard=heard)
             continue
         if found is None:
             raise Unreachable(f"there is no {stream} yet")
@@ -126,7 +134,7 @@ class _Reader:
         self._pull = Pull(connection, stream, name, self._arrived, self._end)
 
     async def open(self, after: int) -> None:
-        """Create it. Raises Unreachable."""
+        """Create it. Raises Unreachable, Incompatible if nobody answers."""
         await self._pull.open(self._connection.pull_inbox())
         body = {
             "stream_name": self._stream,
@@ -143,10 +151,7 @@ class _Reader:
             },
         }
         path = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}"
-        try:
-            made = await call(self._connection, path, body, Response, accept=(NO_STREAM,))
-        except Incompatible as error:
-            raise Unreachable(str(error)) from None
+        made = await call(self._connection, path, body, Response, accept=(NO_STREAM,))
         self.missing = made.error is not None
         if self.missing:
             self._end("missing")

@@ -17,7 +17,7 @@ from perdure.deploy.probe import Probe
 from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 from perdure.durable.runner import Runner
-from perdure.entities.errors import RpcClientError, Suspended
+from perdure.entities.errors import ClusterError, RpcClientError, Suspended
 from perdure.entities.flow import Token
 from perdure.entities.settings import Settings
 from perdure.streams.connect import open_session
@@ -232,8 +232,9 @@ async def shown_token(ref: Ref[Trip]) -> Token[int]:
                 return Token(raised.value.resume_token)
 
 
-async def test_who_may_not_ask_is_told_at_the_first_repeat(own_server: OwnServer) -> None:
-    rights: dict[str, object] = {"publish": {"deny": ["perdure.ask.counter.>"]}}
+async def test_who_may_not_ask_or_follow_is_told_soon(own_server: OwnServer) -> None:
+    denied_subjects = ["perdure.ask.counter.>", "$JS.API.CONSUMER.CREATE.PERDURE_LOG_counter.>"]
+    rights: dict[str, object] = {"publish": {"deny": denied_subjects}}
     server = await own_server(extra=configured({"all": {}, "some": rights}))
     given: dict[str, Any] = {"url": server.url, "password": "p", "shards": 4}
     given["command_stream_bytes"] = 2**24
@@ -248,6 +249,9 @@ async def test_who_may_not_ask_is_told_at_the_first_repeat(own_server: OwnServer
             assert (raised.value.may_have_taken_effect, raised.value.advice) == (False, "fix")
         key = await a.tell(Add(2))
         assert await host.at(Counter, "a").result(Add, key) == 2
+        async with asyncio.timeout(20):
+            with pytest.raises(ClusterError, match="permissions violation"):
+                await anext(c.watch(counter, "a"))
 
 
 @pytest.mark.parametrize("role", ROLES)
