@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a process or a coroutine. All else that user code raises is a defect of it, also what
+isn't an `Exception`, as a panic of an extension's Rust."""
+
 DESCRIBED_CHARS = 1000
 """The longest description of a defect: it is a hint, the whole is in the log of the process."""
 

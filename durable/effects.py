@@ -18,8 +18,7 @@ from ..entities.duration import seconds
 from ..entities.record import Opened
 from ..entities.retry import delay_s
 from ..entities.steps import Call, StepFailed
-from ..entities.tagged import Failure
-from .defect import described
+from .defect import ENDS, described
 from .spans import step
 
 if TYPE_CHECKING:
@@ -68,9 +67,11 @@ class RunnerEffects:
             try:
                 with step(tracer, self._address, call.name, attempt, trace):
                     return await _attempt(call)
-            except Failure:
+            except ENDS:
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, call.outcomes) or _is_cancelled(error):
+                    raise
                 self._failed(call, attempt, error)
                 if attempt == call.retry.attempts:
                     raise StepFailed(call.name, described(error)) from error
@@ -78,7 +79,7 @@ class RunnerEffects:
             await asyncio.sleep(delay_s(call.retry, attempt, jitter))
         raise AssertionError("a policy of no attempts")
 
-    def _failed(self, call: Call, attempt: int, error: Exception) -> None:
+    def _failed(self, call: Call, attempt: int, error: BaseException) -> None:
         logger.warning(
             "%s: step %r failed (attempt %d of %d): %s",
             self._address, call.name, attempt, call.retry.attempts, described(error),
@@ -97,5 +98,23 @@ async def _run(fn: Callable[..., Awaitable[Any]], call: Call) -> object:
     """A coroutine function here; a blocking one in a thread, so that it holds up nobody."""
     if inspect.iscoroutinefunction(fn):
         return await fn(*call.args, **call.kwargs)
-    made: Any = await asyncio.to_thread(fn, *call.args, **call.kwargs)
+    made, error = await asyncio.to_thread(_landed, call)
+    if error is not None:
+        raise error
     return await made if inspect.isawaitable(made) else made
+
+
+def _landed(call: Call) -> tuple[Any, BaseException | None]:
+    """In a thread. What it raises is given back: no future takes a StopIteration, and whoever
+    waited for one would do so for ever."""
+    try:
+        return call.fn(*call.args, **call.kwargs), None
+    except BaseException as error:
+        return None, error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the flow's own task is, and not something that its step waited for."""
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return cancelled and task is not None and task.cancelling() > 0

@@ -30,6 +30,7 @@ from ..streams.commit import Dead, FlowPart, Outcome
 from ..streams.token import ASK, BadToken
 from .answers import FLOW
 from .asking import again_ms
+from .defect import described
 from .effects import RunnerEffects
 from .folded import Folded, evolve_all
 from .item import Item
@@ -122,8 +123,10 @@ class Drive:
             await self._append([self._progress()], state, len(self._run.events))
         elif task.cancelled():
             raise RuntimeError("the flow was cancelled by something that it waited for")
-        elif isinstance(raised, BaseException):
+        elif isinstance(raised, Exception):
             raise raised
+        elif isinstance(raised, BaseException):
+            raise RuntimeError(described(raised)) from raised
         else:
             await self._end(task.result(), command)
 
@@ -377,6 +380,18 @@ def broken(item: Item, error: BaseException) -> Outcome:
         told = RpcClientError(cause=cause, may_have_taken_effect=True, advice="check")
     dead = Dead(reason, raw(to_wire(told)))
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
+
+
+def passed_over(item: Item) -> Outcome:
+    """The outcome of what woke no flow."""
+    return Outcome(
+        name=item.name,
+        payload_hash=item.payload_hash,
+        at=item.place,
+        reply=NULL,
+        request=item.request,
+        trace=item.trace,
+    )
 
 
 def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:

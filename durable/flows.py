@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.errors import (
     ClusterError,
@@ -45,11 +45,13 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import DEADLINE, Drive, begun_by, ended_by
+from .flow import DEADLINE, Drive, begun_by, ended_by, passed_over
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
 from .openflow import OpenFlow, names_of
+from .pages import Absent
+from .paging import load
 from .plan import Plan, Unencodable, defect_error
 from .scheduling import tell_next
 from .timers import Timing, arm, listed
@@ -228,8 +230,7 @@ class Flows:
             armed = listed(host.server_ms())
         at_ms = host.server_ms() if item.at is None else item.at.time_ns // 1_000_000
         if flow is None or armed is None:
-            if await activation.fresh(folded):
-                self._done(folded, item)
+            await self._fired_for_nobody(folded, item, fired)
             return
         if armed.due_ms != fired.due_ms or at_ms < armed.due_ms:  # what is pending is armed
             if not await activation.fresh(folded):
@@ -243,6 +244,25 @@ class Flows:
         if fired.timer == DEADLINE:
             woken.append(Cancelled("its deadline has passed"))
         await self._happened(folded, flow, item, *woken)
+
+    async def _fired_for_nobody(self, folded: Folded, item: Item, fired: TimerFired) -> None:
+        """Nothing that is recorded waits for it: that is over, or it was never recorded.
+
+        A timer is armed before that, and whoever armed it may be slower than it: an owner that was
+        frozen, whose commit is on its way. It would wait for what has come already. So unless it
+        is over this is recorded: then no such commit fits the log any more.
+        """
+        try:
+            over = _is_over(folded, fired)
+        except Absent as absent:
+            await load(self._activation, folded, absent)
+            return
+        if over:
+            recorded = await self._activation.fresh(folded)
+        else:
+            recorded = await self._store(folded, passed_over(item))
+        if recorded:
+            self._done(folded, item)
 
     async def _ask_again(
         self, folded: Folded, item: Item, flow: OpenFlow, asked: Asked, fired: TimerFired
@@ -387,7 +407,8 @@ class Flows:
         """It has its outcome. `flow`: as it was before this turn, if it was open."""
         execution = self._activation.execution
         if final.dead is not None:
-            await execution.copy_dead(final)
+            began = _command_of(flow, item)
+            await execution.copy_dead(msgspec.structs.replace(final, command=began))
             if not self._activation.live:
                 return
         answer = outcome_answer(final, sequence, folded.version)
@@ -520,6 +541,25 @@ class Flows:
                     self._activation.address, flow.name, record
                 )
         return Suspended(waits_for=names_of(flow), resume_token=token)
+
+
+def _command_of(flow: OpenFlow | None, item: Item | None) -> Raw | UnsetType:
+    """What began a flow, for who looks at its dead letter, or sends it again."""
+    if flow is not None:
+        return flow.command
+    return UNSET if item is None or isinstance(item.command, Waker) else item.raw
+
+
+def _is_over(folded: Folded, fired: TimerFired) -> bool:
+    """Whether what a timer was for is recorded, and has passed. Raises Absent."""
+    flow = folded.flows.get(fired.flow)
+    if flow is None:
+        return folded.ledger.find(fired.flow) is not None
+    return any(
+        isinstance(record, Fired | Answered)
+        and fired.timer in (record.name, f"{ASK}{record.name}")
+        for record in flow.records
+    )
 
 
 def _told(error: Raw) -> str:

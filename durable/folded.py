@@ -26,7 +26,7 @@ from ..streams.commit import (
     check_link,
     is_open,
 )
-from .defect import described
+from .defect import ENDS, described
 from .ledger import Ledger, Seen
 from .openflow import OpenFlow, begun
 
@@ -141,6 +141,8 @@ def fold(
     try:
         events = [entity.log.decode(raw) for o in commit.outcomes for raw in o.events]
         state = evolve_all(entity, folded.state, events)
-    except Exception as error:  # user code, or an event that today's code doesn't know
+    except ENDS:
+        raise
+    except BaseException as error:  # user code, or an event that today's code doesn't know
         raise Damaged(f"sequence {sequence}: {described(error)}") from error
     folded.adopt(commit, mark, size, sequence, state)

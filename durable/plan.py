@@ -8,7 +8,6 @@ data; the activation commits it, and only then does anything change.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
@@ -35,7 +34,7 @@ from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.chain import link, shown
 from ..streams.commit import Dead, Outcome
-from .defect import described
+from .defect import ENDS, described
 from .folded import Folded, evolve_all, milliseconds
 from .item import Item
 from .ledger import Seen
@@ -315,7 +314,9 @@ def _take(
             named=True,
             room=room,
         )
-    except (Exception, CancelledError) as error:  # user code; nobody cancels in here
+    except ENDS:
+        raise
+    except BaseException as error:  # user code; nobody cancels in here
         if not pending:
             plan.defect = (item, error)
         return False

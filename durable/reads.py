@@ -30,7 +30,7 @@ from ..streams.codec import Undecodable, decode
 from ..streams.commit import Commit, Damaged, unseal
 from ..streams.port import Session
 from ..streams.topology import LATEST_MS
-from .defect import described
+from .defect import ENDS, described
 from .folded import Folded, evolve_all, fold
 from .item import Asker
 from .ledger import Ledger, LedgerLimits
@@ -80,7 +80,9 @@ def answer_query(
     try:
         context = Context(address, folded.version, now, None)
         returned: Any = entity.decide(folded.state, read.message, context)
-    except Exception as error:  # user code
+    except ENDS:
+        raise
+    except BaseException as error:  # user code; nobody cancels in here
         return RpcClientError(
             cause=f"defect: {described(error)}", may_have_taken_effect=False, advice="fix"
         )

@@ -10,7 +10,7 @@ Names must be the same on every run: no time, no randomness, no counters that de
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, Never, ParamSpec, Self
 
@@ -98,8 +98,10 @@ class Step(ABC):
         """Stable over retries. Hand it to the other side as its idempotency key."""
 
     @abstractmethod
-    async def run(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run it, or, if it was recorded before, give the recorded result.
+    def run(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]:
+        """Run it, or, if it was recorded before, give the recorded result. To be awaited at once.
 
         Gotcha: a crash between the effect and the record runs it again, with the same `key`.
         """
@@ -141,8 +143,8 @@ class Flow(ABC, Generic[S_co, Ev_contra]):
         """The state that this line saw the first time, also on replay."""
 
     @abstractmethod
-    async def emit(self, *events: Ev_contra) -> S_co:
-        """Commit events now; the state after them."""
+    def emit(self, *events: Ev_contra) -> Coroutine[Any, Any, S_co]:
+        """Commit events now; the state after them. To be awaited at once."""
 
     @abstractmethod
     def step(

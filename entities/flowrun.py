@@ -10,7 +10,9 @@ catches everything doesn't get away with it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from hashlib import blake2b
 from typing import Any, Generic, Never, Protocol, TypeVar
@@ -48,6 +50,8 @@ NAME_CHARACTERS = 200
 
 RESERVED = ("ask ", "(")
 """What the runner's own timers and tokens are called."""
+UNDO = "undo "
+"""What the names of undo steps begin with, before the name of their step."""
 
 HASH_BYTES = 16
 """128 bits: the keys of two steps, or two lists of events, have different ones."""
@@ -118,6 +122,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """Why it ends where it waits, if it was cancelled there."""
         self._entity, self._address, self._key, self._present = entity, address, key, present
         self._made: list[Wait[Any]] = []
+        self._deeds: list[tuple[str, Coroutine[Any, Any, Any]]] = []
+        self._task: asyncio.Task[Any] | None = None  # that the code runs in
         self._names: set[str] = set()
         self._exclusive = 0
         self._busy: str | None = None  # the step that is at work
@@ -146,8 +152,11 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """Its version."""
         return self._version
 
-    async def emit(self, *events: Ev) -> S:
+    def emit(self, *events: Ev) -> Coroutine[Any, Any, S]:
         """Commit events; the state after them."""
+        return self.deed("emit", self._emitted(events))
+
+    async def _emitted(self, events: tuple[Ev, ...]) -> S:
         with self.watched():
             if events:
                 self._emit(events)
@@ -215,6 +224,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             self.trouble = Misuse("it catches what ends it: say `except Exception`, or less")
             raise Ended
         try:
+            if self._task is not None and _task() is not self._task:
+                raise Misuse("a flow does one thing at a time, in one task: no gather, wait_for")
             if self._busy is not None:
                 what = f"{self._busy} is at work: a flow does one thing at a time"
                 raise Misuse(f"{what}; several waits are for `first` and `all`")
@@ -237,11 +248,20 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         kind, _, given = name.partition(" ")
         if kind in ("deferred", "timer") and given.startswith(RESERVED):
             raise Misuse(f"{kind} {given[:60]!r}: no name begins with {' or '.join(RESERVED)}")
+        if kind == "step" and given.startswith(UNDO):
+            raise Misuse(f"step {given[:60]!r}: undo steps' names begin with {UNDO!r}")
         if not given or len(given) > NAME_CHARACTERS:
             raise Misuse(f"{kind} {given[:60]!r}: a name has 1 to {NAME_CHARACTERS} characters")
         if name in self._names:
-            raise Misuse(f"{kind} {given!r} is named twice: each needs a name of its own")
+            own = ": name=" if kind in ("ask", "timer") else ""
+            raise Misuse(f"{kind} {given!r} is named twice: each needs a name of its own{own}")
         self._names.add(name)
+
+    def deed(self, what: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """What is done once it is awaited; it has to be, before the flow waits or ends."""
+        self._deeds = [deed for deed in self._deeds if _is_idle(deed[1])]
+        self._deeds.append((what, work))
+        return work
 
     def made(self, wait: Wait[Any]) -> None:
         """A wait was made; it has to be used."""
@@ -255,6 +275,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """Come to a line that waits: go on if it is over, else end here."""
         with self.watched():
             story = self.story
+            self._require_all_done()
             if not story.was_there(wait.place()):
                 goes_on = False
                 if story.open and story.cancelled is not None:
@@ -290,6 +311,13 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         Failure that ended it; a declared one that it raises is a refusal. Raises StepFailed for an
         undo that fails, and what else the code raises.
         """
+        self._task = _task()
+        try:
+            return await self._carried_out(handler, command)
+        finally:
+            self._task = None
+
+    async def _carried_out(self, handler: Handler, command: Any) -> object:
         decision: object
         try:
             decision = await handler(self, command)
@@ -310,7 +338,6 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
 
     async def _undo(self, call: Call) -> None:
         with self.watched():
-            self.take_name(f"step {call.name}")
             record = self.story.find(Ran, call.name)
             if record is None:
                 self.story.require_open(f"{call.name} is new, and runs")
@@ -320,6 +347,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                 if record.error is not None:  # it isn't done: it is tried again
                     raise StepFailed(call.name, record.error)
                 self.story.add(record)
+            self._names.add(f"step {call.name}")
 
     def finish(self) -> None:
         """The flow's code has returned, or raised. Raises Mismatch, Misuse."""
@@ -328,6 +356,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         with self.watched():
             self.story.require_last()
             self._require_all_named()
+            self._require_all_done()
             ended = not self._returned or self.cancelled is not None  # so it came to no more
             for wait in () if ended else self._made:
                 if not wait.used:
@@ -351,8 +380,11 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         that counts objects, not bytes: hundreds of megabytes may stay beyond every bound.
         """
         self._alive = False
-        self.cancelled = self.trouble = None  # their tracebacks lead here
+        self.cancelled = self.trouble = self._task = None  # their tracebacks lead here
         self._made.clear()
+        for _, work in self._deeds:
+            work.close()
+        self._deeds.clear()
         self.deferreds.clear()
         self.undos.clear()
 
@@ -398,6 +430,14 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             raise Misuse(f"{wait!r} isn't a wait of this flow")
         return wait
 
+    def _require_all_done(self) -> None:
+        left = [(what, work) for what, work in self._deeds if _is_idle(work)]
+        self._deeds.clear()
+        for _, work in left:
+            work.close()
+        for what, _ in left:
+            raise Misuse(f"{what} was called and never awaited")
+
     def _require_all_named(self) -> None:
         """That all which the segment recorded came up again. Raises Mismatch."""
         for record in self.story.segment:
@@ -425,6 +465,18 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             yield
         finally:
             self._exclusive -= 1
+
+
+def _task() -> asyncio.Task[Any] | None:
+    """That runs now; None in a test without a loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _is_idle(work: Coroutine[Any, Any, Any]) -> bool:
+    return inspect.getcoroutinestate(work) == inspect.CORO_CREATED
 
 
 def flow_key(address: Address, flow: str, what: str) -> str:

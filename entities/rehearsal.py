@@ -76,9 +76,9 @@ class _Effects:
         for attempt in range(call.retry.attempts):
             try:
                 return await call.fn(*call.args, **call.kwargs)
-            except Failure:
-                raise
             except Exception as error:
+                if isinstance(error, call.outcomes):
+                    raise
                 if attempt + 1 == call.retry.attempts:
                     raise StepFailed(call.name, f"{type(error).__name__}: {error}") from error
         raise AssertionError("a policy of no attempts")

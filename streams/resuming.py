@@ -22,7 +22,9 @@ ANSWER = "$answer"
 def resuming(token: Any, value: Any, limit: int) -> tuple[Raw, Address]:
     """The payload, and to whom it goes. Raises MalformedMessage."""
     if not isinstance(token, Token):
-        raise MalformedMessage(cause=f"resume takes a Token, not {type(token).__name__}")
+        raise MalformedMessage(
+            cause=f"resume takes a Token, not {type(token).__name__}: say Token[...](text)"
+        )
     try:
         text = f"{token}"
         body = read_token(text)

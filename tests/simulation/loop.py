@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-STEP_LIMIT = 200_000
+STEP_LIMIT = 400_000
 """Callbacks in one run at most; a world that needs more is spinning."""
 
 

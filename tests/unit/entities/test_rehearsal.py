@@ -473,6 +473,27 @@ async def undeclared(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
     return command.accept("")
 
 
+async def forgets_step(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+    _ = flow.step("pay").run(nothing)
+    return command.accept("")
+
+
+async def forgets_emit(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+    _ = flow.emit(Noted("x"))
+    return command.accept("")
+
+
+async def forgets_and_waits(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+    _ = flow.step("pay").run(nothing)
+    await flow.sleep("nap", 100)
+    return command.accept("")
+
+
+async def named_as_undo(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+    await flow.step("undo pay").run(nothing)
+    return command.accept("")
+
+
 async def hides(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
     try:
         return await twice(flow, command)
@@ -497,7 +518,10 @@ async def no_decision(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
         (unnamed, "step '': a name has 1 to 200 characters"),
         (no_type, "deferred 'it': "),
         (foreign, "it emits Deposited, which evolve doesn't take"),
-        (undeclared, "step 'pay' raised SoldOut, which try doesn't declare"),
+        (forgets_step, "step 'pay' was called and never awaited"),
+        (forgets_emit, "emit was called and never awaited"),
+        (forgets_and_waits, "step 'pay' was called and never awaited"),
+        (named_as_undo, "undo steps' names begin with 'undo '"),
         (hides, "timer 'nap' is named twice"),
         (no_decision, "the flow returned 5, not a Decision"),
     ],
@@ -506,6 +530,11 @@ def test_a_mistake_is_told(handler: Handler, says: str) -> None:
     with pytest.raises(AssertionError) as caught:
         trying(handler).advance(10)
     assert says in str(caught.value)
+
+
+def test_a_failure_that_is_not_declared_is_an_error_of_its_step() -> None:
+    with pytest.raises(StepFailed, match="step 'pay': SoldOut"):
+        trying(undeclared).advance(10)
 
 
 def test_a_flow_that_is_not_the_same_each_time_is_found() -> None:
