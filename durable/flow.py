@@ -20,9 +20,10 @@ from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun, Handler
 from ..entities.later import TIME, later
-from ..entities.record import Armed, Asked, Began, Record, Waits
+from ..entities.record import Armed, Asked, Began, Ran, Record, Waits
 from ..entities.story import FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
+from ..entities.waits import WrongValue
 from ..streams.asks import NULL, raw
 from ..streams.chain import Chain
 from ..streams.codec import Undecodable, decode
@@ -113,6 +114,7 @@ class Drive:
         if self.lost or not self._activation.live:
             return
         if self._run.trouble is not None:
+            await self._keep(self._run.trouble)
             raise self._run.trouble
         if waits and not task.cancelled():
             raise Misuse("it catches what ends it where it waits: say `except Exception`, or less")
@@ -123,12 +125,21 @@ class Drive:
             await self._append([self._progress()], state, len(self._run.events))
         elif task.cancelled():
             raise RuntimeError("the flow was cancelled by something that it waited for")
-        elif isinstance(raised, Exception):
-            raise raised
         elif isinstance(raised, BaseException):
+            await self._keep(raised)
+            if isinstance(raised, Exception):
+                raise raised
             raise RuntimeError(described(raised)) from raised
         else:
             await self._end(task.result(), command)
+
+    async def _keep(self, error: BaseException) -> None:
+        """Its code is wrong: store what its steps did before, so that they aren't run again."""
+        run = self._run
+        if isinstance(error, Mismatch | WrongValue) or not (self._entered or self.stored):
+            return
+        if any(isinstance(record, Ran) for record in run.story.fresh):
+            await self.flush()
 
     async def _until_it_stops(self, task: asyncio.Task[Any]) -> bool:
         """Let it run until it waits or ends; whether it waits."""

@@ -23,6 +23,7 @@ from ..entities.errors import (
     RpcClientError,
     Suspended,
 )
+from ..entities.flowrun import UNDO
 from ..entities.record import (
     Answered,
     Armed,
@@ -30,11 +31,14 @@ from ..entities.record import (
     Cancelled,
     Fired,
     Opened,
+    Ran,
     Record,
     Resolved,
+    Waits,
 )
 from ..entities.retry import delay_s
-from ..entities.story import FlowCancelled, Mismatch, Misuse
+from ..entities.steps import StepFailed
+from ..entities.story import PARKED, FlowCancelled, Mismatch, Misuse
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
@@ -114,11 +118,14 @@ class Flows:
                 error = Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
                 activation.refuse(item, error)
             else:
-                activation.mailbox.remove(item)
-                if not item.evicted:
-                    activation.shard.evict(item)
-                self.held.append(item)
+                self._hold(item)
         return True
+
+    def _hold(self, item: Item) -> None:
+        self._activation.mailbox.remove(item)
+        if not item.evicted:
+            self._activation.shard.evict(item)
+        self.held.append(item)
 
     # -- what comes -----------------------------------------------------------------------------
     async def take(self, folded: Folded, item: Item) -> None:
@@ -162,6 +169,8 @@ class Flows:
                 await self._resume(folded, item, waker)
             case TimerFired():
                 await self._fired(folded, item, waker)
+            case Cancel() if item.way == "tell" and any(h.name == waker.flow for h in self.held):
+                self._hold(item)  # behind what it cancels
             case Cancel():
                 await self._go_on(folded, item, waker.flow, [Cancelled("it was cancelled")])
             case Retry():
@@ -473,9 +482,7 @@ class Flows:
             await asyncio.sleep(delay_s(policy, attempt, host.session.entropy.uniform(0.0, 1.0)))
             return
         del self._attempts[key]
-        cancelled = next((record for record in woken if isinstance(record, Cancelled)), None)
-        if item is not None and cancelled is not None:
-            why = f"{cancelled.why}, and nothing was undone: {described(error)}"
+        if (why := _given_up(folded, drive, woken, error)) is not None:
             await self._give_up(folded, drive, item, woken, why)
         elif key in folded.flows:
             await self._park(folded, key, described(error), item, woken, stored=drive.stored)
@@ -484,14 +491,15 @@ class Flows:
             await self._activation.execution.bury(folded, item, "defect", defect_error(error))
 
     async def _give_up(
-        self, folded: Folded, drive: Drive, item: Item, woken: list[Record], why: str
+        self, folded: Folded, drive: Drive, item: Item | None, woken: list[Record], why: str
     ) -> None:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
         flow = folded.flows[key]
         await tell_next(self._activation.host, self._activation.address, key)
         final = ended_by(key, flow, FlowCancelled(why))
-        own = [] if drive.stored else [begun_by(item, FlowPart(key, tuple(woken)))]
+        new = item is not None and not drive.stored
+        own = [begun_by(item, FlowPart(key, tuple(woken)))] if new and item is not None else []
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
         if sequence is not None:
@@ -513,9 +521,11 @@ class Flows:
         # Where that isn't confirmed, it isn't listed.
         host = self._activation.host
         await arm(host, self._activation.address, key, listed(host.server_ms()))
-        outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, (), why))
+        # In the middle of a turn it is let go: others may change the entity meanwhile.
+        ends = (Waits(PARKED),) if folded.flows[key].waits is None else ()
+        outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, ends, why))
         if item is not None and not stored:
-            outcome = begun_by(item, FlowPart(key, tuple(woken or ()), why))
+            outcome = begun_by(item, FlowPart(key, (*(woken or ()), *ends), why))
         if await self._store(folded, outcome):
             self._activation.host.counts.parked += 1
             extra = {"action": "flow.parked", "address": str(self._activation.address)}
@@ -541,6 +551,19 @@ class Flows:
                     self._activation.address, flow.name, record
                 )
         return Suspended(waits_for=names_of(flow), resume_token=token)
+
+
+def _given_up(folded: Folded, drive: Drive, woken: list[Record], error: Exception) -> str | None:
+    """Why a flow ends as it is; None if it doesn't. One that was cancelled does where its code
+    can't be run to where it waited; and if what undoes it fails, when it is cancelled again."""
+    flow = folded.flows.get(drive.key)
+    records = [*(() if flow is None else flow.records), *(() if drive.stored else woken)]
+    cancels = [record for record in records if isinstance(record, Cancelled)]
+    if flow is None or not cancels or (isinstance(error, StepFailed) and len(cancels) == 1):
+        return None
+    undone = any(isinstance(r, Ran) and r.name.startswith(UNDO) for r in records)
+    what = "not all" if undone else "nothing"
+    return f"{cancels[0].why}, and {what} was undone: {described(error)}"
 
 
 def _command_of(flow: OpenFlow | None, item: Item | None) -> Raw | UnsetType:

@@ -141,4 +141,4 @@ def _bytes(record: Record) -> int:
 def names_of(flow: OpenFlow) -> tuple[str, ...]:
     """What a flow waits for, by the names that its code gives."""
     given = (what.partition(" ")[2] for what in flow.waits_for)
-    return tuple(name for name in given if not name.startswith("within "))
+    return tuple(name for name in given if name and not name.startswith("within "))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, Generic, Never, Protocol, TypeVar
 
@@ -35,7 +35,7 @@ from .retry import Retry
 from .snowflake import Snowflake
 from .state import State
 from .steps import Call, StepFailed, StepRun, ran
-from .story import FlowCancelled, Mismatch, Misuse, Story
+from .story import RECORDS, FlowCancelled, Mismatch, Misuse, Story
 from .tagged import Failure
 from .waits import All, AskFailed, DeferredWait, First, Sleep, Wait, WrongValue
 
@@ -182,6 +182,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         with self.watched():
             self.take_name(f"deferred {name}")
             decoder = _decoder(name, of)
+            self.leave(self.story.place(Opened, name))
             opened = self.story.find(Opened, name)
             if opened is None:
                 self.story.require_open(f"deferred {name!r} is new")
@@ -276,6 +277,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         with self.watched():
             story = self.story
             self._require_all_done()
+            self.leave(wait.place())
             if not story.was_there(wait.place()):
                 goes_on = False
                 if story.open and story.cancelled is not None:
@@ -291,6 +293,18 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                     await self.effects.wait()
                 self._begin()
             return wait.value()
+
+    def leave(self, place: int | None, *, at_most: int = RECORDS) -> bool:
+        """Come to something that stands there, or is new (None): beyond where the flow was parked,
+        if it was, its code sees the state as it was when that was over. Whether it came beyond."""
+        try:
+            left = self.story.leave(place, at_most=at_most)
+        except FlowCancelled as error:
+            self._begin()
+            raise self._cancel(error) from None
+        if left:
+            self._begin()
+        return left
 
     def _pass_on(self, wait: Wait[Any]) -> bool:
         try:
@@ -338,6 +352,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
 
     async def _undo(self, call: Call) -> None:
         with self.watched():
+            self.leave(self.story.place(Ran, call.name))
             record = self.story.find(Ran, call.name)
             if record is None:
                 self.story.require_open(f"{call.name} is new, and runs")
@@ -354,6 +369,9 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         if self.trouble is not None:
             raise self.trouble
         with self.watched():
+            with suppress(FlowCancelled):  # too late: it has come to its end
+                self.leave(None)
+            self.cancelled = None if self._returned else self.cancelled
             self.story.require_last()
             self._require_all_named()
             self._require_all_done()
@@ -411,6 +429,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                 raise Misuse(f"it emits {type(event).__name__}, which evolve doesn't take")
         raws = [msgspec.json.encode(event) for event in events]
         mark = blake2b(b"\n".join(raws), digest_size=HASH_BYTES).hexdigest()
+        while not self.story.emits_again and self.leave(None, at_most=1):
+            pass
         before = self.story.next_emitted()
         if before is not None and before.hash != mark:
             names = ", ".join(tag_of(type(event)) for event in events)

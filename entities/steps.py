@@ -97,6 +97,7 @@ class StepRun(Step):
             if self.used:
                 raise Misuse(f"step {self.name!r} is run twice: each run is a step")
             self.used = True
+            run.leave(run.story.place(Ran, self.name))
             record = run.story.find(Ran, self.name)
             if record is None:
                 run.story.require_open(f"step {self.name!r} is new, and runs")

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 from .record import Began, Cancelled, Emitted, N, Named, Record, Waits
 
+PARKED = ("(parked)",)
+"""What a flow waits for that was parked in the middle of a turn: no code can name a wait so."""
+
 RECORDS = 10_000
 """Of one flow at most: each run goes through all of them. A flow that goes on for ever begins
 another one now and then."""
@@ -40,6 +43,7 @@ class Story:
         self._ends: dict[int, int] = {}  # where the segment that begins there ends
         self._segment = 0
         self._cancelled: Cancelled | None = None
+        self._cancelled_at = -1
         self._emits = 0  # where the next ones of this segment are looked for
         for record in records:
             self.add(record)
@@ -136,8 +140,10 @@ class Story:
                 self._begins.append(index)
             case Waits():
                 self._ends[self._begins[-1]] = index
+            case Cancelled() if self._cancelled is None:
+                self._cancelled, self._cancelled_at = record, index
             case Cancelled():
-                self._cancelled = self._cancelled or record
+                pass
             case Emitted():
                 pass
             case _:
@@ -166,23 +172,52 @@ class Story:
         if self._segment + 1 == len(self._begins):
             return False
         begin = self._begins[self._segment + 1]
-        if self._cancelled is not None and self._segment + 2 == len(self._begins):
-            self._segment += 1
-            self._emits = begin
+        if self._cancelled is not None and self._end < self._cancelled_at < begin:
+            self._go_on()
             raise FlowCancelled(self._cancelled.why)
         if place is None or place > begin:
             if begin < self.stored:
                 raise Mismatch(f"it waits for {told(on)}, where it had gone on")
             self._take_back(begin)
             return False
-        self._segment += 1
-        self._emits = begin
+        self._go_on()
         return True
+
+    def leave(self, place: int | None, *, at_most: int = RECORDS) -> bool:
+        """Go on beyond where the flow was parked in the middle of a turn, if the run comes to
+        something that stands there, or is new (None): an operator let it go on. Whether it did.
+
+        Raises FlowCancelled where it was cancelled while it was parked.
+        """
+        left = 0
+        while left < at_most and self._parked_here and (place is None or place > self._end):
+            end = self._end
+            self._go_on()
+            left += 1
+            if self._cancelled is not None and end < self._cancelled_at < self._begin:
+                raise FlowCancelled(self._cancelled.why)
+        return left > 0
+
+    @property
+    def _parked_here(self) -> bool:
+        """Whether the flow was parked in this segment, and has gone on."""
+        end = self._ends.get(self._begin)
+        last = None if end is None else self.records[end]
+        parked = isinstance(last, Waits) and last.on == PARKED
+        return parked and self._segment + 1 < len(self._begins)
+
+    def _go_on(self) -> None:
+        self._segment += 1
+        self._emits = self._begin
+
+    @property
+    def emits_again(self) -> bool:
+        """Whether something that was emitted in this segment is still to come up."""
+        return any(isinstance(record, Emitted) for record in self.records[self._emits : self._end])
 
     def require_all_emitted(self) -> None:
         """That the segment emitted what it emitted the first time. Raises Mismatch."""
-        left = self.records[self._emits : self._end]
-        if any(isinstance(record, Emitted) for record in left):
+        if self.emits_again:
             raise Mismatch("it doesn't emit events that it emitted the first time")
 
     def require_last(self) -> None:
