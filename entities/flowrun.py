@@ -400,9 +400,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         self._alive = False
         self.cancelled = self.trouble = self._task = None  # their tracebacks lead here
         self._made.clear()
-        for _, work in self._deeds:
-            work.close()
-        self._deeds.clear()
+        self._close_deeds()
         self.deferreds.clear()
         self.undos.clear()
 
@@ -451,12 +449,16 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         return wait
 
     def _require_all_done(self) -> None:
+        for what in self._close_deeds():
+            raise Misuse(f"{what} was called and never awaited")
+
+    def _close_deeds(self) -> list[str]:
+        """End what was never awaited, and only that: its code may still be at the others."""
         left = [(what, work) for what, work in self._deeds if _is_idle(work)]
         self._deeds.clear()
         for _, work in left:
             work.close()
-        for what, _ in left:
-            raise Misuse(f"{what} was called and never awaited")
+        return [what for what, _ in left]
 
     def _require_all_named(self) -> None:
         """That all which the segment recorded came up again. Raises Mismatch."""

@@ -29,6 +29,7 @@ from ...entities.record import (
     Resolved,
     Waits,
 )
+from ...entities.story import PARKED
 from ...streams.commit import FlowPart, Outcome, Stored, is_open
 from ...streams.token import BadToken, read_body, without_tokens
 from .chronicle import Chronicle, shortened, tagged
@@ -104,7 +105,8 @@ class FlowLog:
             yield self._made("unparked")
         left = list(outcome.events)
         for record in part.records:
-            yield self._record(record, left)
+            if not (isinstance(record, Waits) and record.on == PARKED):  # that is told below
+                yield self._record(record, left)
         if part.parked is not None and part.parked != self._parked:
             yield self._made("parked", error=without_tokens(part.parked))
         self._parked = part.parked
