@@ -90,8 +90,15 @@ class RunnerEffects:
 async def _attempt(call: Call) -> object:
     if call.timeout is None:
         return await _run(call.fn, call)
-    async with asyncio.timeout(seconds(call.timeout)):
-        return await _run(call.fn, call)
+    limit_s = seconds(call.timeout)
+    limit = asyncio.timeout(limit_s)
+    try:
+        async with limit:
+            return await _run(call.fn, call)
+    except TimeoutError as error:
+        if limit.expired():
+            raise TimeoutError(f"it took longer than its timeout of {limit_s:g} s") from error
+        raise
 
 
 async def _run(fn: Callable[..., Awaitable[Any]], call: Call) -> object:

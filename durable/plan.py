@@ -431,7 +431,7 @@ def defect_error(error: BaseException) -> RpcClientError:
 def as_decision(decision: Any) -> Decision[Any]:
     """What `decide` returned, if it is a decision. Raises Unencodable."""
     if not isinstance(decision, Decision):
-        raise Unencodable(f"decide returned {type(decision).__name__}, not a Decision")
+        raise Unencodable(f"the handler returned {type(decision).__name__}, not a Decision")
     return decision  # pyright: ignore[reportUnknownVariableType] (of unknown events)
 
 

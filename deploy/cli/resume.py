@@ -80,13 +80,13 @@ def resume(
         where = f"flow {body.flow} of {address}"
         if before is None:
             told = f"nothing changed: {where} isn't open, it has ended or never began"
-        elif body.deferred in before.waits_for:
+        elif body.deferred in before.waits_for and before.parked is None:
             told = f"resumed: {where} {now}"
         else:
             show = f"perdure flows show {address.entity} {quoted(address.id)} {quoted(body.flow)}"
             told = (
-                f"recorded, unless it had a value: {where} didn't wait for {body.deferred}, "
-                f"and {now}; {show} tells"
+                f"recorded, unless it had a value: {where} didn't wait for {body.deferred}"
+                f"{' or was parked' if before.parked else ''}, and {now}; {show} tells"
             )
         output.result(now, told)
         return SUCCESS
