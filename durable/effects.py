@@ -41,6 +41,10 @@ class RunnerEffects:
         """The server's clock, by which timers fire."""
         return self._host.server_ms()
 
+    def task(self) -> object:
+        """The one that runs now."""
+        return asyncio.current_task()
+
     def nonce(self) -> str:
         """What nobody can guess."""
         return self._host.session.entropy.token(NONCE_BYTES)

@@ -10,7 +10,6 @@ catches everything doesn't get away with it.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
@@ -65,6 +64,10 @@ class Effects(Protocol):
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""
+        ...
+
+    def task(self) -> object:
+        """The task that runs now; None where there are none."""
         ...
 
     def nonce(self) -> str:
@@ -123,7 +126,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         self._entity, self._address, self._key, self._present = entity, address, key, present
         self._made: list[Wait[Any]] = []
         self._deeds: list[tuple[str, Coroutine[Any, Any, Any]]] = []
-        self._task: asyncio.Task[Any] | None = None  # that the code runs in
+        self._task: object = None  # that the code runs in
         self._names: set[str] = set()
         self._exclusive = 0
         self._busy: str | None = None  # the step that is at work
@@ -225,7 +228,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             self.trouble = Misuse("it catches what ends it: say `except Exception`, or less")
             raise Ended
         try:
-            if self._task is not None and _task() is not self._task:
+            if self._task is not None and self.effects.task() is not self._task:
                 raise Misuse("a flow does one thing at a time, in one task: no gather, wait_for")
             if self._busy is not None:
                 what = f"{self._busy} is at work: a flow does one thing at a time"
@@ -325,7 +328,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         Failure that ended it; a declared one that it raises is a refusal. Raises StepFailed for an
         undo that fails, and what else the code raises.
         """
-        self._task = _task()
+        self._task = self.effects.task()
         try:
             return await self._carried_out(handler, command)
         finally:
@@ -487,14 +490,6 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             yield
         finally:
             self._exclusive -= 1
-
-
-def _task() -> asyncio.Task[Any] | None:
-    """That runs now; None in a test without a loop."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
 
 
 def _is_idle(work: Coroutine[Any, Any, Any]) -> bool:

@@ -59,6 +59,9 @@ class _Effects:
     def now_ms(self) -> int:
         return self._stage.now_ms
 
+    def task(self) -> object:
+        return None
+
     def nonce(self) -> str:
         return f"nonce-{len(self._stage.records)}"
 
