@@ -74,7 +74,7 @@ class RunnerEffects:
             except ENDS:
                 raise
             except BaseException as error:
-                if isinstance(error, call.outcomes) or _is_cancelled(error):
+                if type(error) in call.outcomes or _is_cancelled(error):
                     raise
                 self._failed(call, attempt, error)
                 if attempt == call.retry.attempts:

@@ -393,20 +393,8 @@ def broken(item: Item, error: BaseException) -> Outcome:
     return Outcome(name=item.name, payload_hash=item.payload_hash, birth=item.birth, dead=dead)
 
 
-def passed_over(item: Item) -> Outcome:
-    """The outcome of what woke no flow."""
-    return Outcome(
-        name=item.name,
-        payload_hash=item.payload_hash,
-        at=item.place,
-        reply=NULL,
-        request=item.request,
-        trace=item.trace,
-    )
-
-
-def begun_by(item: Item, part: FlowPart, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:
-    """The outcome of a command that began a turn."""
+def begun_by(item: Item, part: FlowPart | None, events: tuple[msgspec.Raw, ...] = ()) -> Outcome:
+    """The outcome of a command that began a turn; without a part of a waker that woke nobody."""
     waker = isinstance(item.command, Waker)
     return Outcome(
         name=item.name,

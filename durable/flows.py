@@ -49,7 +49,7 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import DEADLINE, Drive, begun_by, ended_by, passed_over
+from .flow import DEADLINE, Drive, begun_by, ended_by
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
@@ -269,7 +269,7 @@ class Flows:
         if over:
             recorded = await self._activation.fresh(folded)
         else:
-            recorded = await self._store(folded, passed_over(item))
+            recorded = await self._store(folded, begun_by(item, None))
         if recorded:
             self._done(folded, item)
 
@@ -498,8 +498,9 @@ class Flows:
         flow = folded.flows[key]
         await tell_next(self._activation.host, self._activation.address, key)
         final = ended_by(key, flow, FlowCancelled(why))
-        new = item is not None and not drive.stored
-        own = [begun_by(item, FlowPart(key, tuple(woken)))] if new and item is not None else []
+        own: list[Outcome] = []
+        if item is not None and not drive.stored:
+            own = [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
         if sequence is not None:

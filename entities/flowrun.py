@@ -372,9 +372,10 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         if self.trouble is not None:
             raise self.trouble
         with self.watched():
+            before = self.cancelled
             with suppress(FlowCancelled):  # too late: it has come to its end
                 self.leave(None)
-            self.cancelled = None if self._returned else self.cancelled
+            self.cancelled = before
             self.story.require_last()
             self._require_all_named()
             self._require_all_done()

@@ -80,7 +80,7 @@ class _Effects:
             try:
                 return await call.fn(*call.args, **call.kwargs)
             except Exception as error:
-                if isinstance(error, call.outcomes):
+                if type(error) in call.outcomes:
                     raise
                 if attempt + 1 == call.retry.attempts:
                     raise StepFailed(call.name, f"{type(error).__name__}: {error}") from error
