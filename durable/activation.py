@@ -142,6 +142,13 @@ class Activation:
         return not (self.busy or parked or self.flows.held)
 
     @property
+    def ahead(self) -> tuple[Item, ...]:
+        """What an ask that arrives has its turn after. What a flow holds isn't: as long as it is
+        held asks are refused, and once it is let go it comes before them."""
+        parked = self.phase.parked if isinstance(self.phase, Quarantined) else ()
+        return (*self.mailbox.queue, *parked)
+
+    @property
     def queued(self) -> tuple[Item, ...]:
         """What it has yet to do, also while its log can't be folded."""
         return (*self.mailbox.queue, *self._parked)
@@ -220,6 +227,11 @@ class Activation:
         if self.live and not self._at_work and self._has_work:
             self._woken = True
             self.host.load.turns.line_up(self._decide)
+
+    def begin_term(self) -> None:
+        """Look at what is held anew: another owner may have done it since the last term."""
+        self.flows.put_back()
+        self.kick()
 
     def promote(self) -> None:
         """Let the asks go on whose tell has taken effect."""

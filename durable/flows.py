@@ -103,9 +103,13 @@ class Flows:
 
     def _let_go(self, folded: Folded) -> None:
         """What was held may have its turn again."""
-        if self.held and folded.exclusive is None:
-            held, self.held = self.held, []
-            self._activation.mailbox.put_back(held)
+        if folded.exclusive is None:
+            self.put_back()
+
+    def put_back(self) -> None:
+        """What was held has its turn again, or is held again."""
+        held, self.held = self.held, []
+        self._activation.mailbox.put_back(held)
 
     async def hold(self, folded: Folded, items: list[Item]) -> bool:
         """A flow has the entity for itself: refuse asks, of which another owner may have copies,

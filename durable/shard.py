@@ -213,6 +213,8 @@ class Shard:
         term.grant(host.settings.term_credit)
         self.ready.set()
         self.notices.taken(self.number)
+        for activation in self._all():
+            activation.begin_term()
         while self.assigned and self.running and not term.ended.done():
             await asyncio.wait((term.ended, self._change), return_when=asyncio.FIRST_COMPLETED)
         if not term.ended.done():
@@ -507,7 +509,7 @@ class Shard:
             return False
         if self.term.delivered < after and self._caught_up_at <= item.since:
             return False
-        return not any(i.at is not None and i.at.sequence <= after for i in activation.queued)
+        return not any(i.at is not None and i.at.sequence <= after for i in activation.ahead)
 
     def drop(self, reason: str) -> None:
         """End the term and every activation: what was not processed is delivered again.

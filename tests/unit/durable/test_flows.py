@@ -24,6 +24,7 @@ from perdure import (
     Token,
     memory,
 )
+from perdure.durable.runner import Hosted
 from perdure.durable.testing import MS, TestCluster
 from perdure.entities.address import Address
 from perdure.entities.settings import Settings
@@ -50,6 +51,7 @@ from .case import (
     hosted,
     suspended,
 )
+from .peers import until
 
 
 # -- waiting and going on -----------------------------------------------------------------------
@@ -510,6 +512,44 @@ async def test_while_a_flow_is_exclusive_asks_are_refused_and_tells_wait() -> No
             f"told {n}" for n in range(20)
         ]
         assert "ask" not in notes
+
+
+async def test_who_asks_after_a_tell_that_is_held_is_told_what_it_waits_for() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster, key="k", n=3)
+        case = cluster.at(Case, "c")
+        await case.tell(Note("told"), key="t")
+        with pytest.raises(Suspended) as caught:
+            await case.ask(Note("ask"), key="a", on_suspend="raise", timeout=5)
+        assert caught.value.waits_for == ("answer",)
+        await cluster.resume(world.tokens[0], 1)
+        assert await case.ask(Note("ask"), key="a", on_suspend="raise") == 4
+        assert await case.query(Read()) == ("begun", "ended", "told", "ask")
+
+
+async def test_what_was_held_is_looked_at_again_in_the_next_term() -> None:
+    async with hosted() as (cluster, world):
+        await suspended(cluster, key="k", n=3)
+        case = cluster.at(Case, "c")
+        await case.tell(Note("told"), key="t")
+        (shard,) = [s for s in _hosted(cluster).shards if "c" in s.activations]
+        flows, first = shard.activations["c"].flows, shard.term
+        await until(lambda: bool(flows.held))
+        held = flows.held[0]
+        await cluster.resume(world.tokens[0], 1)
+        assert await case.result(Note, "t") == 3
+        flows.held.append(held)  # as where another owner did it, and this one doesn't know
+        assert first is not None
+        first.end("gap")
+        await until(lambda: shard.term not in (None, first))
+        await until(lambda: shard.activations["c"].idle)
+        assert await case.query(Read()) == ("begun", "ended", "told")
+
+
+def _hosted(cluster: TestCluster) -> Hosted:
+    (hosted,) = vars(cluster)["_runner"]._hosted
+    assert isinstance(hosted, Hosted)
+    return hosted
 
 
 # -- code that is wrong -------------------------------------------------------------------------
