@@ -145,7 +145,8 @@ class Drive:
         """Let it run until it waits or ends; whether it waits."""
         self._over = over = asyncio.get_running_loop().create_future()
 
-        def ended(_: asyncio.Task[Any]) -> None:
+        def ended(task: asyncio.Task[Any]) -> None:
+            _ = task.cancelled() or task.exception()  # seen, also where the turn is lost
             if not over.done():
                 over.set_result(None)
 

@@ -346,6 +346,9 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             decision = error.with_traceback(None)
         else:
             self._returned = True
+        if self.trouble is None:
+            with suppress(FlowCancelled):  # where it was parked behind its last line
+                self.leave(None)
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
             decision, self._alive = self.cancelled, True
         if self.trouble is None and _is_undone(decision):

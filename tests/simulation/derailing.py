@@ -9,6 +9,7 @@ before, whatever the leader says, since what reaches an old owner is stored for 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -28,7 +29,8 @@ from perdure.durable.waker import AnswerCame, Cancel, Resume, TimerFired
 from perdure.entities import flowrun
 from perdure.entities.flowrun import FlowRun, flow_key
 from perdure.entities.record import Armed, Asked, Cancelled, Fired, Opened, Ran, Record
-from perdure.entities.story import FlowCancelled, Story
+from perdure.entities.steps import StepFailed
+from perdure.entities.story import RECORDS, FlowCancelled, Story
 from perdure.entities.waits import Sleep, Within
 from perdure.streams.asks import encode_envelope
 from perdure.streams.token import ASK, BadToken, Body, Tokens, read_token
@@ -423,3 +425,40 @@ def a_cancelled_flow_is_not_undone() -> Patches:
         return not isinstance(decision, FlowCancelled) and bool(undone(decision))
 
     return [(flowrun, "_is_undone", unless_cancelled)]
+
+
+@bug_of_flows
+def an_undo_that_fails_is_done() -> Patches:
+    """It has been tried."""
+    undo = _real(FlowRun, "_undo")
+
+    async def tried(self: Any, call: Any) -> None:
+        with contextlib.suppress(StepFailed):
+            await undo(self, call)
+
+    return [(FlowRun, "_undo", tried)]
+
+
+# -- parking --------------------------------------------------------------------------------------
+@bug_of_flows
+def what_was_parked_midway_stays_there() -> Patches:
+    """Nothing leads beyond where it was parked."""
+
+    def leave(self: Any, place: Any, *, at_most: int = 0) -> bool:
+        return False
+
+    return [(Story, "leave", leave)]
+
+
+@bug_of_flows
+def what_is_parked_cannot_be_cancelled() -> Patches:
+    """It goes on beyond where it was parked, whatever happened meanwhile."""
+    leave = _real(Story, "leave")
+
+    def deaf(self: Any, place: Any, *, at_most: int = RECORDS) -> bool:
+        try:
+            return bool(leave(self, place, at_most=at_most))
+        except FlowCancelled:
+            return True
+
+    return [(Story, "leave", deaf)]

@@ -16,6 +16,7 @@ from perdure.entities.tagged import Failure, to_wire
 from perdure.streams.asks import Envelope, encode_envelope, raw
 from perdure.streams.port import Appended
 
+from .mending import Mending
 from .mischief import Mischief
 from .ports import EPOCH_NS
 from .saga import FAIL, TWO, Outside, Poke, Run, Saga, saga
@@ -37,6 +38,7 @@ class Flowing:
         self.world, self.sagas, self.outside = world, sagas, outside
         self.random = Random(f"flowing {world.scenario.seed}")
         self.mischief = Mischief(world, sagas, outside)
+        self.mending = Mending(world, sagas, outside)
         self._open = 0
 
     @property
@@ -63,6 +65,7 @@ class Flowing:
             if self.random.random() < 0.5:
                 await self._resume(caller)
             await self.mischief.make(caller)
+            await self.mending.make(caller)
         await asyncio.gather(*running)
         self._open -= 1
 
@@ -95,6 +98,7 @@ class Flowing:
         other = self.random.choice([e for e in ENTITIES if e != entity])
         call = FlowCall(entity, uid, f"run-{uid}", script)
         self.sagas.calls.append(call)
+        self.mending.begin(uid)
         command = Run(uid, script, wait_s, other)
         await self.mischief.use_up_key(caller, call, command)
         await self._send(caller, call, command)
@@ -184,6 +188,7 @@ class Flowing:
         caller = self.world.start_caller()
         until = self.world.loop.time() + ENDS_S
         while self.world.loop.time() < until and (self.busy or self.world.open_flows()):
+            await caller.process.spawn(self.mending.finish(caller))
             for uid in sorted(self.outside.tokens):
                 token = Token[int](self.outside.tokens[uid])
                 await caller.process.spawn(self._give(caller, uid, token, 7))

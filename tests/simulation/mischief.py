@@ -69,6 +69,7 @@ class Mischief:
 
     async def _retry(self, caller: Caller, flow: FlowLog) -> None:
         """Let a flow go on that isn't parked."""
+        self.sagas.retried.add(flow.key)
         said = {"type": "$retry", "flow": flow.key}
         await self._tell(caller, flow.entity, msgspec.json.encode(said))
 

@@ -24,6 +24,9 @@ from perdure.entities.tagged import Failure
 STEP, NAP, WAIT, ALONE, ASK, FAIL, TWO = 1, 2, 4, 8, 16, 32, 64
 """What a flow does, as bits of its script."""
 
+LINES = (1, 1, 2, 4, 5, 6, 7, 8, 9, 9, 10)
+"""Where a flow's code may be wrong: after what it does there; what undoes its steps, last."""
+
 SHAKY = Retry(attempts=3, base=0.02, factor=1.5)
 
 
@@ -36,6 +39,8 @@ class Outside:
     tokens: dict[int, str] = field(default_factory=dict[int, str])
     sent_s: dict[int, float] = field(default_factory=dict[int, float])
     """When each token was first given to somebody, on the world's clock."""
+    bugs: dict[int, int] = field(default_factory=dict[int, int])
+    """At which line the code of a flow is wrong, by its uid, as long as it is."""
 
 
 OUTSIDE: ContextVar[Outside] = ContextVar("OUTSIDE")
@@ -93,11 +98,18 @@ def evolve(state: Saga, event: Noted) -> Saga:
 
 async def act(uid: int, name: str, key: str, shaky: bool) -> int:
     outside = OUTSIDE.get()
+    if name.startswith("undo"):
+        trip(uid, 10)
     outside.effects.append((uid, name, key))
     await asyncio.sleep(outside.random.choice([0.0, 0.001, 0.02, 0.3]))
     if shaky and outside.random.random() < 0.2:
         raise ValueError("as it happens")
     return uid
+
+
+def trip(uid: int, line: int) -> None:
+    if OUTSIDE.get().bugs.get(uid) == line:
+        raise ValueError(f"a bug at line {line}")
 
 
 async def send(uid: int, token: Token[int]) -> None:
@@ -126,27 +138,35 @@ async def run(flow: Flow[Saga, Noted], command: Run) -> Decision[Noted]:
             await flow.emit(Noted(uid, 1))
     await flow.emit(Noted(uid, 2))
     look(1)
+    trip(uid, 1)
     if script & NAP:
         await flow.sleep("nap", command.wait_s)
         look(2)
         await flow.emit(Noted(uid, 3))
+        trip(uid, 2)
     if script & TWO:
         second = flow.step("two").undo(act, uid, "undo two", f"undo two {uid}", False)
         await second.run(act, uid, "two", f"two {uid}", False)
+        trip(uid, 6)
     if script & WAIT:
         go = flow.deferred("go", int)
         await flow.step("send").run(send, uid, go.token)
         value = await go.within(command.wait_s * 4)
         look(3)
         await flow.emit(Noted(uid, 4))
+        trip(uid, 4)
     if script & ALONE:
         async with flow.exclusive():
+            trip(uid, 7)
             await flow.sleep("alone", command.wait_s / 2)
+            trip(uid, 8)
         look(4)
     if script & ASK:
         asked = await flow.at(Saga, command.other).ask(Poke(uid))
         look(5)
         await flow.emit(Noted(uid, 5))
+        trip(uid, 5)
+    trip(uid, 9)
     if script & FAIL:
         return command.reject(Unwanted(uid))
     return command.accept(Ran(uid, value, asked, tuple(seen)), Noted(uid, 9))

@@ -42,6 +42,10 @@ class Sagas:
     logs: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
     waiting: list[int] = field(default_factory=list[int])  # tells that are left
     cancelled: set[str] = field(default_factory=set[str])  # keys
+    buggy: set[int] = field(default_factory=set[int])
+    """Of flows whose code was wrong once, their uids."""
+    retried: set[str] = field(default_factory=set[str])
+    """Keys of flows that an operator, or somebody else, let go on."""
     given: dict[int, set[int]] = field(default_factory=dict[int, "set[int]"])
     """By the flow's uid, the values that its token was used with."""
     sent_ms: dict[int, int] = field(default_factory=dict[int, int])

@@ -254,3 +254,42 @@ async def test_cancelling_what_is_held_comes_behind_it() -> None:
         await cluster.resume(shop.tokens["d"], 1)
         await cluster.advance(timedelta(days=2))
         assert await ref.query(Read()) == ()
+
+
+async def behind_its_last_line(
+    shop: Shop, flow: Flow[Case, Noted], command: Open
+) -> Decision[Noted]:
+    await flow.step("hotel").undo(shop.act, "undo hotel").run(shop.act, "hotel")
+    if command.n:
+        car = flow.step("car", retry=ONCE).undo(shop.fail, "undo car")
+        await car.run(shop.act, "car")
+        return command.reject(Denied("no"))
+    shop.break_down()
+    return command.accept("ok")
+
+
+async def test_cancelled_behind_its_last_line_it_ends_so() -> None:
+    """It answered whoever cancelled it, and then it accepted."""
+    shop = Shop()
+    async with kit(shop, behind_its_last_line) as cluster:
+        await parked(cluster, shop)
+        shop.broken = False
+        await cancel(cluster)
+        assert "it was cancelled" in str(await outcome(cluster))
+        assert shop.done == ["hotel", "undo hotel"]
+        assert await cluster.at(Case, "c").query(Read()) == ()
+
+
+async def test_cancelled_while_what_undoes_a_refusal_fails_it_is_undone() -> None:
+    """It ended as it was, and nothing was undone."""
+    shop = Shop()
+    async with kit(shop, behind_its_last_line) as cluster:
+        ref = cluster.at(Case, "c")
+        with pytest.raises(RpcClientError, match=r"the flow is parked: .*partner is down"):
+            await ref.ask(Open(1), key="k", timeout=60)
+        shop.broken = False
+        await cancel(cluster)
+        with pytest.raises(RpcClientError, match=r"it was cancelled \("):
+            await ref.ask(Open(1), key="k", timeout=5)
+        assert shop.done[-2:] == ["undo car", "undo hotel"]
+        assert shop.done.count("undo hotel") == 1
