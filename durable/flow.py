@@ -136,7 +136,7 @@ class Drive:
     async def _keep(self, error: BaseException) -> None:
         """Its code is wrong: store what its steps did before, so that they aren't run again."""
         run = self._run
-        if isinstance(error, Mismatch | WrongValue) or not (self._entered or self.stored):
+        if isinstance(error, Mismatch | WrongValue) or not self._entered:
             return
         if any(isinstance(record, Ran) for record in run.story.fresh):
             await self.flush()
@@ -272,8 +272,9 @@ class Drive:
 
     @property
     def _entered(self) -> bool:
-        """Whether the run has come to the segment that is open now."""
-        goes_on = self._flow is None or self._open
+        """Whether the run has come to the segment that is open now: it goes on with that, began
+        it, or began it and stored something since."""
+        goes_on = self._flow is None or self._open or self.stored
         return goes_on or self._run.story.begin_is_fresh
 
     def _set_deadline(self) -> None:

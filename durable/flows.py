@@ -137,7 +137,7 @@ class Flows:
         if item.way == "ask":
             await self._take_ask(folded, item)
         elif isinstance(item.command, Waker):
-            item.overtakes = bool(self.held)
+            item.overtakes = bool(self.held) or self._activation.mailbox.is_behind_tells(item)
             await self._wake(folded, item, item.command)
         elif (flow := folded.flows.get(item.name)) is not None:
             self._answer(item, self.standing(flow))

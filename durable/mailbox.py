@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 
 from ..streams.commit import At
 from .item import Asker, Item
@@ -100,6 +101,11 @@ class Mailbox:
             if item.at == at and item.cause == cause:
                 return item
         return None
+
+    def is_behind_tells(self, item: Item) -> bool:
+        """Whether tells come before it in the queue."""
+        before = takewhile(lambda other: other is not item, self.queue)
+        return any(other.way == "tell" for other in before)
 
     def put_back(self, tells: Iterable[Item]) -> None:
         """Tells that were parked, in their order, before everything else."""

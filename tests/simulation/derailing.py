@@ -372,6 +372,21 @@ def an_exclusive_flow_lets_others_in() -> Patches:
     return [(Folded, "exclusive", property(_no))]
 
 
+@bug_of_flows
+def what_is_emitted_behind_a_step_is_not_in_memory() -> Patches:
+    """A turn that stored something counts as one that hasn't come to anything new."""
+    entered = _real(Drive, "_entered").fget
+
+    def forgetful(self: Any) -> bool:
+        stored, self.stored = self.stored, False
+        try:
+            return bool(entered(self))
+        finally:
+            self.stored = stored
+
+    return [(Drive, "_entered", property(forgetful))]
+
+
 # -- cancelling -----------------------------------------------------------------------------------
 @bug_of_flows
 def a_cancellation_is_answered_and_forgotten() -> Patches:

@@ -143,6 +143,8 @@ async def run(flow: Flow[Saga, Noted], command: Run) -> Decision[Noted]:
         await flow.sleep("nap", command.wait_s)
         look(2)
         await flow.emit(Noted(uid, 3))
+        await flow.step("three").run(act, uid, "three", f"three {uid}", False)
+        await flow.emit(Noted(uid, 6))
         trip(uid, 2)
     if script & TWO:
         second = flow.step("two").undo(act, uid, "undo two", f"undo two {uid}", False)

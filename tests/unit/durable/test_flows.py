@@ -514,6 +514,29 @@ async def test_while_a_flow_is_exclusive_asks_are_refused_and_tells_wait() -> No
         assert "ask" not in notes
 
 
+async def test_what_is_emitted_behind_a_step_is_in_the_state_that_others_see() -> None:
+    """The turn had stored its beginning, and was taken for one that had come to nothing new."""
+    world = World()
+
+    async def opens(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.sleep("a night", DAY)
+        await flow.step("act").run(world.act, "x", "y")
+        await flow.emit(Noted("behind"))
+        await flow.sleep("a day", DAY)
+        return command.accept(",".join(flow.state.notes))
+
+    async with memory(Entity(Case(), decide, evolve, flows=[opens])) as cluster:
+        case = cluster.at(Case, "c")
+        await case.tell(Open(), key="k")
+        await cluster.advance(DAY + timedelta(seconds=1))
+        assert await case.query(Read()) == ("behind",)
+        assert await case.ask(Note("note")) == 2
+        await cluster.crash()
+        assert await case.query(Read()) == ("behind", "note")
+        await cluster.advance(DAY)
+        assert await case.result(Open, "k") == "behind,note"
+
+
 async def test_who_asks_after_a_tell_that_is_held_is_told_what_it_waits_for() -> None:
     async with hosted() as (cluster, world):
         await suspended(cluster, key="k", n=3)
