@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Never
 
 from ..entities.address import Address
 from ..entities.duration import seconds
+from ..entities.flowrun import Ended
 from ..entities.record import Opened
 from ..entities.retry import delay_s
 from ..entities.steps import Call, StepFailed
+from ..entities.story import Misuse
 from .defect import ENDS, described
 from .spans import step
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from .host import Host
 
 logger: logging.Logger = logging.getLogger("perdure.flow")
+
+CUT = "its own code cancels it, as `asyncio.timeout` does: a step's time is `step(timeout=…)`"
 
 NONCE_BYTES = 16
 """128 bits: no two deferreds have the same token."""
@@ -55,7 +60,9 @@ class RunnerEffects:
 
     async def flush(self) -> None:
         """Return when all that the run has recorded so far is in the log."""
-        if not await self._drive.flush():
+        with self._uncut():
+            stored = await self._drive.flush()
+        if not stored:
             await self.wait()
 
     async def wait(self) -> Never:
@@ -71,10 +78,14 @@ class RunnerEffects:
             try:
                 with step(tracer, self._address, call.name, attempt, trace):
                     return await _attempt(call)
-            except ENDS:
+            except (*ENDS, Ended, Misuse):
                 raise
             except BaseException as error:
-                if type(error) in call.outcomes or _is_cancelled(error):
+                if type(error) in call.outcomes:
+                    raise
+                if _is_cancelled(error):
+                    if self._drive.blames(CUT):
+                        raise StepFailed(call.name, "its flow's own code cancelled it") from error
                     raise
                 self._failed(call, attempt, error)
                 if attempt == call.retry.attempts:
@@ -82,6 +93,15 @@ class RunnerEffects:
             jitter = self._host.session.entropy.uniform(0.0, 1.0)
             await asyncio.sleep(delay_s(call.retry, attempt, jitter))
         raise AssertionError("a policy of no attempts")
+
+    @contextmanager
+    def _uncut(self) -> Generator[None]:
+        """What is stored meanwhile may be cancelled by the drive, and by nobody else."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._drive.blames(CUT)
+            raise
 
     def _failed(self, call: Call, attempt: int, error: BaseException) -> None:
         logger.warning(

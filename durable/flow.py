@@ -20,8 +20,9 @@ from ..entities.contract import Contract
 from ..entities.errors import RpcClientError
 from ..entities.flowrun import FlowRun, Handler
 from ..entities.later import TIME, later
-from ..entities.record import Armed, Asked, Began, Ran, Record, Waits
-from ..entities.story import FlowCancelled, Mismatch, Misuse, Story
+from ..entities.record import Armed, Asked, Began, Cancelled, Ran, Record, Waits
+from ..entities.steps import StepFailed
+from ..entities.story import UNDO, FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, raw
@@ -56,6 +57,9 @@ DEADLINE = "(deadline)"
 ENDED = "the flow has ended"
 """What the cause of the error begins with that callers of one get which was cancelled."""
 
+CANCELLED = "it was cancelled"
+"""Why a flow ends that somebody wants no more of; a deadline says otherwise."""
+
 
 class Drive:
     """One turn. `ended` is the flow's outcome once it has one."""
@@ -79,6 +83,8 @@ class Drive:
         """The flow's outcome and its sequence."""
         self.records: Sequence[Record] = ()
         """All that had happened in the flow when the turn was over."""
+        self.exclusive: bool = False
+        """Whether its code broke in an `exclusive`."""
         self._activation, self._host = activation, activation.host
         self._folded, self._item, self._woken = folded, item, woken
         self._flow: OpenFlow | None = folded.flows.get(key)
@@ -101,6 +107,9 @@ class Drive:
         work = self._run.carry_out(self._handler(contract), command)
         try:
             await self._carry_out(work, command)
+        except Exception as error:
+            self.exclusive = error is self._run.broke
+            raise
         finally:
             self.records = self._run.story.records
             self._run.part()
@@ -131,12 +140,17 @@ class Drive:
                 raise raised
             raise RuntimeError(described(raised)) from raised
         else:
-            await self._end(task.result(), command)
+            try:
+                await self._end(task.result(), command)
+            except Exception as error:
+                if not self.lost and self._activation.live:
+                    await self._keep(error)
+                raise
 
     async def _keep(self, error: BaseException) -> None:
         """Its code is wrong: store what its steps did before, so that they aren't run again."""
         run = self._run
-        if isinstance(error, Mismatch | WrongValue) or not self._entered:
+        if isinstance(error, WrongValue) or not self._entered:
             return
         if any(isinstance(record, Ran) for record in run.story.fresh):
             await self.flush()
@@ -238,6 +252,13 @@ class Drive:
         self._stopped = True
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+
+    def blames(self, what: str) -> bool:
+        """Whether the flow's code is at work, and so has ended something by itself."""
+        if self._over is None or self._over.done():
+            return False
+        self._run.trouble = self._run.trouble or Misuse(what)
+        return True
 
     async def flush(self) -> bool:
         """Store what is new; whether it is in the log."""
@@ -410,3 +431,18 @@ def begun_by(item: Item, part: FlowPart | None, events: tuple[msgspec.Raw, ...] 
         request=item.request,
         trace=item.trace,
     )
+
+
+def given_up(folded: Folded, drive: Drive, woken: list[Record], error: Exception) -> str | None:
+    """Why a flow ends as it is; None if it doesn't. One that was cancelled does where its code
+    can't be run to where it waited; and if what undoes it fails, when it is cancelled after
+    that, and not because its deadline has passed meanwhile."""
+    flow = folded.flows.get(drive.key)
+    records = [*(() if flow is None else flow.records), *(() if drive.stored else woken)]
+    cancels = [record for record in records if isinstance(record, Cancelled)]
+    again = any(cancel.why == CANCELLED for cancel in cancels[1:])
+    if flow is None or not cancels or (isinstance(error, StepFailed) and not again):
+        return None
+    undone = any(isinstance(r, Ran) and r.name.startswith(UNDO) for r in records)
+    what = "not all" if undone else "nothing"
+    return f"{cancels[0].why}, and {what} was undone: {described(error)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -23,7 +23,6 @@ from ..entities.errors import (
     RpcClientError,
     Suspended,
 )
-from ..entities.flowrun import UNDO
 from ..entities.record import (
     Answered,
     Armed,
@@ -31,13 +30,11 @@ from ..entities.record import (
     Cancelled,
     Fired,
     Opened,
-    Ran,
     Record,
     Resolved,
     Waits,
 )
 from ..entities.retry import delay_s
-from ..entities.steps import StepFailed
 from ..entities.story import PARKED, FlowCancelled, Mismatch, Misuse
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, Envelope, encode_envelope
@@ -49,7 +46,7 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import DEADLINE, Drive, begun_by, ended_by
+from .flow import CANCELLED, DEADLINE, Drive, begun_by, ended_by, given_up
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
@@ -119,8 +116,7 @@ class Flows:
             return False
         for item in items:
             if item.way == "ask":
-                error = Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
-                activation.refuse(item, error)
+                activation.refuse(item, _refusal(flow))
             else:
                 self._hold(item)
         return True
@@ -176,7 +172,7 @@ class Flows:
             case Cancel() if item.way == "tell" and any(h.name == waker.flow for h in self.held):
                 self._hold(item)  # behind what it cancels
             case Cancel():
-                await self._go_on(folded, item, waker.flow, [Cancelled("it was cancelled")])
+                await self._go_on(folded, item, waker.flow, [Cancelled(CANCELLED)])
             case Retry():
                 await self._go_on(folded, item, waker.flow, [])
             case AnswerCame():
@@ -486,10 +482,10 @@ class Flows:
             await asyncio.sleep(delay_s(policy, attempt, host.session.entropy.uniform(0.0, 1.0)))
             return
         del self._attempts[key]
-        if (why := _given_up(folded, drive, woken, error)) is not None:
+        if (why := given_up(folded, drive, woken, error)) is not None:
             await self._give_up(folded, drive, item, woken, why)
         elif key in folded.flows:
-            await self._park(folded, key, described(error), item, woken, stored=drive.stored)
+            await self._park(folded, key, described(error), drive, item, woken)
         else:
             assert item is not None
             await self._activation.execution.bury(folded, item, "defect", defect_error(error))
@@ -516,21 +512,22 @@ class Flows:
         folded: Folded,
         key: str,
         why: str,
+        drive: Drive | None = None,
         item: Item | None = None,
-        woken: list[Record] | None = None,
-        *,
-        stored: bool = True,
+        woken: Sequence[Record] = (),
     ) -> None:
-        """Let a flow wait for an operator; what woke it isn't lost."""
+        """Let a flow wait for an operator; what woke it isn't lost. `drive`: the turn, if it was
+        tried."""
         hash = folded.flows[key].payload_hash
         # Where that isn't confirmed, it isn't listed.
         host = self._activation.host
         await arm(host, self._activation.address, key, listed(host.server_ms()))
         # In the middle of a turn it is let go: others may change the entity meanwhile.
-        ends = (Waits(PARKED),) if folded.flows[key].waits is None else ()
+        exclusive = drive is not None and drive.exclusive
+        ends = (Waits(PARKED, exclusive),) if folded.flows[key].waits is None else ()
         outcome = Outcome(name=key, payload_hash=hash, flow=FlowPart(key, ends, why))
-        if item is not None and not stored:
-            outcome = begun_by(item, FlowPart(key, (*(woken or ()), *ends), why))
+        if item is not None and drive is not None and not drive.stored:
+            outcome = begun_by(item, FlowPart(key, (*woken, *ends), why))
         if await self._store(folded, outcome):
             self._activation.host.counts.parked += 1
             extra = {"action": "flow.parked", "address": str(self._activation.address)}
@@ -558,17 +555,12 @@ class Flows:
         return Suspended(waits_for=names_of(flow), resume_token=token)
 
 
-def _given_up(folded: Folded, drive: Drive, woken: list[Record], error: Exception) -> str | None:
-    """Why a flow ends as it is; None if it doesn't. One that was cancelled does where its code
-    can't be run to where it waited; and if what undoes it fails, when it is cancelled again."""
-    flow = folded.flows.get(drive.key)
-    records = [*(() if flow is None else flow.records), *(() if drive.stored else woken)]
-    cancels = [record for record in records if isinstance(record, Cancelled)]
-    if flow is None or not cancels or (isinstance(error, StepFailed) and len(cancels) == 1):
-        return None
-    undone = any(isinstance(r, Ran) and r.name.startswith(UNDO) for r in records)
-    what = "not all" if undone else "nothing"
-    return f"{cancels[0].why}, and {what} was undone: {described(error)}"
+def _refusal(flow: OpenFlow) -> ClusterError:
+    """What an ask is told while a flow has the entity for itself."""
+    if flow.parked is None:
+        return Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
+    why = f"flow {flow.name} has the entity for itself, and is parked: {flow.parked}"
+    return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
 
 
 def _command_of(flow: OpenFlow | None, item: Item | None) -> Raw | UnsetType:

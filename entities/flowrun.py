@@ -23,6 +23,7 @@ from typing_extensions import TypeForm
 from .address import Address
 from .annotations import require_wire, tag_of
 from .askref import AskRef
+from .canonical import canonical
 from .contract import Contract
 from .decision import Decision
 from .duration import Duration, seconds
@@ -34,7 +35,7 @@ from .retry import Retry
 from .snowflake import Snowflake
 from .state import State
 from .steps import Call, StepFailed, StepRun, ran
-from .story import RECORDS, FlowCancelled, Mismatch, Misuse, Story
+from .story import UNDO, FlowCancelled, Mismatch, Misuse, Story
 from .tagged import Failure
 from .waits import All, AskFailed, DeferredWait, First, Sleep, Wait, WrongValue
 
@@ -49,8 +50,6 @@ NAME_CHARACTERS = 200
 
 RESERVED = ("ask ", "(")
 """What the runner's own timers and tokens are called."""
-UNDO = "undo "
-"""What the names of undo steps begin with, before the name of their step."""
 
 HASH_BYTES = 16
 """128 bits: the keys of two steps, or two lists of events, have different ones."""
@@ -123,6 +122,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """Why the flow can't go on, if its code is wrong, or what it was resolved with."""
         self.cancelled: FlowCancelled | None = None
         """Why it ends where it waits, if it was cancelled there."""
+        self.broke: Exception | None = None
+        """What its code raised last in an `exclusive`, and didn't catch there."""
         self._entity, self._address, self._key, self._present = entity, address, key, present
         self._made: list[Wait[Any]] = []
         self._deeds: list[tuple[str, Coroutine[Any, Any, Any]]] = []
@@ -226,7 +227,9 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """A part of the flow's code is at work: what is wrong with it is remembered."""
         if not self._alive:
             self.trouble = Misuse("it catches what ends it: say `except Exception`, or less")
-            raise Ended
+            raise Ended("the flow that this belongs to has ended")
+        if self.trouble is not None:  # whatever its code makes of that has no effect
+            raise Ended(str(self.trouble))
         try:
             if self._task is not None and self.effects.task() is not self._task:
                 raise Misuse("a flow does one thing at a time, in one task: no gather, wait_for")
@@ -281,6 +284,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             story = self.story
             self._require_all_done()
             self.leave(wait.place())
+            if not story.was_there(wait.place()):  # as it was when parking was no wait
+                self.leave(None, at_most=1)
             if not story.was_there(wait.place()):
                 goes_on = False
                 if story.open and story.cancelled is not None:
@@ -297,17 +302,24 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                 self._begin()
             return wait.value()
 
-    def leave(self, place: int | None, *, at_most: int = RECORDS) -> bool:
+    def leave(self, place: int | None, *, at_most: int | None = None) -> bool:
         """Come to something that stands there, or is new (None): beyond where the flow was parked,
-        if it was, its code sees the state as it was when that was over. Whether it came beyond."""
-        try:
-            left = self.story.leave(place, at_most=at_most)
-        except FlowCancelled as error:
+        if it was, its code sees the state as it was when that was over. Whether it came beyond.
+
+        Raises Mismatch if not all came up again that happened before it was parked.
+        """
+        left = 0
+        while left != at_most and self.story.is_beyond(place):
+            self._require_all_named()
+            self.story.require_all_emitted()
+            left += 1
+            try:
+                self.story.leave()
+            except FlowCancelled as error:
+                self._begin()
+                raise self._cancel(error) from None
             self._begin()
-            raise self._cancel(error) from None
-        if left:
-            self._begin()
-        return left
+        return left > 0
 
     def _pass_on(self, wait: Wait[Any]) -> bool:
         try:
@@ -346,8 +358,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             decision = error.with_traceback(None)
         else:
             self._returned = True
-        if self.trouble is None:
-            with suppress(FlowCancelled):  # where it was parked behind its last line
+        if self.trouble is None and self.cancelled is None:
+            with self.watched(), suppress(FlowCancelled):  # parked behind its last line
                 self.leave(None)
         if self.cancelled is not None and self.trouble is None:  # whatever its code made of it
             decision, self._alive = self.cancelled, True
@@ -381,6 +393,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             self.cancelled = before
             self.story.require_last()
             self._require_all_named()
+            self._require_all_undone()
             self._require_all_done()
             ended = not self._returned or self.cancelled is not None  # so it came to no more
             for wait in () if ended else self._made:
@@ -405,7 +418,8 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         that counts objects, not bytes: hundreds of megabytes may stay beyond every bound.
         """
         self._alive = False
-        self.cancelled = self.trouble = self._task = None  # their tracebacks lead here
+        # their tracebacks lead here
+        self.cancelled = self.trouble = self.broke = self._task = None
         self._made.clear()
         self._close_deeds()
         self.deferreds.clear()
@@ -416,11 +430,18 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """A segment begins: its state is recorded, or the present one, or as it was left."""
         begin = self.story.begin
         if begin.state is not UNSET:
-            self._state = self._entity.state_decoder.decode(begin.state)
+            self._state = self._recorded_state(begin.state)
         elif self.story.begin_is_fresh:
             self._changed = begin.version != self._version
             self._state = self._present
         self._version = begin.version
+
+    def _recorded_state(self, data: Raw) -> S:
+        try:
+            state: S = self._entity.state_decoder.decode(data)
+        except msgspec.DecodeError as error:
+            raise Mismatch(f"the state that it saw can't be read: {error}") from None
+        return state
 
     def _with_state(self, record: Record) -> Record:
         if isinstance(record, Began) and self._changed and record.state is UNSET:
@@ -433,11 +454,11 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             if type(event) not in entity.events:
                 raise Misuse(f"it emits {type(event).__name__}, which evolve doesn't take")
         raws = [msgspec.json.encode(event) for event in events]
-        mark = blake2b(b"\n".join(raws), digest_size=HASH_BYTES).hexdigest()
+        mark = _mark([canonical(event) for event in events])
         while not self.story.emits_again and self.leave(None, at_most=1):
             pass
         before = self.story.next_emitted()
-        if before is not None and before.hash != mark:
+        if before is not None and before.hash not in (mark, _mark(raws)):  # as it was once made
             names = ", ".join(tag_of(type(event)) for event in events)
             raise Mismatch(f"it emits {names}, and emitted something else here the first time")
         decoded = [entity.log.decode(raw) for raw in raws]
@@ -471,12 +492,20 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         """That all which the segment recorded came up again. Raises Mismatch."""
         for record in self.story.segment:
             match record:
-                case Ran(name) if f"step {name}" not in self._names:
+                case Ran(name) if not (name.startswith(UNDO) or f"step {name}" in self._names):
                     raise Mismatch(f"step {name!r} was run here, and isn't any more")
                 case Opened(name) if f"deferred {name}" not in self._names:
                     raise Mismatch(f"deferred {name!r} was opened here, and isn't any more")
                 case _:
                     pass
+
+    def _require_all_undone(self) -> None:
+        """That what undid something once still does. Raises Mismatch."""
+        for record in self.story.records:
+            if isinstance(record, Ran) and record.name.startswith(UNDO):
+                if f"step {record.name}" not in self._names:
+                    step = record.name.removeprefix(UNDO)
+                    raise Mismatch(f"step {step!r} was undone, and isn't any more")
 
     def _expiry_ms(self, name: str, expires: Duration | None) -> int | None:
         if expires is None:
@@ -492,8 +521,15 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
             self._exclusive += 1
         try:
             yield
+        except Exception as error:
+            self.broke = error
+            raise
         finally:
             self._exclusive -= 1
+
+
+def _mark(texts: list[bytes]) -> str:
+    return blake2b(b"\n".join(texts), digest_size=HASH_BYTES).hexdigest()
 
 
 def _is_idle(work: Coroutine[Any, Any, Any]) -> bool:

@@ -111,6 +111,8 @@ class StepRun(Step):
                 run.story.add(record)
             if self._undo is not None and record.failure is UNSET:
                 run.undos.append(self._undo)
+            if run.trouble is not None:  # what it did is recorded
+                raise run.trouble
             result: T = given(run, record, fn)
             return result
 
@@ -162,10 +164,10 @@ def given(run: FlowRun[Any, Any], record: Ran, fn: Callable[..., Any]) -> Any:
     """What a recorded step gives: its result, or what it raised."""
     if record.error is not None:
         raise StepFailed(record.name, record.error)
-    if record.failure is not UNSET:
-        raise run.contract.decode_failure(record.failure)
     data = Raw(b"null") if record.result is UNSET else record.result
     try:
+        if record.failure is not UNSET:
+            raise run.contract.decode_failure(record.failure)
         return result_decoder(fn).decode(data)
     except msgspec.DecodeError as error:
         what = f"step {record.name!r}: its recorded result can't be read"

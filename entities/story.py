@@ -9,14 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .record import Began, Cancelled, Emitted, N, Named, Record, Waits
+from .record import (
+    Armed,
+    Asked,
+    Began,
+    Cancelled,
+    Emitted,
+    N,
+    Named,
+    Opened,
+    Ran,
+    Record,
+    Waits,
+)
 
 PARKED = ("(parked)",)
 """What a flow waits for that was parked in the middle of a turn: no code can name a wait so."""
 
 RECORDS = 10_000
 """Of one flow at most: each run goes through all of them. A flow that goes on for ever begins
-another one now and then."""
+another one now and then. What whoever drives it records is not counted: it must end, undone."""
+UNDO = "undo "
+"""What the names of undo steps begin with, before the name of their step."""
 
 
 class Mismatch(Exception):
@@ -133,7 +147,7 @@ class Story:
     def add(self, record: Record) -> None:
         """Something happened. Raises Misuse for one too many."""
         index = len(self.records)
-        if index >= RECORDS:
+        if index >= RECORDS and _is_of_code(record):
             raise Misuse(f"a flow has {RECORDS} records at most: begin another flow in time")
         match record:
             case Began():
@@ -183,28 +197,22 @@ class Story:
         self._go_on()
         return True
 
-    def leave(self, place: int | None, *, at_most: int = RECORDS) -> bool:
-        """Go on beyond where the flow was parked in the middle of a turn, if the run comes to
-        something that stands there, or is new (None): an operator let it go on. Whether it did.
-
-        Raises FlowCancelled where it was cancelled while it was parked.
-        """
-        left = 0
-        while left < at_most and self._parked_here and (place is None or place > self._end):
-            end = self._end
-            self._go_on()
-            left += 1
-            if self._cancelled is not None and end < self._cancelled_at < self._begin:
-                raise FlowCancelled(self._cancelled.why)
-        return left > 0
-
-    @property
-    def _parked_here(self) -> bool:
-        """Whether the flow was parked in this segment, and has gone on."""
+    def is_beyond(self, place: int | None) -> bool:
+        """Whether the flow was parked in this segment, has gone on, and what stands there is
+        beyond that, or new (None)."""
         end = self._ends.get(self._begin)
         last = None if end is None else self.records[end]
         parked = isinstance(last, Waits) and last.on == PARKED
-        return parked and self._segment + 1 < len(self._begins)
+        gone_on = parked and self._segment + 1 < len(self._begins)
+        return gone_on and (place is None or end is None or place > end)
+
+    def leave(self) -> None:
+        """Go on beyond where the flow was parked in the middle of a turn: an operator let it go
+        on. Raises FlowCancelled where it was cancelled while it was parked."""
+        end = self._end
+        self._go_on()
+        if self._cancelled is not None and end < self._cancelled_at < self._begin:
+            raise FlowCancelled(self._cancelled.why)
 
     def _go_on(self) -> None:
         self._segment += 1
@@ -234,6 +242,19 @@ class Story:
         waited = self.records[self._end]
         assert isinstance(waited, Waits)
         return f"the first time it came to wait for {told(waited.on)}"
+
+
+def _is_of_code(record: Record) -> bool:
+    """Whether the flow's code made it, and can make any number of them."""
+    match record:
+        case Emitted() | Opened() | Asked() | Armed():
+            return True
+        case Ran(name):
+            return not name.startswith(UNDO)
+        case Waits(on):
+            return on != PARKED
+        case _:
+            return False
 
 
 def told(on: tuple[str, ...]) -> str:

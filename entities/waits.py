@@ -195,10 +195,13 @@ class AskWait(Wait[Any]):
         assert found is not None
         if found.error is not None:
             raise AskFailed(found.error)
-        if found.failure is UNSET:
-            reply = Raw(b"null") if found.reply is UNSET else found.reply
-            return self._contract.reply_decoder.decode(reply)
-        failure: Failure = self._contract.decode_failure(found.failure)
+        try:
+            if found.failure is UNSET:
+                reply = Raw(b"null") if found.reply is UNSET else found.reply
+                return self._contract.reply_decoder.decode(reply)
+            failure: Failure = self._contract.decode_failure(found.failure)
+        except msgspec.DecodeError as error:
+            raise Mismatch(f"{self.what}: its answer can't be read: {error}") from None
         if self._returns:
             return failure
         raise failure

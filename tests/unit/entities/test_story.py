@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from perdure import Decision, Entity, Flow
-from perdure.entities.record import Began, Emitted, Fired
+from perdure.entities.record import Armed, Began, Cancelled, Emitted, Fired, Ran, Waits
 from perdure.entities.rehearsal import Rehearsal
-from perdure.entities.story import RECORDS, Story
+from perdure.entities.story import PARKED, RECORDS, Story
 
 from .test_rehearsal import Case, Note, Noted, Try, decide, evolve
 
@@ -189,7 +189,10 @@ def test_a_story_is_bounded() -> None:
     records: list[Any] = [Began(0), *(Emitted(1, "x") for _ in range(RECORDS - 1))]
     story = Story(records)
     with pytest.raises(Exception, match="a flow has 10000 records at most"):
-        story.add(Fired("nap"))
+        story.add(Armed("nap", 1))
+    # what it takes to end it, undone
+    for record in (Fired("nap"), Cancelled("why"), Waits(PARKED), Began(1), Ran("undo a")):
+        story.add(record)
 
 
 def test_a_story_knows_what_is_stored() -> None:
