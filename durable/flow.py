@@ -129,9 +129,7 @@ class Drive:
             raise Misuse("it catches what ends it where it waits: say `except Exception`, or less")
         if waits:
             self._set_deadline()
-            # What woke it may not be what it waits for: then no line of it saw the present state.
-            state = self._run.state if self._entered else self._folded.state
-            await self._append([self._progress()], state, len(self._run.events))
+            await self._append([self._progress()], self._run.events)
         elif task.cancelled():
             raise RuntimeError("the flow was cancelled by something that it waited for")
         elif isinstance(raised, BaseException):
@@ -184,10 +182,9 @@ class Drive:
             final = broken(begun, decision)
         else:
             final, events = encode(entity, begun, decision)
-        state = evolve_all(entity, run.state, events)
         await tell_next(self._host, self._activation.address, self.key)
         outcomes = self._final(final)
-        sequence = await self._append(outcomes, state, len(run.events) + len(events))
+        sequence = await self._append(outcomes, [*run.events, *events])
         if sequence is not None:
             self.ended = outcomes[-1], sequence
 
@@ -266,12 +263,17 @@ class Drive:
         if not run.fresh() and (self.stored or self._item is None):
             return True
         self._set_deadline()
-        found = await self._append([self._progress()], run.state, len(run.events))
+        found = await self._append([self._progress()], run.events)
         return found is not None
 
     # -- what is stored -------------------------------------------------------------------------
-    async def _append(self, outcomes: list[Outcome], state: Any, events: int) -> int | None:
-        """Append to the log; the sequence, None if it isn't there. Raises Mismatch."""
+    async def _append(self, outcomes: list[Outcome], events: Sequence[Any]) -> int | None:
+        """Append to the log, with these events; the sequence, None if it isn't there. Raises
+        Mismatch, and what `evolve` raises.
+
+        The state after it follows from the log alone, whatever the run made of it: what woke a
+        flow may not be what it waits for, and then no line of it saw the present state.
+        """
         run = self._run
         if self._entered and run.version - len(run.events) != self._folded.version:
             raise Mismatch("others changed the entity while it was held")
@@ -279,7 +281,8 @@ class Drive:
             self.lost = True
             return None
         asked = [record for record in run.story.fresh if isinstance(record, Asked)]
-        plan = Plan(outcomes=outcomes, state=state, events=events)
+        state = evolve_all(self._host.entity, self._folded.state, events)
+        plan = Plan(outcomes=outcomes, state=state, events=len(events))
         sequence = await self._activation.execution.store(self._folded, plan)
         if sequence is None:
             self.lost = True

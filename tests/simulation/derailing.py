@@ -55,9 +55,9 @@ def timers_are_armed_after_the_commit() -> Patches:
     """They are recorded first, and armed until that is confirmed; unless who does it ends."""
     append = _real(Drive, "_append")
 
-    async def recorded_first(self: Any, outcomes: Any, state: Any, events: int) -> Any:
+    async def recorded_first(self: Any, outcomes: Any, events: Any) -> Any:
         fresh = [record for record in self._run.story.fresh if isinstance(record, Armed)]
-        sequence = await append(self, outcomes, state, events)
+        sequence = await append(self, outcomes, events)
         for record in fresh if sequence is not None else ():
             while self._activation.live and not await self._arm(record):
                 await self._activation.pause()
@@ -328,7 +328,7 @@ def an_end_and_its_events_are_two_commits() -> Patches:
         events: tuple[Any, ...] = getattr(decision, "events", ())
         if events:
             await self._run.emit(*events)
-            await self._append([self._progress()], self._run.state, len(self._run.events))
+            await self._append([self._progress()], self._run.events)
             decision = dataclasses.replace(decision, events=())
         await end(self, decision, command)
 
@@ -373,18 +373,13 @@ def an_exclusive_flow_lets_others_in() -> Patches:
 
 
 @bug_of_flows
-def what_is_emitted_behind_a_step_is_not_in_memory() -> Patches:
-    """A turn that stored something counts as one that hasn't come to anything new."""
-    entered = _real(Drive, "_entered").fget
+def what_a_flow_emits_is_not_in_memory() -> Patches:
+    """It is in the log; who decides before the entity is read again doesn't see it."""
 
-    def forgetful(self: Any) -> bool:
-        stored, self.stored = self.stored, False
-        try:
-            return bool(entered(self))
-        finally:
-            self.stored = stored
+    def as_it_was(entity: Any, state: Any, events: Any) -> Any:
+        return state
 
-    return [(Drive, "_entered", property(forgetful))]
+    return [(turns, "evolve_all", as_it_was)]
 
 
 # -- cancelling -----------------------------------------------------------------------------------

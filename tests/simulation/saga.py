@@ -10,6 +10,7 @@ import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from perdure.entities.decision import Decision
 from perdure.entities.entity import Entity
@@ -24,8 +25,10 @@ from perdure.entities.tagged import Failure
 STEP, NAP, WAIT, ALONE, ASK, FAIL, TWO = 1, 2, 4, 8, 16, 32, 64
 """What a flow does, as bits of its script."""
 
-LINES = (1, 1, 2, 4, 5, 6, 7, 8, 9, 9, 10)
-"""Where a flow's code may be wrong: after what it does there; what undoes its steps, last."""
+LINES = (1, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
+"""Where a flow's code may be wrong: after what it does there; in what undoes its steps; in what it
+ends with."""
+UNDOES, ENDS = 10, 11
 
 SHAKY = Retry(attempts=3, base=0.02, factor=1.5)
 
@@ -99,7 +102,7 @@ def evolve(state: Saga, event: Noted) -> Saga:
 async def act(uid: int, name: str, key: str, shaky: bool) -> int:
     outside = OUTSIDE.get()
     if name.startswith("undo"):
-        trip(uid, 10)
+        trip(uid, UNDOES)
     outside.effects.append((uid, name, key))
     await asyncio.sleep(outside.random.choice([0.0, 0.001, 0.02, 0.3]))
     if shaky and outside.random.random() < 0.2:
@@ -169,6 +172,9 @@ async def run(flow: Flow[Saga, Noted], command: Run) -> Decision[Noted]:
         await flow.emit(Noted(uid, 5))
         trip(uid, 5)
     trip(uid, 9)
+    if OUTSIDE.get().bugs.get(uid) == ENDS:
+        wrong: Any = object()
+        return command.accept(wrong)
     if script & FAIL:
         return command.reject(Unwanted(uid))
     return command.accept(Ran(uid, value, asked, tuple(seen)), Noted(uid, 9))
