@@ -11,6 +11,7 @@ from ..entities.record import (
     Answered,
     Asked,
     Began,
+    Dropped,
     Fired,
     Opened,
     Record,
@@ -105,12 +106,15 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     def _pending(self, kind: type[P], over: type[Resolved | Answered], name: str) -> P | None:
         """The record of that kind and name, unless there is one that ends it."""
         found: P | None = None
+        ended = False
         for record in self.records:
             if isinstance(record, kind) and record.name == name:
                 found = record
             elif isinstance(record, over) and record.name == name:
-                return None
-        return found
+                ended = True
+            elif isinstance(record, Dropped) and record.name == name and over is Resolved:
+                ended = False
+        return None if ended else found
 
     @property
     def memory_bytes(self) -> int:

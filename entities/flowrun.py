@@ -30,7 +30,7 @@ from .duration import Duration, seconds
 from .entity import Entity
 from .event import Event
 from .flow import DEFAULT_RETRY, Deferred, Durable, Flow, FlowRef, Step
-from .record import Began, Emitted, Opened, Ran, Record, Waits
+from .record import Began, Dropped, Emitted, Opened, Ran, Record, Waits
 from .retry import Retry
 from .snowflake import Snowflake
 from .state import State
@@ -297,6 +297,7 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
                     self._require_all_named()
                     goes_on = self._pass_on(wait)
                 if not goes_on:
+                    self._drop_spoilt()
                     self._alive = False
                     await self.effects.wait()
                 self._begin()
@@ -327,6 +328,16 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
         except FlowCancelled as error:
             self._begin()
             raise self._cancel(error) from None
+        except Mismatch as error:
+            spoilt = (made.spoilt for made in self.deferreds.values() if made.what in wait.on)
+            why = next((why for why in spoilt if why is not None), str(error))
+            raise Mismatch(why) from None
+
+    def _drop_spoilt(self) -> None:
+        """It goes on to wait: what isn't of its type is open again."""
+        for made in self.deferreds.values():
+            if made.spoilt is not None and not made.is_dropped:
+                self.story.add(Dropped(made.name, made.spoilt))
 
     def _cancel(self, error: FlowCancelled) -> FlowCancelled:
         self._alive, self.cancelled = False, error
@@ -501,11 +512,10 @@ class FlowRun(Flow[S, Ev], Generic[S, Ev]):
 
     def _require_all_undone(self) -> None:
         """That what undid something once still does. Raises Mismatch."""
-        for record in self.story.records:
-            if isinstance(record, Ran) and record.name.startswith(UNDO):
-                if f"step {record.name}" not in self._names:
-                    step = record.name.removeprefix(UNDO)
-                    raise Mismatch(f"step {step!r} was undone, and isn't any more")
+        ran = (record.name for record in self.story.records if isinstance(record, Ran))
+        for name in ran:
+            if name.startswith(UNDO) and f"step {name}" not in self._names:
+                raise Mismatch(f"step {name.removeprefix(UNDO)!r} was undone, and isn't any more")
 
     def _expiry_ms(self, name: str, expires: Duration | None) -> int | None:
         if expires is None:

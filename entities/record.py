@@ -82,6 +82,14 @@ class Resolved(msgspec.Struct, frozen=True, tag="resolved", omit_defaults=True):
     value: Raw
 
 
+class Dropped(msgspec.Struct, frozen=True, tag="dropped", omit_defaults=True):
+    """A deferred is open again: the value that was kept while its flow was parked isn't of its
+    type."""
+
+    name: str
+    why: str
+
+
 class Fired(msgspec.Struct, frozen=True, tag="fired", omit_defaults=True):
     """A timer's time has come."""
 
@@ -112,12 +120,13 @@ Record: TypeAlias = (
     | Asked
     | Waits
     | Resolved
+    | Dropped
     | Fired
     | Answered
     | Cancelled
 )
 
-Named: TypeAlias = Ran | Opened | Armed | Asked | Resolved | Fired | Answered
+Named: TypeAlias = Ran | Opened | Armed | Asked | Resolved | Dropped | Fired | Answered
 """Those that are found by their name."""
 
-N = TypeVar("N", Ran, Opened, Armed, Asked, Resolved, Fired, Answered)
+N = TypeVar("N", Ran, Opened, Armed, Asked, Resolved, Dropped, Fired, Answered)

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from .contract import Contract
 from .duration import Duration, seconds
 from .flow import Deferred, Durable, Token
-from .record import Answered, Armed, Asked, Fired, Opened, Resolved
+from .record import Answered, Armed, Asked, Dropped, Fired, Opened, Resolved
 from .story import Mismatch, Misuse
 from .tagged import Failure
 
@@ -88,8 +88,10 @@ class DeferredWait(Wait[T], Deferred[T]):
     ) -> None:
         super().__init__(run, f"deferred {opened.name}")
         self.name: str = opened.name
+        self.spoilt: str | None = None
+        """Why the value that is recorded isn't of its type."""
         self._decoder, self._opened = decoder, opened
-        self._check_new()
+        self._check()
 
     @property
     def token(self) -> Token[T]:
@@ -104,32 +106,36 @@ class DeferredWait(Wait[T], Deferred[T]):
 
     def place(self) -> int | None:
         """Where it was resolved."""
-        return self.run.story.place(Resolved, self.name)
+        return None if self.spoilt else self.run.story.place(Resolved, self.name)
 
     def value(self) -> T:
         """What it was resolved with."""
         found = self.run.story.find(Resolved, self.name)
         assert found is not None
-        try:
-            return self._decoder.decode(found.value)
-        except msgspec.DecodeError as error:
-            raise Mismatch(
-                f"{self.what}: what it was resolved with can't be read: {error}"
-            ) from None
+        return self._decoder.decode(found.value)
 
     def prepare(self) -> None:
         """It was opened when it was made."""
 
-    def _check_new(self) -> None:
-        """That what it has just been resolved with is of its type, whatever is awaited now."""
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it is recorded that the value counts for nothing."""
+        place, dropped = (self.run.story.place(of, self.name) for of in (Resolved, Dropped))
+        return dropped is not None and (place is None or place < dropped)
+
+    def _check(self) -> None:
+        """That what it has just been resolved with is of its type, whatever is awaited now. What
+        was recorded while nobody could tell counts for nothing if it isn't."""
         story = self.run.story
         place, found = self.place(), story.find(Resolved, self.name)
-        if found is None or place is None or place < story.stored:
+        if found is None or place is None:
             return
         try:
             self._decoder.decode(found.value)
         except msgspec.DecodeError as error:
-            raise WrongValue(f"{self.what}: {error}") from None
+            if place >= story.stored:
+                raise WrongValue(f"{self.what}: {error}") from None
+            self.spoilt = f"{self.what}: what it was resolved with can't be read: {error}"
 
 
 class Sleep(Wait[None]):

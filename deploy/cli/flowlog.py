@@ -21,6 +21,7 @@ from ...entities.record import (
     Asked,
     Began,
     Cancelled,
+    Dropped,
     Emitted,
     Fired,
     Opened,
@@ -58,7 +59,8 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A step's result, a deferred's value, a reply."""
     failure: Raw | UnsetType = UNSET
     error: str | None = None
-    """Why a step or a question failed, the flow is parked, was cancelled or broke."""
+    """Why a step or a question failed, a value was dropped, the flow is parked, was cancelled or
+    broke."""
     due: datetime | None = None
     """When a timer fires, a token expires."""
     version: int
@@ -153,6 +155,8 @@ class FlowLog:
                 return made("waits", waits_for=on)
             case Resolved(name, value):
                 return made("resolved", name, value=_hidden(value))
+            case Dropped(name, why):
+                return made("dropped", name, error=without_tokens(why))
             case Fired(name):
                 return made("fired", name)
             case Answered(name, value, failure, error):

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from perdure import MalformedMessage, RpcClientError, Settings, Suspended
+from perdure import MalformedMessage, RpcClientError, Settings, Suspended, Token
 from perdure.durable.testing import MS, TestCluster
 from perdure.entities.address import Address
 from perdure.entities.clock import to_datetime
@@ -372,6 +372,27 @@ async def _parked(cluster: TestCluster, world: World) -> None:
     vars(cluster)["_entities"] = (trip_of(world, changed=True), *entities[1:])
     await cluster.crash()
     await resumed(cluster, world, "value", 7)
+
+
+async def _right_value(cluster: TestCluster, world: World) -> None:
+    await waits(cluster, Approve(), "value")
+    await resumed(cluster, world, "value", 7)
+    await ended(cluster, Approve, "7: begun | begun")
+    assert world.calls == []
+
+
+@case("dropped", value=_right_value)
+async def _dropped(cluster: TestCluster, world: World) -> None:
+    await begun(cluster, Approve())
+    entities: tuple[Any, ...] = vars(cluster)["_entities"]
+    for changed in (True, False):
+        vars(cluster)["_entities"] = (trip_of(world, changed=changed), *entities[1:])
+        await cluster.crash()
+        await publish(cluster, Envelope(1, "tell", Raw(msgspec.json.encode(RETRY))))
+        await cluster.quiet()
+        if changed:  # it is parked, so nobody can tell that this is of another type
+            text: Token[Any] = Token(str(world.tokens["value"]))
+            await cluster.resume(text, "seven")
 
 
 # -- turns that nobody ended ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ from perdure import (
     Entity,
     Event,
     Flow,
+    MalformedMessage,
     RpcClientError,
     Token,
     memory,
@@ -292,6 +293,28 @@ async def test_an_emit_that_was_removed_while_it_was_parked_is_told() -> None:
         assert "a bug" in str(await outcome(cluster))
         assert "it doesn't emit events that it emitted" in await retry(cluster, shop)
         assert shop.done == ["hotel"]
+
+
+async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
+    """The flow was parked for ever, and its token used up."""
+
+    async def body(shop: Shop, flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        answer = flow.deferred("answer", int)
+        await flow.step("send").run(shop.send, answer.token)
+        if shop.broken:
+            raise ValueError("a bug")
+        return command.accept(f"{await answer}")
+
+    shop = Shop()
+    async with kit(shop, body) as cluster:
+        assert "a bug" in str(await outcome(cluster))
+        await cluster.resume(shop.tokens[0], "seven")
+        assert "The flow waits" in await retry(cluster, shop)
+        await cluster.crash()
+        with pytest.raises(MalformedMessage, match="Expected `int`, got `str`"):
+            await cluster.resume(shop.tokens[0], "eight")
+        await cluster.resume(shop.tokens[0], 9)
+        assert await outcome(cluster) == "9"
 
 
 class Tagged(Event, tag="noted"):
