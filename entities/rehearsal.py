@@ -20,10 +20,10 @@ from .entity import Entity
 from .event import Event
 from .flow import Flow
 from .flowrun import Ended, FlowRun
-from .record import Answered, Armed, Asked, Began, Fired, N, Opened, Record, Resolved
+from .record import Answered, Armed, Asked, Began, Cancelled, Fired, N, Opened, Record, Resolved
 from .state import State
 from .steps import Call, StepFailed
-from .story import Mismatch, Misuse, Story
+from .story import FlowCancelled, Mismatch, Misuse, Story
 from .tagged import Failure, to_wire
 from .waits import WrongValue
 
@@ -122,6 +122,7 @@ class Rehearsal(Generic[S, Ev]):
         self.steps: dict[str, object] = dict(steps)
         self.waits: tuple[str, ...] = ()
         self.decision: Decision[Ev] | None = None
+        self.cancelled: bool = False
         self.entity: Entity[S, Ev] = entity
         self._contract, self._command = contract, command
 
@@ -129,6 +130,7 @@ class Rehearsal(Generic[S, Ev]):
         made = Rehearsal(self.entity, self._contract, self._command, self.state, self.steps)
         made.version, made.now_ms = self.version, self.now_ms
         made.records, made.emitted, made.performed = self.records, self.emitted, self.performed
+        made.cancelled = self.cancelled
         return made
 
     # -- what happens to it ---------------------------------------------------------------------
@@ -141,7 +143,7 @@ class Rehearsal(Generic[S, Ev]):
     def resumed(self, name: str, value: object) -> Rehearsal[S, Ev]:
         """Somebody resolves a deferred. AssertionError if none of that name is open."""
         __tracebackhide__ = True
-        opened = self._find(Opened, name)
+        opened = None if self.cancelled else self._find(Opened, name)
         if opened is None or self._find(Resolved, name) is not None:
             raise AssertionError(f"no deferred {name!r} is open; the flow {self.told()}")
         if opened.expires_ms is not None and opened.expires_ms <= self.now_ms:
@@ -151,11 +153,19 @@ class Rehearsal(Generic[S, Ev]):
     def answered(self, name: str, value: object) -> Rehearsal[S, Ev]:
         """Another entity answers, by its reply or a failure. AssertionError if it isn't asked."""
         __tracebackhide__ = True
-        if self._find(Asked, name) is None or self._find(Answered, name) is not None:
+        asked = None if self.cancelled else self._find(Asked, name)
+        if asked is None or self._find(Answered, name) is not None:
             raise AssertionError(f"nobody is asked {name!r}; the flow {self.told()}")
         if isinstance(value, Failure):
             return self._woken(Answered(name, failure=_raw(to_wire(value), name)))
         return self._woken(Answered(name, reply=_raw(value, name)))
+
+    def ended(self) -> Rehearsal[S, Ev]:
+        """Somebody cancels it where it waits. AssertionError if it has ended."""
+        __tracebackhide__ = True
+        if self.decision is not None or self.cancelled:
+            raise AssertionError(f"nothing is to be cancelled: the flow {self.told()}")
+        return self._woken(Cancelled("it was cancelled"))
 
     def advanced(self, duration: Duration) -> Rehearsal[S, Ev]:
         """Time passes; timers fire in their order."""
@@ -165,7 +175,8 @@ class Rehearsal(Generic[S, Ev]):
         stage.waits, stage.decision = self.waits, self.decision
         for _ in range(TURNS):
             due = min(stage._pending(), key=lambda armed: armed.due_ms, default=None)
-            if due is None or due.due_ms > until_ms or stage.decision is not None:
+            ended = stage.cancelled or stage.decision is not None
+            if ended or due is None or due.due_ms > until_ms:
                 stage.now_ms = until_ms
                 return stage
             stage.now_ms = max(stage.now_ms, due.due_ms)
@@ -184,6 +195,8 @@ class Rehearsal(Generic[S, Ev]):
 
     def told(self) -> str:
         """What it does, in words."""
+        if self.cancelled:
+            return "was cancelled"
         if self.decision is not None:
             return "has ended"
         return f"waits for {' and '.join(self.waits)}"
@@ -228,6 +241,9 @@ class Rehearsal(Generic[S, Ev]):
             self.version += 1
 
     def _end(self, run: FlowRun[S, Ev], decision: Any) -> None:
+        if isinstance(decision, FlowCancelled):
+            self.cancelled = True
+            return
         if isinstance(decision, BaseException):
             raise decision
         if not isinstance(decision, Decision):

@@ -74,6 +74,11 @@ class When(Generic[R, Ev, E]):
         decided = self._decided
         return () if isinstance(decided, Decision) else decided.performed
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether a flow has ended since it was cancelled."""
+        return isinstance(self._decided, Rehearsal) and self._decided.cancelled
+
     def accepts(self, reply: R, *events: Ev) -> None:
         """AssertionError unless it was accepted with exactly this reply and these events.
 
@@ -98,7 +103,8 @@ class When(Generic[R, Ev, E]):
         """
         __tracebackhide__ = True
         rehearsal = self._rehearsal()
-        if rehearsal.decision is not None or set(rehearsal.waits) != set(names):
+        ended = rehearsal.decision is not None or rehearsal.cancelled
+        if ended or set(rehearsal.waits) != set(names):
             got = f"the flow {rehearsal.told()}"
             raise AssertionError(f"{self._told}\nexpected: waits for {names}\n     got: {got}")
 
@@ -113,6 +119,12 @@ class When(Generic[R, Ev, E]):
         __tracebackhide__ = True
         after = self._rehearsal().answered(name, value)
         return self._then(after, f"answer: {name} by {value!r}")
+
+    def cancel(self) -> When[R, Ev, E]:
+        """Somebody cancels the flow where it waits: what its steps did is undone, as `performed`
+        tells. It has no decision then. AssertionError if it has ended."""
+        __tracebackhide__ = True
+        return self._then(self._rehearsal().ended(), "cancel")
 
     def advance(self, duration: Duration) -> When[R, Ev, E]:
         """Time passes, and timers fire."""

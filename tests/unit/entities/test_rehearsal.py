@@ -565,3 +565,30 @@ def test_a_token_is_handed_out_where_it_is_asked_for() -> None:
     with pytest.raises(AssertionError, match="the token of deferred 'answer' has expired"):
         when.advance(60).resume("answer", 1)
     assert len(sent) == 1
+
+
+def test_a_flow_that_is_cancelled_is_undone() -> None:
+    async def nothing() -> None:
+        pass
+
+    async def books(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+        for name in ("hotel", "car"):
+            await flow.step(name).undo(nothing).run(nothing)
+            await flow.emit(Noted(name))
+            await flow.sleep(f"after {name}", 60)
+        return command.accept("booked")
+
+    begun = given(Entity(Case(), decide, evolve, flows=[books])).when(Try())
+    cancelled = begun.advance(60).cancel()
+    assert (begun.cancelled, cancelled.cancelled) == (False, True)
+    assert cancelled.performed == ("hotel", "car", "undo car", "undo hotel")
+    assert cancelled.emitted == (Noted("hotel"), Noted("car"))
+    assert begun.cancel().performed == ("hotel", "undo hotel")
+    assert begun.advance(120).cancelled is False
+    with pytest.raises(AssertionError, match="got: the flow was cancelled"):
+        cancelled.accepts("booked")
+    with pytest.raises(AssertionError, match="got: the flow was cancelled"):
+        cancelled.advance(3600).waits_for("after car")
+    for ended in (cancelled, begun.advance(120)):
+        with pytest.raises(AssertionError, match="nothing is to be cancelled: the flow"):
+            ended.cancel()
