@@ -17,6 +17,7 @@ from perdure.streams.jetstream.api import RawMessage, parse_time
 from perdure.streams.jetstream.consumer import delivery_of
 from perdure.streams.jetstream.denials import LATE_S
 from perdure.streams.jetstream.errors import (
+    ApiError,
     Denied,
     Lost,
     Problem,
@@ -188,15 +189,26 @@ def test_a_swallowed_duplicate_was_not_stored() -> None:
         (10074, Incompatible, "replicas"),
         (10148, Taken, "why"),
         (10100, Taken, "why"),
-        (10008, Unreachable, "why"),
-        (10026, Unreachable, "why"),
+        (10026, ApiError, "why"),
     ],
 )
 def test_errors_of_the_api(code: int, kind: type[Exception], text: str) -> None:
     raised = api_error("STREAM.CREATE.S", Problem(400, code, "why"))
     assert type(raised) is kind
+    assert "api_prefix" in str(raised) or "enable" not in str(raised)
     assert text in str(raised)
     assert f"({code})" in str(raised)
+
+
+def test_an_error_that_the_server_calls_temporary_is_no_refusal() -> None:
+    assert type(api_error("STREAM.INFO.S", Problem(503, 10008, "no leader"))) is Unreachable
+
+
+def test_where_there_is_no_jetstream_the_prefix_that_was_set_comes_first() -> None:
+    raised = api_error("STREAM.INFO.S", Problem(503, 10039, "no"), "JS.CORE.API")
+    assert isinstance(raised, Incompatible)
+    found = str(raised)
+    assert 0 < found.index("`api_prefix`, which is JS.CORE.API") < found.index("enable it")
 
 
 def test_no_responders_is_a_status_without_data() -> None:
