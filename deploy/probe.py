@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
+import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from ..entities.settings import Settings
+from ..streams.jetstream.denials import Verb, violation_in
 from ..streams.jetstream.link import Link, dial
 from ..streams.jetstream.login import options, servers
 from .permissions import INBOX, PROBE, PROBE_HEADERS, Need
@@ -28,7 +30,12 @@ ANSWER_S = 2.0
 NOBODY = f"{INBOX}.{PROBE}.answers"
 """Where answers to probes go: unheard."""
 
-_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
+logger: logging.Logger = logging.getLogger("perdure.check")
+
+_VERBS: dict[Verb, Literal["publish", "subscribe"]] = {
+    "publish": "publish",
+    "subscription": "subscribe",
+}
 
 
 class Silent(Exception):
@@ -57,6 +64,7 @@ class Probe:
             "perdure-check",
             on_end=lambda _client: None,
             on_error=self._on_error,
+            on_said=self._said,
         )
         self._client = self._link.client
 
@@ -126,7 +134,7 @@ class Probe:
             await self._barrier()
         except (NatsError, OSError) as error:
             raise Silent(f"the connection was lost: {error}") from None
-        return [need for need in needs if (need.verb, need.probe.lower()) in self._violations]
+        return [need for need in needs if (need.verb, need.probe) in self._violations]
 
     async def _barrier(self) -> None:
         """Return when the server has seen all that was sent, and we all that it said.
@@ -136,8 +144,12 @@ class Probe:
         for _ in range(2):
             await self._client.flush(timeout=int(ANSWER_S))
 
+    def _said(self, _: Client, error: str) -> bool:
+        found = violation_in(error)
+        if found is not None:
+            verb, subject = found
+            self._violations.add((_VERBS[verb], subject))
+        return found is not None
+
     async def _on_error(self, error: Exception) -> None:
-        match = _VIOLATION.search(str(error))
-        if match is not None:
-            verb = "publish" if match[1].lower() == "publish" else "subscribe"
-            self._violations.add((verb, match[2].lower()))
+        logger.debug("while looking: %r", error)  # what failed is told where it is missed

@@ -43,13 +43,21 @@ class InUse(Exception):
         self.next_step = next_step
 
 
+class LeftHalted(Forbidden):
+    """It isn't permitted any more, and the type may be halted. `sharding` is how it is cut."""
+
+    def __init__(self, why: str, sharding: Sharding) -> None:
+        super().__init__(why)
+        self.sharding = sharding
+
+
 async def resize(session: Session, entity: str, shards: int) -> tuple[Sharding, Sharding]:
     """Cut a type into that many shards; how it was cut, and how it is.
 
     A type that was left halted is set going, also by the number that it has. If it fails, the type
     is set going as it was.
     Raises InUse; Incompatible if there is no such type; Unreachable, after which it may be done,
-    or be halted: the same again ends it.
+    or be halted: the same again ends it; Forbidden, after which it is as it was, but LeftHalted.
     """
     before, halted = await _found(session, entity)
     if not halted:
@@ -65,8 +73,10 @@ async def resize(session: Session, entity: str, shards: int) -> tuple[Sharding, 
             await _require_idle(session, entity)
             after = Sharding(before.generation + 1, shards)
         await session.recut(entity, after, token)
-    except BaseException:
-        await asyncio.shield(_set_going(session, entity, before, token))
+    except BaseException as error:
+        going = await asyncio.shield(_set_going(session, entity, before, token))
+        if isinstance(error, Forbidden) and not going:
+            raise LeftHalted(str(error), before) from error
         raise
     await _remove_terms(session, entity, after)
     return before, after
@@ -104,8 +114,9 @@ async def _require_idle(session: Session, entity: str) -> None:
         )
 
 
-async def _set_going(session: Session, entity: str, sharding: Sharding, token: str) -> None:
-    """Let a type that is still halted with the token take tells again, as it was cut."""
+async def _set_going(session: Session, entity: str, sharding: Sharding, token: str) -> bool:
+    """Let a type that is still halted with the token take tells again, as it was cut; False if it
+    may still be halted."""
     with contextlib.suppress(Incompatible):  # somebody else is at it, or it was cut after all
         try:
             await session.recut(entity, sharding, token)
@@ -116,6 +127,8 @@ async def _set_going(session: Session, entity: str, sharding: Sharding, token: s
                 error,
                 extra={"action": "resize.halted", "entity": entity},
             )
+            return False
+    return True
 
 
 async def _remove_terms(session: Session, entity: str, now: Sharding) -> None:

@@ -35,7 +35,7 @@ from ..entities.errors import (
     with_details,
 )
 from ..entities.retry import Retry, delay_s
-from .port import Appended, Full, NoAck, NoStream, PublishAnswer, Refused
+from .port import DENIED, Appended, Full, NoAck, NoStream, PublishAnswer, Refused
 
 GROWTH = 1.7
 """By what the wait for an answer grows from attempt to attempt: 0.25 s reaches 10 s in 7."""
@@ -79,6 +79,7 @@ class Standing(Enum):
     UNKNOWN_TYPE = "unknown type"  # nobody ever told how the type is cut
     UNHEARD = "unheard"  # the type's runners don't answer, though the server does
     CUT = "cut"  # there is no way to the server
+    DENIED = "denied"  # the server lets this login not ask
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +153,7 @@ def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
 def _next_sent(state: Attempts, acts: bool, wait_s: float) -> Attempts:
     """The state after one more attempt, whose answer is waited for so long."""
     number = state.number + 1
-    waits = state.standing in (Standing.BUSY, Standing.SUSPENDED)
+    waits = state.standing in (Standing.BUSY, Standing.SUSPENDED, Standing.DENIED)
     return msgspec.structs.replace(
         state,
         number=number,
@@ -257,20 +258,37 @@ def unheard(state: Attempts, policy: Policy, why: str, jitter: float) -> Step:
     return state, Repeat(_spread(policy.repeat_after_s, jitter), refresh=True)
 
 
-def forbidden(state: Attempts, policy: Policy, why: str) -> Step:
-    """The server lets this login not send the newest attempt, or not ask how the type is cut."""
-    state = msgspec.structs.replace(state, open=state.open - {state.number})
+def forbidden(
+    state: Attempts,
+    policy: Policy,
+    why: str,
+    jitter: float,
+    lost: frozenset[int] = frozenset(),
+) -> Step:
+    """The server lets this login not ask: how the type is cut, or for what it sent.
+
+    `lost` are the attempts that nobody got, for certain. The outcome of a stored command comes
+    without being asked for, so it is waited for.
+    """
+    state = msgspec.structs.replace(state, open=state.open - lost)
     error = RpcClientError(cause=why, may_have_taken_effect=may(state, policy), advice="fix")
-    return state, Fail(error)
+    if not policy.stored:
+        return state, Fail(error)
+    state = msgspec.structs.replace(state, standing=Standing.DENIED, error=error)
+    return state, Repeat(_spread(policy.repeat_after_s, jitter))
 
 
 def expired(state: Attempts, policy: Policy, entity: str, after_s: float) -> ClusterError:
     """The error of a call whose time is up; `after_s` is that time."""
     unsure = may(state, policy)
     match state.standing:
-        case Standing.SUSPENDED | Standing.ELSEWHERE | Standing.CUT | Standing.UNHEARD if (
-            state.error is not None
-        ):
+        case (
+            Standing.SUSPENDED
+            | Standing.ELSEWHERE
+            | Standing.CUT
+            | Standing.UNHEARD
+            | Standing.DENIED
+        ) if state.error is not None:
             return with_details(state.error, may_have_taken_effect=unsure)
         case Standing.NOBODY:
             why = "nobody listens for the entity's shard"
@@ -322,6 +340,9 @@ def published(
             error: ClusterError = MailboxFull(may_have_taken_effect=state.unsure)
         case NoStream():
             error = RunnerNotRegistered(entity=entity, may_have_taken_effect=state.unsure)
+        case Refused(code, why) if code == DENIED:
+            denied = RpcClientError(cause=why, may_have_taken_effect=state.unsure, advice="fix")
+            return state, Fail(denied)
         case Refused(code, why):
             cause = f"the command stream refused it: {why} ({code})"
             return state, Fail(PersistenceError(cause=cause, may_have_taken_effect=state.unsure))

@@ -106,7 +106,8 @@ class Call:
         self._refresh = False  # ask for the route before
         self._paid_at: float | None = None  # when the newest attempt went out, if it cost a token
         self._body = b""
-        self._sent = "", 0.0  # where the newest attempt went, and when
+        self._subject = ""  # where attempts go, since when (loop time), and from which number on
+        self._since, self._first = 0.0, 1
         budget.call()
 
     def __repr__(self) -> str:
@@ -152,8 +153,7 @@ class Call:
         self._answers.check()
         if over(self._deadline):
             return
-        if self._state.number and (why := self._session.asks.denied(*self._sent)):
-            self._apply(forbidden(self._state, self._policy, why))
+        self._look_denied()
         if not self._session.connected:
             self._apply(
                 cut(self._state, self._policy, "no connection to the server", self._jitter())
@@ -184,8 +184,15 @@ class Call:
             sharding.shard(target.token),
             target.token,
         )
-        self._sent = subject, now
+        if subject != self._subject:
+            self._subject, self._since, self._first = subject, now, number
         self._session.asks.send(subject, self._body, reply=self._answers.subject(number))
+
+    def _look_denied(self) -> None:
+        """Whether it is certain by now that nobody got what was sent where attempts go."""
+        if self._subject and (why := self._session.asks.denied(self._subject, self._since)):
+            lost = frozenset(range(self._first, self._state.number + 1))
+            self._apply(forbidden(self._state, self._policy, why, self._jitter(), lost))
 
     async def _route(self) -> Route | None:
         """Where to send; None if that isn't known, and it was decided when to try again."""
@@ -200,7 +207,7 @@ class Call:
         try:
             return await self._routes.ask(entity, timeout_s=timeout_s)
         except Forbidden as error:
-            step = forbidden(self._state, self._policy, str(error))
+            step = forbidden(self._state, self._policy, str(error), self._jitter())
         except NobodyThere:
             step = unknown_type(self._state, self._policy, entity, self._jitter())
         except Unreachable as error:

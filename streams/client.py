@@ -98,7 +98,9 @@ class Cluster:
     def watch(
         self, entity: Entity[Any, Ev], id: str | Snowflake, *, after: int = 0
     ) -> AsyncIterator[Commit[Ev]]:
-        """`history`, then live, without a gap, for ever. Raises what `history` raises."""
+        """`history`, then live, without a gap, for ever. Raises what `history` raises; later, too,
+        where it isn't permitted any more, the log is another, or the server refuses for minutes.
+        """
         _check_reading("watch", entity, after)
         target = self._caller.target(_address(entity.name, id))
         return watch(self._caller, target, entity, after)

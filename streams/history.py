@@ -23,7 +23,7 @@ from ..entities.key import is_key
 from . import commit as wire
 from .call import Target
 from .caller import Caller
-from .port import Unreachable
+from .port import Forbidden, Unreachable
 
 Ev_co = TypeVar("Ev_co", bound=Event, covariant=True, default=Never)
 
@@ -67,7 +67,7 @@ async def history(
                 for record in reader.read(stored):
                     yield record
         except Unreachable as error:
-            raise _unreachable(error) from None
+            raise unreachable(error) from None
         except wire.Damaged as error:
             raise _damaged(error) from None
 
@@ -83,7 +83,7 @@ async def watch(
                 for record in reader.read(stored):
                     yield record
         except Unreachable as error:
-            raise _unreachable(error) from None
+            raise unreachable(error) from None
         except wire.Damaged as error:
             raise _damaged(error) from None
 
@@ -138,7 +138,10 @@ def _key(outcome: wire.Outcome) -> str | None:
     return outcome.name if is_key(outcome.name) else None
 
 
-def _unreachable(error: Unreachable) -> RpcClientError:
+def unreachable(error: Unreachable) -> RpcClientError:
+    """What a reader is told who can't reach what he reads, or may not."""
+    if isinstance(error, Forbidden):
+        return RpcClientError(cause=str(error), may_have_taken_effect=False, advice="fix")
     return RpcClientError(cause=str(error), may_have_taken_effect=False)
 
 

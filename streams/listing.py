@@ -16,8 +16,9 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
-from ..entities.errors import MalformedMessage, RpcClientError, SerializationError
+from ..entities.errors import MalformedMessage, SerializationError
 from .commit import Stored
+from .history import unreachable
 from .port import Session, Unreachable
 from .registration import Unreadable, decode
 from .seen import Seen
@@ -83,7 +84,7 @@ class Listing(AsyncIterator[str]):
         try:
             return await anext(self._ids)
         except Unreachable as error:
-            raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
+            raise unreachable(error) from None
         except Unreadable as error:
             raise SerializationError(cause=str(error), may_have_taken_effect=False) from None
 

@@ -63,6 +63,10 @@ class Taken(Exception):
 
 
 # -- answers ----------------------------------------------------------------------------------
+DENIED = 403
+"""The code of a refusal for lack of permission."""
+
+
 class Appended(Struct, frozen=True):
     """Stored, at this sequence of the stream."""
 
@@ -319,7 +323,7 @@ class Asks(Protocol):
         ...
 
     def denied(self, subject: str, since: float) -> str | None:
-        """Why what was sent there at that time (the loop's) or later may not be, if it is told."""
+        """Why nobody got what was sent there since then (loop time), if that is certain."""
         ...
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
@@ -371,17 +375,12 @@ class Members(Protocol):
         """The new revision, or None if `expected` (0: no value) isn't the last revision.
 
         With `ttl_s` (whole seconds, at least 1) the value goes by itself after that long, by the
-        backend's clock, unless it is put again.
-
-        Raises Unreachable.
+        backend's clock, unless it is put again. Raises Unreachable.
         """
         ...
 
     async def delete(self, key: str, *, upto: int | None = None) -> None:
-        """Remove a value, where `upto` is given only one of that revision or an older one.
-
-        Raises Unreachable.
-        """
+        """Remove a value, of revision `upto` or an older one if given. Raises Unreachable."""
         ...
 
     async def entries(self, head: str) -> dict[str, Entry]:

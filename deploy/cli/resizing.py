@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...durable.resizing import InUse, resize
+from ...durable.resizing import InUse, LeftHalted, resize
 from ...streams.caller import Caller
 from ...streams.port import Forbidden, Incompatible, Unreachable
 from ...streams.subjects import Sharding
@@ -14,7 +14,8 @@ from .options import NO_OPTIONS, Common
 from .output import Output
 from .trouble import SUCCESS, Failed, UsageError
 
-CREATOR = "the same by a login that may update streams: perdure permissions --role runner --create"
+ALLOWED = "by a login that may update streams: perdure permissions --role runner --create"
+CREATOR = f"the same {ALLOWED}"
 LEAST, MOST = 1, 1_024
 """Shards that a type may have: as the setting `shards`."""
 
@@ -58,6 +59,9 @@ def resize_type(type: str, number: int, /, *, common: Common = NO_OPTIONS) -> in
             before, after = await resize(caller.session, type, number)
         except InUse as used:
             raise Failed(f"{used}; it stays as it is", used.next_step) from None
+        except LeftHalted as error:
+            step = f"perdure shards resize {type} {error.sharding.shards} leaves it as it was"
+            raise Failed(f"{type} may be halted: {error}", f"{step}, {ALLOWED}") from None
         except Forbidden as error:
             raise Failed(str(error), CREATOR) from None
         except Unreachable as error:

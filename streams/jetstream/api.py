@@ -16,13 +16,13 @@ from ..commit import MARK, Stored
 from ..port import Incompatible, Unreachable
 from .connection import Connection
 from .errors import (
-    ENABLE,
     FORBIDDEN_DELETE,
     NO_MESSAGE,
     NO_SEQUENCE,
     NO_STREAM,
     Problem,
     api_error,
+    no_jetstream,
 )
 from .messages import no_responders
 from .reader import headers_of
@@ -154,13 +154,15 @@ async def call(
     if no_responders(answer):
         if await connection.ends():
             raise Unreachable("the server stops")
-        raise Incompatible(f"nobody answers {subject}: no JetStream here. {ENABLE}")
+        advice = no_jetstream(connection.api_prefix)
+        raise Incompatible(f"nobody answers {subject}: no JetStream here. {advice}")
     try:
         response = msgspec.json.decode(answer.data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreachable(f"{subject}: not an answer of JetStream: {error}") from None
     if response.error is not None and response.error.err_code not in accept:
-        raise api_error(subject.removeprefix(connection.api), response.error)
+        what = subject.removeprefix(connection.api)
+        raise api_error(what, response.error, connection.api_prefix)
     return response
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
@@ -19,6 +20,8 @@ class JetStreamAsks:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._asked = connection.denials.asked.append
+        self._now = asyncio.get_running_loop().time
 
     async def subscribe(
         self, subject: str, on_message: Callable[[Message], None]
@@ -50,13 +53,17 @@ class JetStreamAsks:
         """Publish, at most once. Dropped while there is no connection, and if it is too large or
         its subject can't be encoded. Raises ValueError for another subject that can't be."""
         try:
-            self._connection.send(subject, data, reply, strings(headers))
+            sent = self._connection.send(subject, data, reply, strings(headers))
         except (TooLarge, UnicodeEncodeError) as error:  # one bad message, maybe a stranger's
             logger.warning("not sent to %r: %s", subject[:200], error)
+            return
+        if reply and sent:
+            self._asked((self._now(), subject))
 
     def denied(self, subject: str, since: float) -> str | None:
-        """Why what was sent there at that time (the loop's) or later may not be, if it is told."""
-        return self._connection.denied(subject, since)
+        """Why nobody got what was sent there, with a reply subject, at that time (the loop's) or
+        later; None unless that is certain."""
+        return self._connection.denials.certain(subject, since)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""

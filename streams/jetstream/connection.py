@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from nats.errors import BadSubjectError, Error
 from ...entities.entropy import Entropy
 from ...entities.settings import JETSTREAM_API, Settings, without_login
 from ..port import Forbidden, Incompatible, Unreachable
+from .denials import Denials, violation, violation_in
 from .errors import Denied, Lost, TooLarge
 from .link import Link, dial
 from .login import options, servers
@@ -55,10 +55,6 @@ DEFAULT_PAYLOAD = 1024**2
 """The server's limit of one message with its headers, in bytes, until it tells another."""
 INBOX_BYTES = 11
 """Of an inbox's name: nobody else may guess it, or hit it by chance."""
-VIOLATIONS = 100
-"""Permission violations remembered, for `perdure check`."""
-
-_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
 
 class Bound(Protocol):
@@ -113,12 +109,12 @@ class Connection:
     """The way to the server, as long as the session lives."""
 
     def __init__(self, settings: Settings, name: str, entropy: Entropy) -> None:
-        self.violations: dict[str, float] = {}
-        """What the server denied, and when last (the loop's time, seconds)."""
+        self.denials: Denials = Denials()
         self.link: Link | None = None
         self.links: int = 0
         self.api: str = f"{settings.api_prefix}."
         """What the subject of each request of JetStream's API begins with."""
+        self.api_prefix: str = settings.api_prefix
         self.at_home: bool = settings.api_prefix == JETSTREAM_API
         """Whether this login is in the account that has the streams."""
         self._urls = servers(settings)
@@ -143,6 +139,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._look_at = 0.0  # loop time
+        self._linked_at = 0.0  # loop time, before the newest link's first subscription
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
@@ -197,7 +194,7 @@ class Connection:
             self._room.taken,
             0 if outbox is None else outbox.size,
             0 if outbox is None else outbox.dropped,
-            tuple(self.violations),
+            tuple(self.denials.known),
         )
 
     def live(self) -> Link:
@@ -308,25 +305,22 @@ class Connection:
         finally:
             over()
         if isinstance(result, Lost):
-            raise Unreachable(f"{result.why}{self._deaf()}")
+            deaf = self._deaf()
+            raise Unreachable(result.why) if deaf is None else Forbidden(f"{result.why}: {deaf}")
         if isinstance(result, Denied):
             raise Forbidden(result.why)
         return result
 
-    def denied(self, subject: str, since: float) -> str | None:
-        """The violation that the server told since then of a publish there, if it did."""
-        told = self.violations.get(f'permissions violation for publish to "{subject.lower()}"')
-        if told is None or told < since:
+    def _deaf(self) -> str | None:
+        """Why no answer can come, if the server said so of this link's inbox."""
+        inbox = self.replies.prefix
+        told = self.denials.told("subscription", f"{inbox}*", self._linked_at)
+        if told is None:
             return None
-        return f'permissions violation for publish to "{subject}"'
-
-    def _deaf(self) -> str:
-        """Why no answer can come, if the server said that this login may not hear it."""
-        told = f'permissions violation for subscription to "{self.replies.prefix.lower()}'
-        if not any(violation.startswith(told) for violation in self.violations):
-            return ""
-        inbox = self.replies.prefix.rpartition(".")[0].rpartition(".")[0]
-        return f": this login may not subscribe to {inbox}.>; set inbox_prefix to what it may"
+        above = inbox.rpartition(".")[0].rpartition(".")[0]
+        return (
+            f"{told}: this login may not subscribe to {above}.>; set inbox_prefix to what it may"
+        )
 
     def send(
         self,
@@ -405,11 +399,17 @@ class Connection:
     # -- keeping it alive -------------------------------------------------------------------------
     async def _dial(self) -> Link:
         return await dial(
-            self._urls, self._options, self._name, on_end=self._ended, on_error=self._error
+            self._urls,
+            self._options,
+            self._name,
+            on_end=self._ended,
+            on_error=self._error,
+            on_said=self._said,
         )
 
     async def _adopt(self, link: Link) -> None:
         """Make a link ours: subscriptions first, then everybody else. Raises Unreachable."""
+        self._linked_at = self._loop.time()
         try:
             for listener in list(self._listeners):
                 listener.subscription = await link.subscribe(listener.subject, listener.handler)
@@ -485,18 +485,21 @@ class Connection:
                 thing.tick(now)
 
     async def _error(self, error: Exception) -> None:
-        """What nats-py reports: most of it is only worth a line in the log."""
-        found = _VIOLATION.search(str(error))
+        """What nats-py reports: it is only worth a line in the log."""
+        logger.warning("%s: %s", self._name, str(error) or repr(error))
+
+    def _said(self, client: Client, error: str) -> bool:
+        """Take what the server says if it is what this login may not."""
+        found = violation_in(error)
         if found is None:
-            logger.warning("%s: %s", self._name, str(error) or repr(error))
-            return
-        known = found[0] in self.violations
-        new = not known and len(self.violations) < VIOLATIONS
-        logger.log(logging.ERROR if new else logging.DEBUG, "%s: %s", self._name, error)
-        if new or known:  # a caller may try the same again and again
-            self.violations[found[0]] = self._loop.time()
-        if found[1] == "publish":
-            self.replies.deny(found[2])
+            return False
+        verb, subject = found
+        new = self.denials.tell(verb, subject, self._loop.time())
+        level = logging.ERROR if new else logging.DEBUG  # it may be tried again and again
+        logger.log(level, "%s: %s", self._name, violation(verb, subject))
+        if verb == "publish" and (self.link is None or self.link.client is client):
+            self.replies.deny(subject)
+        return True
 
     def _add_discovered(self, client: Client) -> None:
         """Servers of the cluster that the one we know told us of."""

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from ..commit import MARK, Stored
-from ..port import Unreachable
+from ..port import Forbidden, Unreachable
 from .api import TIMEOUT_S, parse_time
 from .connection import Connection
+from .denials import Denials
 from .link import Link
 from .replies import Received
 
@@ -111,14 +112,12 @@ async def latest(connection: Connection, stream: str, subject: str, most: int) -
 
 
 async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -> _Batch:
-    collected = _Batch(connection.live())
+    subject = f"{connection.api}DIRECT.GET.{stream}"
+    collected = _Batch(connection.live(), connection.denials, subject)
     inbox = connection.inbox(collected.receive)
     connection.bind(collected)
     try:
-        sent = connection.send(
-            f"{connection.api}DIRECT.GET.{stream}", msgspec.json.encode(query), f"{inbox}.b"
-        )
-        if not sent:
+        if not connection.send(subject, msgspec.json.encode(query), f"{inbox}.b"):
             raise Unreachable("too much waits to be sent")
         await collected.done
     finally:
@@ -130,7 +129,7 @@ async def _collect(connection: Connection, stream: str, query: dict[str, Any]) -
 class _Batch:
     """The answers to one request, as they come."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, denials: Denials, subject: str) -> None:
         loop = asyncio.get_running_loop()
         self.found: list[Received] = []
         self.end: str = ""  # the status that ended it, by the server's word
@@ -138,6 +137,7 @@ class _Batch:
         self._last = "0"  # the sequence of the newest; the server's word for none before
         self._link = link
         self._loop = loop
+        self._denials, self._subject, self._began = denials, subject, loop.time()
         self._deadline = loop.time() + TIMEOUT_S
 
     def receive(self, message: Received) -> None:
@@ -154,6 +154,9 @@ class _Batch:
             self._deadline = self._loop.time() + TIMEOUT_S
 
     def tick(self, now: float) -> None:
+        why = self._denials.told("publish", self._subject, self._began)
+        if why is not None and not self.done.done():  # maybe another's: just as good
+            self.done.set_exception(Forbidden(why))
         if now > self._deadline or not self._link.alive:
             self._finish()
 

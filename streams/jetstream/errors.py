@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ...entities.settings import JETSTREAM_API
 from ..port import (
     AppendAnswer,
     Appended,
@@ -27,8 +28,9 @@ from ..port import (
 MINIMUM = (2, 15, 1)
 """The oldest server: earlier ones refuse valid conditions (10071) and lose scheduled messages."""
 
-DENIED = 403
 NO_RESPONDERS = 503
+UNAVAILABLE = 503
+"""The `code` of an error that the server itself calls temporary: there is no leader yet."""
 NO_CONSUMER = 10014
 NO_MESSAGE = 10037
 NO_SEQUENCE = (10043, 10057)
@@ -123,11 +125,15 @@ def _decode(data: bytes) -> PubAck | None:
         return None
 
 
-def api_error(what: str, problem: Problem) -> Exception:
-    """The exception for an error of the JetStream API."""
+class ApiError(Unreachable):
+    """The server answered, and refuses: it isn't silent, and will hardly do it later."""
+
+
+def api_error(what: str, problem: Problem, api_prefix: str = JETSTREAM_API) -> Exception:
+    """The exception for an error of the JetStream API, which was asked by that prefix."""
     text = f"{what}: {problem}"
     if problem.err_code in NOT_ENABLED:
-        return Incompatible(f"{text}. {ENABLE}")
+        return Incompatible(f"{text}. {no_jetstream(api_prefix)}")
     if problem.err_code in TAKEN:
         return Taken(text)
     if problem.err_code == OVERLAP:
@@ -140,13 +146,23 @@ def api_error(what: str, problem: Problem) -> Exception:
             f"{text}. Check the settings `replicas` and `command_stream_bytes` against the "
             "server's size and limits"
         )
-    return Unreachable(text)
+    return Unreachable(text) if problem.code == UNAVAILABLE else ApiError(text)
 
 
 ENABLE = (
     "JetStream is what perdure stores everything in: enable it on the server (`jetstream {}` in "
     "its configuration) and for the account"
 )
+
+
+def no_jetstream(api_prefix: str) -> str:
+    """What to do where there is none, or nobody answers what begins with that prefix."""
+    if api_prefix == JETSTREAM_API:
+        return f"{ENABLE}. If another account has the streams, set `api_prefix`"
+    return (
+        f"Correct the setting `api_prefix`, which is {api_prefix}: this login's account imports "
+        f"that from the one that has the streams, or should. {ENABLE}"
+    )
 
 
 def check_version(version: str) -> None:

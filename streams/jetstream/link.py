@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from nats.aio.client import Client, Server
@@ -104,9 +105,12 @@ async def dial(
     *,
     on_end: Callable[[Client], None],
     on_error: Callable[[Exception], Awaitable[None]],
+    on_said: Callable[[Client, str], bool],
 ) -> Link:
-    """A new link to one of the servers. Raises Unreachable, Incompatible."""
+    """A new link to one of the servers. `on_said` is given each error as the server says it, and
+    takes it or leaves it to `on_error`. Raises Unreachable, Incompatible."""
     client = Reader()
+    client.on_error = partial(on_said, client)
     errors: list[Exception] = []
 
     async def failed(error: Exception) -> None:

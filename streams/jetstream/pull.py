@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from nats.aio.subscription import Subscription
 
-from ..port import Incompatible, Unreachable
+from ..port import Forbidden, Incompatible, Unreachable
 from .api import TIMEOUT_S, ConsumerResponse, call
 from .connection import Connection
 from .errors import NO_CONSUMER, NO_STREAM
@@ -78,7 +78,11 @@ class Credit:
 
 
 class Pull:
-    """The standing pull of one consumer; `requests` counts what it asked for."""
+    """The standing pull of one consumer; `requests` counts what it asked for.
+
+    `on_denied` is told if this login may not pull, or not hear what comes. Without it that is only
+    logged, and the pull goes on trying: a runner survives a moment of wrong permissions.
+    """
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class Pull:
         consumer: str,
         on_message: Callable[[Received], None],
         on_end: Callable[[str], None],
+        on_denied: Callable[[str], None] | None = None,
     ) -> None:
         self.over: bool = False
         self.requests: int = 0
@@ -97,9 +102,11 @@ class Pull:
         self._consumer = consumer
         self._on_message = on_message
         self._on_end = on_end
+        self._on_denied = on_denied
+        self._denied = False  # and that was told
         self._credit = Credit()
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._heard = self._opened_at = self._loop.time()
         self._unanswered = False  # nobody said whether the consumer is there
         self._subject = f"{connection.api}CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._subscription: Subscription | None = None
@@ -177,6 +184,10 @@ class Pull:
     # -- what doesn't come ------------------------------------------------------------------------
     def tick(self, now: float) -> None:
         """Whether the server has been silent for too long; without a request out it always is."""
+        denials, since = self._connection.denials, self._opened_at
+        why = denials.told("publish", self._subject, since)
+        if why := why or denials.told("subscription", f"{self.inbox}.*", since):
+            self._deny(why)
         if now - self._heard > (SILENCE_S if self._credit.out else HEARTBEAT_S):
             self._verify()
 
@@ -192,6 +203,9 @@ class Pull:
         """Ask for the consumer; pull again if it is there and nothing came meanwhile."""
         try:
             found = await info(self._connection, self._stream, self._consumer, CHECK_S)
+        except Forbidden as error:
+            self._deny(str(error))
+            return
         except (Unreachable, Incompatible) as error:
             level = logging.DEBUG if self._unanswered else logging.INFO
             logger.log(level, "pull of %s: %s", self._consumer, error)
@@ -210,6 +224,16 @@ class Pull:
             self._heard = self._loop.time()
             self._credit.forget()
             self._ask()
+
+    def _deny(self, why: str) -> None:
+        """This login may not: say so once."""
+        if self.over or self._denied:
+            return
+        self._denied = True
+        if self._on_denied is not None:
+            self._on_denied(why)
+        else:
+            logger.warning("pull of %s: tried until it may: %s", self._consumer, why)
 
     def _end(self, reason: str) -> None:
         if self.over:

@@ -79,6 +79,7 @@ class Reader(Client):
     def __init__(self) -> None:
         super().__init__()
         self.handlers: dict[int, Handler] = {}
+        self.on_error: Callable[[str], bool] | None = None
         self._ps = StrictParser(self)
         self._socket: asyncio.WriteTransport | None = None
 
@@ -169,6 +170,10 @@ class Reader(Client):
             # Either would end nats-py's reader of this connection.
             logger.exception("a handler of %s failed", subject)
         return True
+
+    def taken(self, error: str) -> bool:
+        """The server said that something is wrong; False if that is for nats-py."""
+        return self.on_error is not None and self.on_error(error)
 
 
 def headers_of(block: bytes) -> dict[str, str]:
@@ -263,7 +268,9 @@ class StrictParser(Parser):
             case b"INFO":
                 await self.nc._process_info(_json(rest))
             case b"-ERR":
-                await self.nc._process_err(rest.decode(errors="replace").strip().lower())
+                text = rest.decode(errors="replace").strip()
+                if not self.nc.taken(text):  # in lower case a subject would be another's
+                    await self.nc._process_err(text.lower())
             case b"+OK":
                 pass
             case _:

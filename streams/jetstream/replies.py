@@ -14,7 +14,11 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from .denials import LATE_S, violation
 from .errors import Denied, Lost
+
+GIVEN_UP = 4_096
+"""Given up without an answer, and remembered for LATE_S: more than wait at any time."""
 
 
 class Received(Protocol):
@@ -60,6 +64,8 @@ class Replies:
         self._number = 0
         self._acks: dict[str, Waiting] = {}
         self._requests: dict[str, Waiting] = {}
+        self._given_up: dict[str, tuple[float, str]] = {}  # token: when, and its subject
+        self._denied: dict[str, int] = {}  # violations by subject, of what may still wait
 
     def __len__(self) -> int:
         return len(self._acks) + len(self._requests)
@@ -89,7 +95,8 @@ class Replies:
 
         def over() -> None:
             timer.cancel()
-            self._requests.pop(token, None)
+            if self._requests.pop(token, None) is not None:
+                self._give_up(token, subject)
 
         return self.prefix + token, future, over
 
@@ -99,9 +106,15 @@ class Replies:
         waiting = self._acks.pop(token, None) or self._requests.pop(token, None)
         if waiting is not None:
             self._over(waiting, message)
+        else:
+            self._given_up.pop(token, None)  # it was taken, after all
 
     def sweep(self, now: float) -> None:
         """End what is overdue; `now` is the loop's time."""
+        while self._given_up and next(iter(self._given_up.values()))[0] < now - LATE_S:
+            self._forget_oldest()
+        for subject in list(self._denied):  # some of what was sent there is acknowledged by now
+            self._settle_denied(subject)
         overdue: list[str] = []
         for token, waiting in self._acks.items():
             if waiting.deadline > now:
@@ -109,22 +122,53 @@ class Replies:
             overdue.append(token)
         for token in overdue:
             waiting = self._acks.pop(token)
+            self._give_up(token, waiting.subject)
             why = f"no acknowledgement on {waiting.subject} in {self._ack_timeout_s:g} s"
             self._over(waiting, Lost(why))
 
     def deny(self, subject: str) -> None:
-        """The server refused a publish to this subject (given in lower case)."""
-        for waiting in self._acks, self._requests:
-            for token in [t for t, w in waiting.items() if w.subject.lower() == subject]:
-                denied = waiting.pop(token)
-                why = f'permissions violation for publish to "{denied.subject}"'
-                self._over(denied, Denied(why))
+        """The server refused one publish to this subject, without a word which."""
+        self._denied[subject] = self._denied.get(subject, 0) + 1
+        self._settle_denied(subject)
+
+    def _settle_denied(self, subject: str) -> None:
+        """End what waits there, once as many were refused: others may have been taken, as when a
+        right was withdrawn in between. What was given up may be what was refused."""
+        waiting = [
+            (of, token)
+            for of in (self._acks, self._requests)
+            for token, one in of.items()
+            if one.subject == subject
+        ]
+        given_up = [token for token, (_, where) in self._given_up.items() if where == subject]
+        if self._denied[subject] < len(waiting) + len(given_up):
+            return
+        del self._denied[subject]
+        for token in given_up:
+            del self._given_up[token]
+        for of, token in waiting:
+            self._over(of.pop(token), Denied(violation("publish", subject)))
+
+    def _give_up(self, token: str, subject: str) -> None:
+        """It ends without an answer: that one may come, or that it was refused."""
+        self._given_up[token] = self._loop.time(), subject
+        if len(self._given_up) > GIVEN_UP:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Of what was given up: and of what was refused there, as that may have been this one."""
+        _, subject = self._given_up.pop(next(iter(self._given_up)))
+        left = self._denied.pop(subject, 0) - 1
+        if left > 0:
+            self._denied[subject] = left
 
     def end(self, why: str) -> None:
         """The connection ended: so does everything that waits."""
         lost, over = Lost(why), (*self._acks.values(), *self._requests.values())
         self._acks.clear()
         self._requests.clear()
+        self._given_up.clear()
+        self._denied.clear()
         for waiting in over:
             self._over(waiting, lost)
 

@@ -66,7 +66,7 @@ class JetStreamSession:
     @property
     def violations(self) -> tuple[str, ...]:
         """The permissions that the server said this login lacks, oldest first."""
-        return tuple(self._connection.violations)
+        return tuple(self._connection.denials.known)
 
     def statistics(self) -> Statistics:
         """What the connection does right now."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from ..port import Appended, NoAck, Refused
+from ..port import DENIED, Appended, NoAck, Refused
 from .connection import Connection, Publish
-from .errors import DENIED, TOO_LARGE, Denied, Lost, TooLarge, publish_answer
+from .errors import TOO_LARGE, Denied, Lost, TooLarge, publish_answer
 from .messages import no_responders
 from .replies import Received, Result
 

@@ -1,7 +1,7 @@
 """Runs a page: saves its programs, types its commands, compares what is printed.
 
 A block's first line says what it is: ```python FILE``` is saved (a second one for the same file
-takes the place of its last line, and the page says which imports are then its first), ```sh``` is
+takes the place of its last line, after the page said which imports are its first now), ```sh``` is
 typed command by command, with what must come as comments below each, ```sh dev``` is typed in a
 terminal of its own. In a comment `…` stands for anything.
 """
@@ -56,7 +56,7 @@ class Page:
         if not file.exists():
             file.write_text(block)
             return
-        first = re.search(r"its first with `(.*?)`", text)
+        first = re.search(r"its first line with\n`(.*?)`", text)
         assert first is not None
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join([first[1] + "\n", *lines[1:-1], block]))

@@ -146,7 +146,7 @@ async def test_a_perdure_client_in_an_account_of_its_own(
     tried = [*["JS.CORE.API.INFO"] * 3, "$JS.API.INFO", "perdure.stats"]  # by the checks
     assert refused == [of_runner, *tried, of_caller]
     errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-    assert [of_caller.lower() in error for error in errors] == [True]
+    assert [of_caller in error for error in errors] == [True]
 
 
 async def test_a_reader_follows_a_log_from_its_own_account(production: Production) -> None:

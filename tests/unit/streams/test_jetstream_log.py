@@ -15,11 +15,13 @@ from perdure.streams.jetstream import direct
 from perdure.streams.jetstream import follow as follow_module
 from perdure.streams.jetstream import log as log_module
 from perdure.streams.jetstream.connection import Connection
+from perdure.streams.jetstream.errors import ApiError
 from perdure.streams.jetstream.replies import Received
 from perdure.streams.jetstream.session import JetStreamSession
-from perdure.streams.port import Appended, Unreachable
+from perdure.streams.port import Appended, Forbidden, Incompatible, Unreachable
 
 from ...support.server import freeze, nats_session, until, until_count
+from .virtual import run
 
 Start = Callable[..., Awaitable[EmbeddedServer]]
 
@@ -279,3 +281,134 @@ async def test_a_reader_that_stops_leaves_no_consumer(session: JetStreamSession)
     with pytest.raises(asyncio.CancelledError):
         await following
     assert b'"total":0' in (await session.asks.request(path, b"", timeout_s=5)).data
+
+
+# -- when following fails ---------------------------------------------------------------------
+class Link:
+    """Of a connection, what a follower's patience looks at."""
+
+    links = 1
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def patience(link: Link | None = None) -> follow_module.Patience:
+    connection: Any = link or Link()
+    return follow_module.Patience(connection, "log")
+
+
+async def fail_for(patient: follow_module.Patience, error: Any, seconds: float) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < end:
+        await patient.fail(error)
+
+
+@pytest.mark.parametrize("error", [Incompatible("no"), ApiError("no"), Unreachable("silent")])
+def test_who_was_heard_is_waited_for_in_bounds(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        patient = patience()
+        patient.heard()
+        assert follow_module.GIVE_UP_S > 60, "a server restarts, a leader is chosen"
+        await fail_for(patient, error, follow_module.GIVE_UP_S - 1)
+        with pytest.raises(Unreachable, match=f"not followed any more, 300 s in vain: {error}"):
+            await fail_for(patient, error, 10)
+
+    run(main())
+    (warned,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert warned.getMessage() == f"following log: {error}"
+
+
+def test_patience_begins_anew_when_it_is_heard_and_with_each_connection() -> None:
+    async def main() -> None:
+        link = Link()
+        patient = patience(link)
+        for _ in range(3):
+            patient.heard()
+            await fail_for(patient, Unreachable("silent"), follow_module.GIVE_UP_S - 1)
+            link.links += 1
+            await fail_for(patient, Unreachable("silent"), follow_module.GIVE_UP_S - 1)
+
+    run(main())
+
+
+def test_a_refusal_of_who_was_never_heard_is_told_at_once() -> None:
+    async def main() -> None:
+        for error in (Incompatible("no"), ApiError("no")):
+            with pytest.raises(Unreachable, match="no"):
+                await patience().fail(error)
+        silent = patience()
+        await fail_for(silent, Unreachable("silent"), 60)
+        silent.heard()
+        with pytest.raises(Forbidden, match="may not"):
+            await silent.fail(Forbidden("may not"))
+
+    run(main())
+
+
+async def test_a_limit_of_consumers_is_told(own_server: Start, namespace: str) -> None:
+    limited = "jetstream: {max_consumers: 1, max_mem: 100M, max_store: 1G}"
+    users = f"accounts {{ A {{ {limited}, users: [{{user: a, password: p}}] }} }}"
+    server = await own_server(extra=users)
+    async with nats_session(server, namespace, user="a", password="p") as session:
+        await session.provision("account")
+        await append(session, 1)
+        got: list[Stored] = []
+        first = asyncio.create_task(collect(session, 0, got))
+        await until_count(got, 1)
+        with pytest.raises(Unreachable, match=r"maximum consumers limit reached \(10026\)"):
+            async with asyncio.timeout(5):
+                await anext(aiter(session.log.follow(ADDRESS, after=0)))
+        first.cancel()
+        await asyncio.wait({first})
+
+
+async def recreate(session: JetStreamSession) -> None:
+    """The log's stream, as somebody does who begins anew; with one commit."""
+    path = f"$JS.API.STREAM.DELETE.{session.subjects.log_stream('account')}"
+    await session.asks.request(path, b"", timeout_s=5)
+    await session.provision("account")
+    await append(session, 1)
+
+
+@pytest.mark.parametrize("at_home", [True, False])
+async def test_a_log_that_was_made_anew_is_told(
+    session: JetStreamSession, monkeypatch: pytest.MonkeyPatch, at_home: bool
+) -> None:
+    monkeypatch.setattr(session.connection, "at_home", at_home)
+    monkeypatch.setattr(follow_module, "LOOK_BACK", 2)
+    read, anew = asyncio.Event(), asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        read.set()
+        await anew.wait()
+
+    async def opened(self: Any, after: int) -> None:
+        if after:
+            await pause(0)
+        await open_reader(self, after)
+
+    open_reader = follow_module._Reader.open  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(follow_module._Reader, "open", opened)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(session.connection, "pause", pause)
+    sequences = await append(session, 3)
+    got: list[Stored] = []
+    following = asyncio.create_task(collect(session, 0, got))
+    await until_count(got, 3)
+    if not at_home:
+        await read.wait()
+    await recreate(session)
+    anew.set()
+    with pytest.raises(Unreachable, match=rf"ends at 1, .* up to {sequences[-1]}: .* made anew"):
+        async with asyncio.timeout(20):
+            await following
+
+
+async def test_a_log_without_what_was_read_is_told_as_well(session: JetStreamSession) -> None:
+    subject = session.subjects.log("account", "none")
+    stream = session.subjects.log_stream("account")
+    await follow_module.require_read(session.connection, stream, subject, 0)
+    with pytest.raises(Unreachable, match="has nothing, and was read up to 7"):
+        await follow_module.require_read(session.connection, stream, subject, 7)

@@ -15,7 +15,9 @@ from perdure.entities.clock import to_datetime
 from perdure.entities.settings import Settings
 from perdure.streams.jetstream.api import RawMessage, parse_time
 from perdure.streams.jetstream.consumer import delivery_of
+from perdure.streams.jetstream.denials import LATE_S
 from perdure.streams.jetstream.errors import (
+    ApiError,
     Denied,
     Lost,
     Problem,
@@ -29,7 +31,7 @@ from perdure.streams.jetstream.messages import headers_block, no_responders
 from perdure.streams.jetstream.outbox import PENDING_BYTES, Outbox
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.reader import headers_of
-from perdure.streams.jetstream.replies import Replies
+from perdure.streams.jetstream.replies import GIVEN_UP, Replies
 from perdure.streams.jetstream.room import Room
 from perdure.streams.port import (
     Appended,
@@ -187,15 +189,26 @@ def test_a_swallowed_duplicate_was_not_stored() -> None:
         (10074, Incompatible, "replicas"),
         (10148, Taken, "why"),
         (10100, Taken, "why"),
-        (10008, Unreachable, "why"),
-        (10026, Unreachable, "why"),
+        (10026, ApiError, "why"),
     ],
 )
 def test_errors_of_the_api(code: int, kind: type[Exception], text: str) -> None:
     raised = api_error("STREAM.CREATE.S", Problem(400, code, "why"))
     assert type(raised) is kind
+    assert "api_prefix" in str(raised) or "enable" not in str(raised)
     assert text in str(raised)
     assert f"({code})" in str(raised)
+
+
+def test_an_error_that_the_server_calls_temporary_is_no_refusal() -> None:
+    assert type(api_error("STREAM.INFO.S", Problem(503, 10008, "no leader"))) is Unreachable
+
+
+def test_where_there_is_no_jetstream_the_prefix_that_was_set_comes_first() -> None:
+    raised = api_error("STREAM.INFO.S", Problem(503, 10039, "no"), "JS.CORE.API")
+    assert isinstance(raised, Incompatible)
+    found = str(raised)
+    assert 0 < found.index("`api_prefix`, which is JS.CORE.API") < found.index("enable it")
 
 
 def test_no_responders_is_a_status_without_data() -> None:
@@ -344,16 +357,105 @@ async def test_a_cancelled_request_is_no_trouble() -> None:
     assert len(replies) == 0
 
 
-async def test_a_denied_publish_ends_its_requests_only() -> None:
+async def test_denied_publishes_end_what_waits_for_them_only() -> None:
     replies = Replies("_INBOX.x", 10.0)
     _, denied = replies.ack("log.A")
-    _, other = replies.ack("log.b")
+    _, other = replies.ack("log.a")
     _, asked, over = replies.request("log.A", 10)
-    replies.deny("log.a")
+    replies.deny("log.A")
+    assert not denied.done(), "it may be the other one that was denied"
+    assert not asked.done()
+    replies.deny("log.A")
     told = Denied('permissions violation for publish to "log.A"')
     assert await denied == await asked == told
     assert not other.done()
     over()
+
+
+async def test_what_was_taken_before_a_right_was_withdrawn_gets_its_answer() -> None:
+    replies = Replies("_INBOX.x", 10.0)
+    taken, first = replies.ack("log.a")
+    _, second = replies.ack("log.a")
+    replies.deny("log.a")
+    replies.sweep(now := asyncio.get_running_loop().time())
+    assert not first.done()
+    assert not second.done()
+    answer = Arrived(taken)
+    replies.settle(answer)
+    assert await first is answer
+    replies.sweep(now + 11)  # looks once more before it says that the other is lost
+    assert await second == Denied('permissions violation for publish to "log.a"')
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_what_was_given_up_may_be_what_was_denied(late: bool) -> None:
+    replies = Replies("_INBOX.x", 1.0)
+    begin = asyncio.get_running_loop().time()
+    subject, lost = replies.ack("log.a")
+    if not late:
+        _, _, over = replies.request("log.a", 10)
+        replies.deny("log.a")
+        over()  # one of the two was denied
+    replies.sweep(begin + 1.1)
+    assert await lost == Lost("no acknowledgement on log.a in 1 s")
+    _, next_one = replies.ack("log.a")
+    if late:
+        replies.deny("log.a")
+    assert not next_one.done()
+    replies.settle(Arrived(subject))  # it came after all
+    replies.sweep(begin + 0.5)
+    assert next_one.done() is late
+
+
+async def test_a_denial_of_what_nobody_waits_for_is_forgotten() -> None:
+    replies = Replies("_INBOX.x", 1.0)
+    replies.deny("log.a")
+    _, one = replies.ack("log.a")
+    _, other = replies.ack("log.a")
+    replies.deny("log.a")
+    assert not one.done()
+    assert not other.done()
+    replies.end("gone")
+    _, one = replies.ack("log.a")
+    replies.deny("log.a")
+    assert isinstance(await one, Denied)
+
+
+async def test_what_was_given_up_is_forgotten_in_time() -> None:
+    replies = Replies("_INBOX.x", 1.0)
+    begin = asyncio.get_running_loop().time()
+    _, lost = replies.ack("log.a")
+    replies.sweep(begin + 1.1)
+    assert await lost == Lost("no acknowledgement on log.a in 1 s")
+    replies.sweep(begin + LATE_S + 1)
+    _, one = replies.ack("log.a")
+    replies.deny("log.a")
+    assert isinstance(await one, Denied)
+
+
+async def test_a_denial_of_what_was_given_up_is_forgotten_with_it() -> None:
+    replies = Replies("_INBOX.x", 1.0)
+    begin = asyncio.get_running_loop().time()
+    _, lost = replies.ack("log.a")
+    replies.sweep(begin + 1.1)
+    assert isinstance(await lost, Lost)
+    _, waiting, over = replies.request("log.a", 60)
+    replies.deny("log.a")
+    replies.sweep(begin + LATE_S + 1)
+    assert not waiting.done(), "it was taken"
+    over()
+
+
+async def test_what_was_given_up_is_bounded() -> None:
+    replies = Replies("_INBOX.x", 1.0)
+    begin = asyncio.get_running_loop().time()
+    for number in range(GIVEN_UP + 1):
+        replies.ack(f"log.{number}")
+    replies.sweep(begin + 1.1)
+    for number, certain in ((0, True), (1, False)):
+        _, one = replies.ack(f"log.{number}")
+        replies.deny(f"log.{number}")
+        assert one.done() is certain
 
 
 async def test_room_is_given_in_turn() -> None:

@@ -31,12 +31,18 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[Got] = []
         self.signals: list[Any] = []
+        self.said: list[str] = []
+        self.takes_errors = False
 
     def take(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> bool:
         self.messages.append((sid, subject, reply, data, headers))
         return True
+
+    def taken(self, error: str) -> bool:
+        self.said.append(error)
+        return self.takes_errors
 
     async def _process_ping(self) -> None:
         self.signals.append("ping")
@@ -90,6 +96,7 @@ def check(heard: Heard) -> None:
         "pong",
         "'permissions violation for publish to \"x\"'",
     ]
+    assert heard.said == ["'Permissions Violation for Publish to \"X\"'"], "as it was sent"
 
 
 def test_all_that_a_server_sends() -> None:
@@ -101,6 +108,13 @@ def test_all_that_a_server_sends() -> None:
 def test_wherever_it_is_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     check(parse(*(STREAM[a:b] for a, b in pairwise(edges))))
+
+
+def test_an_error_that_is_taken_is_not_for_nats_py() -> None:
+    heard = Heard()
+    heard.takes_errors = True
+    asyncio.run(StrictParser(heard).parse(b"-ERR 'Stale Connection'\r\n"))
+    assert (heard.said, heard.signals) == (["'Stale Connection'"], [])
 
 
 @pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\x1c", b"\x85", b"\xa0", b"\x00"])

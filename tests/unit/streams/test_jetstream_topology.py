@@ -240,7 +240,7 @@ async def test_no_permission_for_the_api_is_told_at_once(
         told = await session.commands.publish(Address("account", "a-1"), b"")
         assert told == NoStream()  # nobody took it, and more can't be known
         assert len(session.violations) == 2
-        assert "$js.api.stream.info" in session.violations[0]
+        assert "$JS.API.STREAM.INFO" in session.violations[0]
 
 
 async def test_a_lacking_permission_is_logged_once(
