@@ -74,6 +74,7 @@ test: $(DEV) ## check everything: style, types, layers, tests, coverage
 virtual: $(DEV) ## all that runs in virtual time, with the seeds of this hour
 	$(PYTEST) -q -n $(JOBS) tests/simulation
 	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS)
+	$(SIMULATE) --seeds $(SEEDS) --first $(FRESH) --jobs $(JOBS) --flows --runners 3
 	$(COVERED) --seeds 15
 
 covered: $(DEV) ## whether the tests that ran cover each layer
@@ -100,8 +101,9 @@ types: $(DEV) ## mypy and pyright, strict, and whether the public names are full
 unit: $(DEV) ## the fast tests alone
 	$(PYTEST) -q tests/unit tests/types
 
-simulate: $(DEV) ## simulated runs with faults: make simulate SEEDS=10000 FIRST=1
+simulate: $(DEV) ## simulated runs with faults, without flows and with them: make simulate SEEDS=10000 FIRST=1
 	$(SIMULATE) --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+	$(SIMULATE) --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) --flows --runners 3
 
 chaos: $(DEV) ## kill, freeze, drain real runners and servers under load: make chaos LATENCY=1
 	PERDURE_KILLS=$(KILLS) PERDURE_OPERATIONS=$(OPERATIONS) PERDURE_LATENCY=$(LATENCY) \
