@@ -108,9 +108,17 @@ class Mailbox:
         return any(other.way == "tell" for other in before)
 
     def put_back(self, tells: Iterable[Item]) -> None:
-        """Tells that were parked, in their order, before everything else."""
-        for item in sorted(tells, key=_place, reverse=True):
-            self.queue.appendleft(item)
+        """Tells that were parked, before everything else; in the order of the stream, with those
+        in the queue that come before any of them there."""
+        parked = sorted(tells, key=_place)
+        if not parked:
+            return
+        last = _place(parked[-1])
+        earlier = [i for i in self.queue if i.way == "tell" and _place(i) < last]
+        others = [i for i in self.queue if i.way != "tell" or _place(i) >= last]
+        self.queue.clear()
+        self.queue.extend([*sorted([*parked, *earlier], key=_place), *others])
+        for item in parked:
             self._by_name.setdefault(item.name, item)
 
     def promote(self, ready: Callable[[Item], bool]) -> None:

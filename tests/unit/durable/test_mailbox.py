@@ -75,6 +75,7 @@ def test_a_sequence_alone_names_nothing() -> None:
 def test_parked_tells_come_back_in_order_before_everything_else() -> None:
     mailbox = box()
     mailbox.add(ask("k"))
+    mailbox.put_back([])
     mailbox.put_back([tell(9, "@9"), tell(7, "@7"), tell(8, "@8")])
     assert [i.name for i in mailbox.queue] == ["@7", "@8", "@9", "k"]
     assert mailbox.find("@8") is not None
@@ -101,3 +102,13 @@ def test_a_name_is_known_until_the_last_of_it_is_gone() -> None:
     mailbox.remove(second)
     assert mailbox.find("k") is None
     assert len(mailbox) == 0
+
+
+def test_what_is_put_back_comes_behind_what_was_before_it_in_the_stream() -> None:
+    """What is held at one time, and put back at several: one of them overtook the others, and
+    counted as done with it."""
+    mailbox = box()
+    for item in (tell(4, "@4"), ask("k"), tell(10, "@10"), tell(6, "@6")):
+        mailbox.add(item)
+    mailbox.put_back([tell(7, "@7"), tell(5, "@5")])
+    assert [item.name for item in mailbox.queue] == ["@4", "@5", "@6", "@7", "k", "@10"]
