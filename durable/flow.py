@@ -22,7 +22,7 @@ from ..entities.flowrun import FlowRun, Handler
 from ..entities.later import TIME, later
 from ..entities.record import Armed, Asked, Began, Cancelled, Ran, Record, Waits
 from ..entities.steps import StepFailed
-from ..entities.story import UNDO, FlowCancelled, Mismatch, Misuse, Story
+from ..entities.story import CANCELLED, UNDO, FlowCancelled, Mismatch, Misuse, Story
 from ..entities.tagged import to_wire
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, raw
@@ -56,9 +56,6 @@ DEADLINE = "(deadline)"
 
 ENDED = "the flow has ended"
 """What the cause of the error begins with that callers of one get which was cancelled."""
-
-CANCELLED = "it was cancelled"
-"""Why a flow ends that somebody wants no more of; a deadline says otherwise."""
 
 
 class Drive:

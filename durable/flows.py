@@ -35,7 +35,7 @@ from ..entities.record import (
     Waits,
 )
 from ..entities.retry import delay_s
-from ..entities.story import PARKED, FlowCancelled, Mismatch, Misuse
+from ..entities.story import CANCELLED, PARKED, FlowCancelled, Mismatch, Misuse
 from ..entities.waits import WrongValue
 from ..streams.asks import NULL, Envelope, encode_envelope
 from ..streams.codec import digest
@@ -46,7 +46,7 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import CANCELLED, DEADLINE, Drive, begun_by, ended_by, given_up
+from .flow import DEADLINE, Drive, begun_by, ended_by, given_up
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark

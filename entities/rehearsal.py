@@ -23,7 +23,7 @@ from .flowrun import Ended, FlowRun
 from .record import Answered, Armed, Asked, Began, Cancelled, Fired, N, Opened, Record, Resolved
 from .state import State
 from .steps import Call, StepFailed
-from .story import FlowCancelled, Mismatch, Misuse, Story
+from .story import CANCELLED, FlowCancelled, Mismatch, Misuse, Story
 from .tagged import Failure, to_wire
 from .waits import WrongValue
 
@@ -165,7 +165,7 @@ class Rehearsal(Generic[S, Ev]):
         __tracebackhide__ = True
         if self.decision is not None or self.cancelled:
             raise AssertionError(f"nothing is to be cancelled: the flow {self.told()}")
-        return self._woken(Cancelled("it was cancelled"))
+        return self._woken(Cancelled(CANCELLED))
 
     def advanced(self, duration: Duration) -> Rehearsal[S, Ev]:
         """Time passes; timers fire in their order."""

@@ -29,6 +29,8 @@ PARKED = ("(parked)",)
 RECORDS = 10_000
 """Of one flow at most: each run goes through all of them. A flow that goes on for ever begins
 another one now and then. What whoever drives it records is not counted: it must end, undone."""
+CANCELLED = "it was cancelled"
+"""Why a flow ends that somebody wants no more of; a deadline says otherwise."""
 UNDO = "undo "
 """What the names of undo steps begin with, before the name of their step."""
 

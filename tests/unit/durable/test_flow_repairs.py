@@ -55,7 +55,7 @@ class Shop:
 
     async def slow(self) -> None:
         self.done.append("slow")
-        await asyncio.sleep(10)
+        await asyncio.Event().wait()
 
 
 Body = Callable[[Shop, Flow[Case, Noted], Open], Awaitable[Decision[Noted]]]
@@ -70,7 +70,7 @@ def kit(shop: Shop, body: Body) -> AbstractAsyncContextManager[TestCluster]:
 
 async def retry(cluster: TestCluster, shop: Shop) -> str:
     """What is told after it was mended, and let go on."""
-    await let_go(cluster, shop)  # type: ignore[arg-type]
+    await let_go(cluster, shop)
     return str(await outcome(cluster))
 
 
@@ -403,7 +403,7 @@ async def test_parked_in_an_exclusive_a_flow_keeps_its_entity(step: bool) -> Non
         with pytest.raises(RpcClientError, match="has the entity for itself, and is parked"):
             await case.ask(Note("asked"), timeout=5)
         assert await case.query(Read()) == ()
-        await let_go(cluster, shop)  # type: ignore[arg-type]
+        await let_go(cluster, shop)
         assert await case.query(Read()) == ("told",)
         await cluster.advance(1.01)
         assert await outcome(cluster) == "told"

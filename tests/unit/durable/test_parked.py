@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -86,7 +86,11 @@ async def parked(cluster: TestCluster, shop: Shop) -> None:
     assert "the flow is parked" in str(await outcome(cluster))
 
 
-async def retry(cluster: TestCluster, shop: Shop) -> None:
+class Mendable(Protocol):
+    broken: bool
+
+
+async def retry(cluster: TestCluster, shop: Mendable) -> None:
     """It is mended, and an operator lets the flow go on."""
     shop.broken = False
     await publish(cluster, b'{"type":"$retry","flow":"k"}')
