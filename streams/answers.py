@@ -7,7 +7,6 @@ below the inbox, so that a late answer is known for what it is.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Self
 
@@ -26,7 +25,7 @@ class Closed(Exception):
 class Answers:
     """What arrives for one call. The inbox is made when its first subject is wanted.
 
-    Used in a `with`: at its end the inbox is forgotten, and `ended` is told.
+    Used in a `with`, or ended: then the inbox is forgotten, and `ended` is told.
     """
 
     __slots__ = ("_alarm", "_asks", "_closed", "_ended", "_held", "_inbox", "_waiter")
@@ -36,7 +35,7 @@ class Answers:
         self._alarm = alarm
         self._ended = ended
         self._inbox: Inbox | None = None
-        self._held: deque[Message] = deque(maxlen=HELD)
+        self._held: list[Message] = []
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -58,7 +57,9 @@ class Answers:
 
     async def next(self, until: float) -> Message | None:
         """The next answer; None at the moment `until` (loop time, seconds). Raises Closed."""
-        return self._held.popleft() if await self.wait(until) else None
+        if not (self._held or await self.wait(until)):
+            return None
+        return self._held.pop(0)
 
     async def wait(self, until: float) -> bool:
         """Whether an answer is there by the moment `until`; it stays there. Raises Closed."""
@@ -85,13 +86,22 @@ class Answers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Forget it."""
         self._ended(self)
         if self._inbox is not None:
             self._inbox.close()
 
     def _arrived(self, message: Message) -> None:
-        self._held.append(message)
-        self._wake()
+        held = self._held
+        if len(held) >= HELD:
+            del held[0]
+        held.append(message)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -101,4 +111,6 @@ class Answers:
 def attempt_of(subject: str) -> int:
     """The attempt that an answer's subject names; -1 for one that no attempt has."""
     suffix = subject.rpartition(".")[2]
+    if suffix == "1":  # nearly all
+        return 1
     return int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) <= 9 else -1

@@ -49,6 +49,7 @@ from .budget import Budget
 from .codec import Undecodable
 from .port import Forbidden, Message, Session, Unreachable
 from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
+from .subjects import shard_of
 
 logger: logging.Logger = logging.getLogger("perdure.client")
 
@@ -77,38 +78,46 @@ class Target(Struct, frozen=True):
         )
 
 
+class Shared(Struct, frozen=True):
+    """What all calls of one client share."""
+
+    session: Session
+    routes: Routes
+    budget: Budget
+
+
 class Call:
     """One call to the owner of an entity's shard. Used once."""
 
+    # As most calls leave them; what isn't set isn't paid for.
+    _state = FIRST
+    _refresh = False  # ask for the route before
+    _paid_at: float | None = None  # when the newest attempt went out, if it cost a token
+    _body = b""
+    _subject = ""  # where attempts go, since when (loop time), and from which number on
+    _since = 0.0
+    _first = 1
+
     def __init__(
         self,
-        session: Session,
-        routes: Routes,
+        shared: Shared,
         answers: Answers,
-        budget: Budget,
         target: Target,
         policy: Policy,
         timeout_s: float,
         deadline: float | None = None,
     ) -> None:
         """`timeout_s` is what errors tell; `deadline` (loop time), if it began earlier."""
-        self._session = session
-        self._routes = routes
+        self._shared = shared
+        self._session = shared.session
         self._answers = answers
-        self._budget = budget
         self._target = target
         self._policy = policy
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time()  # when to send next
         self._deadline = self._due + timeout_s if deadline is None else deadline
-        self._state = FIRST
-        self._refresh = False  # ask for the route before
-        self._paid_at: float | None = None  # when the newest attempt went out, if it cost a token
-        self._body = b""
-        self._subject = ""  # where attempts go, since when (loop time), and from which number on
-        self._since, self._first = 0.0, 1
-        budget.call()
+        shared.budget.call()
 
     def __repr__(self) -> str:
         return f"<Call {self._target.request} to {self._target.address}: {self._state}>"
@@ -139,9 +148,12 @@ class Call:
 
     async def _outcome(self, envelope: Callable[[Route], Envelope]) -> Answer:
         while True:
-            answer = await self._listen()
-            if answer is not None:
-                return answer
+            message = await self._answers.next(min(self._due, self._deadline))
+            if message is not None:
+                answer = self._take(message)
+                if answer is not None:
+                    return answer
+                continue
             if over(self._deadline):
                 entity = self._target.address.entity
                 raise self._failed(expired(self._state, self._policy, entity, self._timeout_s))
@@ -153,36 +165,50 @@ class Call:
         self._answers.check()
         if over(self._deadline):
             return
-        self._look_denied()
+        if self._subject:
+            self._look_denied()
         if not self._session.connected:
             self._apply(
                 cut(self._state, self._policy, "no connection to the server", self._jitter())
             )
             return
-        route = await self._route()
-        if route is None or self._answers.held:
-            return
-        if not self._body:
-            made = envelope(route)
-            self._target = self._target.keyed(made.key)
-            self._body = encode_envelope(made)
-            self._check_size()
         now = self._loop.time()
+        route = None
+        if not self._refresh:
+            route = self._shared.routes.current(self._target.address.entity, now)
+        if route is None:
+            route = await self._route()
+            if route is None or self._answers.held:
+                return
+            now = self._loop.time()
+        if not self._body:
+            self._make(envelope, route)
         self._paid_at = None
         if costs(self._state):
-            if not self._budget.take(now):
+            if not self._shared.budget.take(now):
                 self._apply(put_off(self._state, self._policy, self._jitter()))
                 return
             self._paid_at = now
         self._apply(sent(self._state, self._policy, self._jitter()))
+        self._attempt(route, now)
+
+    def _make(self, envelope: Callable[[Route], Envelope], route: Route) -> None:
+        """What is sent, once it is known when its key is made by the runners' clock."""
+        made = envelope(route)
+        if made.key != self._target.key:
+            self._target = self._target.keyed(made.key)
+        self._body = encode_envelope(made)
+        if len(self._body) > self._session.max_payload:
+            raise self._failed(self._too_large())
+
+    def _attempt(self, route: Route, now: float) -> None:
+        """Hand the newest attempt to the connection."""
         number, target, sharding = self._state.number, self._target, route.sharding
         if number > 1:
             self._log_repeat()
+        token = target.token
         subject = self._session.subjects.ask_shard(
-            target.address.entity,
-            sharding.generation,
-            sharding.shard(target.token),
-            target.token,
+            target.address.entity, sharding.generation, shard_of(token, sharding.shards), token
         )
         if subject != self._subject:
             self._subject, self._since, self._first = subject, now, number
@@ -190,22 +216,21 @@ class Call:
 
     def _look_denied(self) -> None:
         """Whether it is certain by now that nobody got what was sent where attempts go."""
-        if self._subject and (why := self._session.asks.denied(self._subject, self._since)):
+        why = self._session.asks.denied(self._subject, self._since)
+        if why is not None:
             lost = frozenset(range(self._first, self._state.number + 1))
             self._apply(forbidden(self._state, self._policy, why, self._jitter(), lost))
 
     async def _route(self) -> Route | None:
-        """Where to send; None if that isn't known, and it was decided when to try again."""
-        entity = self._target.address.entity
-        known = self._routes.known(entity)
-        if known is not None and not (self._refresh or self._routes.doubted(entity)):
-            self._routes.freshen(entity)
-            return known
+        """Where to send, asked anew; None if that isn't known, and it was decided when to try
+        again."""
+        entity, routes = self._target.address.entity, self._shared.routes
+        known = routes.known(entity)
         left_s = self._deadline - self._loop.time()
         timeout_s = left_s if known is None else min(left_s, AGAIN_TIMEOUT_S)
         self._refresh = False
         try:
-            return await self._routes.ask(entity, timeout_s=timeout_s)
+            return await routes.ask(entity, timeout_s=timeout_s)
         except Forbidden as error:
             step = forbidden(self._state, self._policy, str(error), self._jitter())
         except NobodyThere:
@@ -223,23 +248,12 @@ class Call:
             self._apply(step)
         return known
 
-    def _check_size(self) -> None:
+    def _too_large(self) -> MalformedMessage:
         limit = self._session.max_payload
-        if len(self._body) > limit:
-            why = f"{len(self._body)} bytes with its envelope, the server takes {limit}"
-            raise self._failed(MalformedMessage(cause=why))
+        why = f"{len(self._body)} bytes with its envelope, the server takes {limit}"
+        return MalformedMessage(cause=why)
 
     # -- listening ----------------------------------------------------------------------------
-    async def _listen(self) -> Answer | None:
-        """Take answers until one is the outcome; None when it is time to send, or over."""
-        while True:
-            message = await self._answers.next(min(self._due, self._deadline))
-            if message is None:
-                return None
-            answer = self._take(message)
-            if answer is not None:
-                return answer
-
     def _take(self, message: Message) -> Answer | None:
         """The outcome in an answer, if that is what it is. Raises ClusterError."""
         number = attempt_of(message.subject)
@@ -251,7 +265,8 @@ class Call:
         try:
             answer = decode_answer(message.data)
             if answer.error is UNSET:
-                self._give_back(number)
+                if self._paid_at is not None:
+                    self._give_back(number)
                 return answer
             error: ClusterError = ClusterError.decode(bytes(answer.error))
         except Undecodable as undecodable:
@@ -259,11 +274,11 @@ class Call:
         except SerializationError as undecodable:
             answer, error = Answer(), undecodable
         if isinstance(error, MalformedMessage | SendTimeout):  # for a birth or a deadline?
-            self._routes.doubt(self._target.address.entity)
+            self._shared.routes.doubt(self._target.address.entity)
         if answer.seq is not None:  # a recorded verdict: an outcome, from whichever attempt
             raise self._failed(error)
         full = isinstance(error, MailboxFull) and number == self._state.number
-        paid = not full or self._budget.take(self._loop.time())
+        paid = not full or self._shared.budget.take(self._loop.time())
         jitter = self._jitter()
         self._apply(refused(self._state, self._policy, number, error, jitter, may_repeat=paid))
         return None
@@ -274,20 +289,18 @@ class Call:
         if paid_at is None or number != self._state.number:
             return
         if self._loop.time() - paid_at <= self._policy.repeat_after_s:
-            self._budget.give()
+            self._shared.budget.give()
 
     # -- what was decided ---------------------------------------------------------------------
     def _apply(self, step: Step) -> None:
         """Do what was decided. Raises the ClusterError that ends the call."""
         self._state, action = step
-        match action:
-            case Repeat(after_s, refresh):
-                self._due = self._loop.time() + after_s
-                self._refresh = self._refresh or refresh
-            case Fail(error):
-                raise self._failed(error)
-            case _:
-                pass
+        if isinstance(action, Repeat):
+            self._due = self._loop.time() + action.after_s
+            if action.refresh:
+                self._refresh = True
+        elif isinstance(action, Fail):
+            raise self._failed(action.error)
 
     def _failed(self, error: ClusterError) -> ClusterError:
         told = self._target.told(error)

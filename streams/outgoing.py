@@ -27,6 +27,7 @@ from .codec import Undecodable, decode
 from .subjects import escape
 from .topology import LATEST_MS
 
+_encoder = msgspec.json.Encoder()
 _MADE = re.compile(r"m-([0-9]{1,15})-[0-9a-f]{32}")
 
 
@@ -38,42 +39,38 @@ class Wire:
     decoder: msgspec.json.Decoder[Any]
 
 
+def contract_for(message: Any, state: type[State], *, writes: bool) -> Contract:
+    """The contract of a command's (`writes`) or query's class, for entities of that state."""
+    try:
+        return _wire(message, state, writes).contract
+    except TypeError as error:  # nothing that could be a class
+        raise MalformedMessage(cause=str(error)) from None
+
+
 @lru_cache(maxsize=4096)
-def _wire(message: type, state: type[State]) -> Wire:
-    label = f"a reference to {state.__name__}"
-    contract = contract_of(message, state, label)
+def _wire(message: type, state: type[State], writes: bool) -> Wire:
+    try:
+        contract = contract_of(message, state, f"a reference to {state.__name__}")
+    except TypeError as error:
+        raise MalformedMessage(cause=str(error)) from None
+    if contract.writes is not writes:
+        way = "a query is asked with query()" if writes else "query() takes a Query"
+        raise MalformedMessage(cause=f"{contract.message.__name__}: {way}")
     return Wire(contract, msgspec.json.Decoder(message))
 
 
-def contract_for(message: Any, state: type[State], *, writes: bool) -> Contract:
-    """The contract of a command's (`writes`) or query's class, for entities of that state."""
-    return _wire_for(message, state, writes=writes).contract
-
-
-def _wire_for(message: Any, state: type[State], *, writes: bool) -> Wire:
-    try:
-        wire = _wire(message, state)
-    except TypeError as error:
-        raise MalformedMessage(cause=str(error)) from None
-    if wire.contract.writes is not writes:
-        name = wire.contract.message.__name__
-        way = "a query is asked with query()" if writes else "query() takes a Query"
-        raise MalformedMessage(cause=f"{name}: {way}")
-    return wire
-
-
 def payload_of(
-    message: Any, state: type[State], *, writes: bool, limit: int
+    message: object, state: type[State], *, writes: bool, limit: int
 ) -> tuple[Contract, Raw]:
     """A command's (`writes`) or query's contract and JSON, at most `limit` bytes.
 
     Encoding checks no types, so the bytes are decoded again: what the owner would refuse is
     refused here.
     """
-    wire = _wire_for(type(message), state, writes=writes)
+    wire = _wire(type(message), state, writes)
     name = wire.contract.tag
     try:
-        data = msgspec.json.encode(message)
+        data = _encoder.encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise MalformedMessage(cause=f"{name} can't be encoded: {error}") from None
     try:

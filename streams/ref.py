@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from ..entities.address import Address
 from ..entities.contract import Contract
 from ..entities.duration import Duration
-from ..entities.errors import MalformedMessage
+from ..entities.errors import ClusterError, MalformedMessage
 from ..entities.key import IdempotencyKey
 from ..entities.message import Command, Query
 from ..entities.state import State
@@ -216,14 +216,17 @@ class Ref(Generic[S]):
         durable: bool,
         on_suspend: Literal["wait", "raise"],
     ) -> Any:
-        target = self._target(key)
-        with self._caller.checking(target):
+        target, caller = self._target(key), self._caller
+        try:
             contract, payload = self._payload(command, writes=True)
-            timeout_s = self._caller.timeout_s(timeout)
+            timeout_s = caller.timeout_s(timeout)
+        except ClusterError as error:
+            raise target.told(error) from None
         way = Way(target.key, timeout_s, durable, on_suspend == "wait")
-        with self._caller.span("ask", "client", target, contract.tag) as call:
-            answer = await self._caller.ask(call, payload, way)
-            return self._read(target, contract, answer)
+        if not caller.traces:
+            return self._read(target, contract, await caller.ask(target, payload, way))
+        with caller.span("ask", "client", target, contract.tag) as call:
+            return self._read(target, contract, await caller.ask(call, payload, way))
 
     async def _status(self, timeout: Duration | None = None) -> _Status:
         target = self._target()
@@ -245,8 +248,10 @@ class Ref(Generic[S]):
         return payload_of(message, self._of, writes=writes, limit=limit)
 
     def _read(self, target: Target, contract: Contract, answer: Answer) -> Any:
-        with self._caller.checking(target):
+        try:
             return outcome_of(contract, answer)
+        except ClusterError as error:
+            raise target.told(error) from None
 
 
 @lru_cache(maxsize=1024)

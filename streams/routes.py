@@ -75,16 +75,15 @@ class Routes:
         if known is not None and now >= known.doubted_at + DOUBT_S:
             known.doubted, known.doubted_at = True, now
 
-    def doubted(self, entity: str) -> bool:
-        """Whether to ask anew before a call."""
+    def current(self, entity: str, now: float) -> Route | None:
+        """What was learnt last, unless it is to be asked anew before a call; if that was long ago,
+        it is asked anew in the background. `now` is the loop's time."""
         known = self._known.get(entity)
-        return known is not None and known.doubted
-
-    def freshen(self, entity: str) -> None:
-        """Ask anew in the background, if that was long ago."""
-        known, now = self._known.get(entity), asyncio.get_running_loop().time()
-        if known is not None and now >= known.asked_at + REFRESH_S:
+        if known is None or known.doubted:
+            return None
+        if now >= known.asked_at + REFRESH_S:
             self._question(entity)
+        return known.route
 
     async def ask(self, entity: str, *, timeout_s: float) -> Route:
         """Ask anew, together with all who ask at the same time.

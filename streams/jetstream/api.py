@@ -24,7 +24,6 @@ from .errors import (
     api_error,
     no_jetstream,
 )
-from .messages import no_responders
 from .reader import headers_of
 
 TIMEOUT_S = 5.0
@@ -151,7 +150,7 @@ async def call(
     data = b"" if body is None else msgspec.json.encode(body)
     subject = f"{connection.api}{subject}"
     answer = await connection.request(subject, data, timeout_s=timeout_s)
-    if no_responders(answer):
+    if answer.no_responders:
         if await connection.ends():
             raise Unreachable("the server stops")
         advice = no_jetstream(connection.api_prefix)

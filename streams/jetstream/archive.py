@@ -20,13 +20,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..port import Incompatible, Unreachable
+from ..port import Incompatible, Message, Unreachable
 from .api import Response, call
 from .connection import Connection
 from .errors import NO_STREAM
 from .link import Link
-from .messages import no_responders
-from .replies import Received
 
 CHUNK_BYTES = 128 * 1024
 """In one message: the server's own default, far below its limit of a message."""
@@ -117,7 +115,7 @@ async def unarchive(
     tries = HEARD_TRIES
     for chunk in chunks:
         answer = await connection.request(place.deliver_subject, chunk, timeout_s=SILENCE_S)
-        while no_responders(answer) and tries:
+        while answer.no_responders and tries:
             await connection.pause(HEARD_S)
             answer = await connection.request(place.deliver_subject, chunk, timeout_s=SILENCE_S)
             tries -= 1
@@ -135,12 +133,12 @@ async def unarchive(
     return _restored(stream, answer)
 
 
-def _require(stream: str, answer: Received) -> None:
-    if no_responders(answer):
+def _require(stream: str, answer: Message) -> None:
+    if answer.no_responders:
         raise Unreachable(f"{stream}: the server gave up its restore")
 
 
-def _restored(stream: str, answer: Received) -> Archived:
+def _restored(stream: str, answer: Message) -> Archived:
     try:
         told = msgspec.json.decode(answer.data, type=Archived)
     except msgspec.DecodeError as error:
@@ -150,7 +148,7 @@ def _restored(stream: str, answer: Received) -> Archived:
     return told
 
 
-def _problem(end: Received) -> str:
+def _problem(end: Message) -> str:
     """Why an archive ended before its time; nothing if the server knows of no reason.
 
     With 2.15.1 an end has no headers where all went well, and a Status where it didn't (measured:
@@ -168,13 +166,13 @@ class _Chunks:
     def __init__(self, link: Link) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = link
-        self._found: deque[Received] = deque()
+        self._found: deque[Message] = deque()
         self._came = asyncio.Event()
         self._lost = ""
         self._number = 0  # of the last chunk that has one
         self._deadline = self._loop.time() + SILENCE_S
 
-    async def next(self) -> Received:
+    async def next(self) -> Message:
         """The next one. Raises Unreachable."""
         self._deadline = self._loop.time() + SILENCE_S
         while not self._found:
@@ -184,7 +182,7 @@ class _Chunks:
             await self._came.wait()
         return self._found.popleft()
 
-    def receive(self, message: Received) -> None:
+    def receive(self, message: Message) -> None:
         """They are numbered in the subjects of their acknowledgements."""
         number = message.reply.rpartition(".")[2]
         if number.isdigit():

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from ..port import Message, Unreachable
 from .connection import Connection, Listener
 from .errors import TooLarge
-from .messages import no_responders, strings
-from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -28,19 +26,12 @@ class JetStreamAsks:
     ) -> JetStreamSubscription:
         """Listen; on return the server knows of it. Raises Unreachable, ValueError."""
 
-        def receive(message: Received) -> None:
-            on_message(Message(message.subject, message.data, message.reply, message.headers))
-
-        listener = await self._connection.subscribe(subject, receive)
+        listener = await self._connection.subscribe(subject, on_message)
         return JetStreamSubscription(self._connection, listener)
 
     def inbox(self, on_message: Callable[[Message], None]) -> JetStreamInbox:
         """A fresh inbox; cheap, one for each call."""
-
-        def receive(message: Received) -> None:
-            on_message(_answer(message))
-
-        return JetStreamInbox(self._connection, self._connection.inbox(receive))
+        return JetStreamInbox(self._connection, self._connection.inbox(on_message))
 
     def send(
         self,
@@ -53,7 +44,7 @@ class JetStreamAsks:
         """Publish, at most once. Dropped while there is no connection, and if it is too large or
         its subject can't be encoded. Raises ValueError for another subject that can't be."""
         try:
-            sent = self._connection.send(subject, data, reply, strings(headers))
+            sent = self._connection.send(subject, data, reply, headers)
         except (TooLarge, UnicodeEncodeError) as error:  # one bad message, maybe a stranger's
             logger.warning("not sent to %r: %s", subject[:200], error)
             return
@@ -68,7 +59,7 @@ class JetStreamAsks:
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and wait for one answer (maybe with `no_responders`). Raises Unreachable."""
         try:
-            return _answer(await self._connection.request(subject, data, timeout_s=timeout_s))
+            return await self._connection.request(subject, data, timeout_s=timeout_s)
         except TooLarge as error:
             raise Unreachable(f"not sent to {subject}: {error}") from None
 
@@ -88,6 +79,8 @@ class JetStreamSubscription:
 class JetStreamInbox:
     """`port.Inbox` below the connection's shared wildcard."""
 
+    __slots__ = ("_connection", "_prefix")
+
     def __init__(self, connection: Connection, prefix: str) -> None:
         self._connection = connection
         self._prefix = prefix
@@ -99,9 +92,3 @@ class JetStreamInbox:
     def close(self) -> None:
         """Forget it; later answers are dropped."""
         self._connection.forget(self._prefix)
-
-
-def _answer(message: Received) -> Message:
-    return Message(
-        message.subject, message.data, message.reply, message.headers, no_responders(message)
-    )

@@ -44,7 +44,6 @@ from .errors import (
     NO_STREAM,
 )
 from .errors import publish_answer as answer_of
-from .messages import no_responders, strings
 from .pull import info
 from .scan import bounds
 from .storing import answered
@@ -75,11 +74,11 @@ class JetStreamCommands:
     ) -> PublishAnswer:
         """Store a tell."""
         subject = self._subjects.to(address.entity, escape(address.id))
-        result = await answered(self._connection, Publish(subject, data, strings(headers)))
+        result = await answered(self._connection, Publish(subject, data, headers))
         if isinstance(result, (Refused, NoAck)):
             return result
         stream = self._subjects.command_stream(address.entity)
-        if no_responders(result):
+        if result.no_responders:
             return await self._nobody(address.entity)
         return answer_of(result.data, stream=stream)
 

@@ -21,14 +21,14 @@ from nats.errors import BadSubjectError, Error
 
 from ...entities.entropy import Entropy
 from ...entities.settings import JETSTREAM_API, Settings, without_login
-from ..port import Forbidden, Incompatible, Unreachable
+from ..port import Forbidden, Incompatible, Message, Unreachable
 from .denials import Denials, violation, violation_in
 from .errors import Denied, Lost, TooLarge
 from .link import Link, dial
 from .login import options, servers
 from .messages import check_subject, frame, headers_block
 from .reader import Handler
-from .replies import Read, Received, Replies, itself
+from .replies import Read, Replies, itself
 from .room import Room
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
@@ -83,7 +83,7 @@ class Publish(Struct, frozen=True):
 
     subject: str
     data: bytes
-    headers: dict[str, str] | None
+    headers: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +289,8 @@ class Connection:
         data: bytes,
         *,
         timeout_s: float,
-        headers: dict[str, str] | None = None,
-    ) -> Received:
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
         """Send and wait for one answer. Raises Unreachable, TooLarge, ValueError."""
         block = self._block(subject, "", data, headers)
         link = self.live()
@@ -327,10 +327,14 @@ class Connection:
         subject: str,
         data: bytes,
         reply: str = "",
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
         """Publish, at most once, some time soon. Raises TooLarge, ValueError for a subject."""
-        block = self._block(subject, reply, data, headers)
+        if headers or len(data) > self.max_payload:
+            block = self._block(subject, reply, data, headers)
+        else:  # the same for nearly all, in a third of the time
+            check_subject(subject, reply)
+            block = b""
         link = self.link
         if link is None or not link.alive:
             return False
@@ -390,7 +394,7 @@ class Connection:
         """Close an inbox."""
         self._inboxes.pop(inbox.rpartition(".")[2], None)
 
-    def _to_inbox(self, message: Received) -> None:
+    def _to_inbox(self, message: Message) -> None:
         token = message.subject[len(self.replies.prefix) :].partition(".")[0]
         handler = self._inboxes.get(token)
         if handler is not None:

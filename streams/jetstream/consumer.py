@@ -11,11 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..port import ConsumerInfo, Delivery, Incompatible, Unreachable
+from ..port import ConsumerInfo, Delivery, Incompatible, Message, Unreachable
 from .api import ConsumerResponse
 from .connection import Connection
 from .pull import Pull, info
-from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -77,11 +76,11 @@ class JetStreamConsumer:
         if reason != "closed":  # whoever closes the session knows
             self._on_lost(reason)
 
-    def _arrived(self, message: Received) -> None:
+    def _arrived(self, message: Message) -> None:
         self._on_delivery(delivery_of(message))
 
 
-def delivery_of(message: Received) -> Delivery:
+def delivery_of(message: Message) -> Delivery:
     """A delivered tell. What belongs to it is in the subject of its acknowledgement.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`, and

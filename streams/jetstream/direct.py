@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from ..commit import MARK, Stored
-from ..port import Forbidden, Unreachable
+from ..port import Forbidden, Message, Unreachable
 from .api import TIMEOUT_S, parse_time
 from .connection import Connection
 from .denials import Denials
 from .link import Link
-from .replies import Received
 
 BATCH = 500
 """Messages in one request; the server's own limit is 1,024."""
@@ -64,7 +63,7 @@ async def one(connection: Connection, stream: str, query: dict[str, Any]) -> Sto
     return None if message is None else _stored(message)
 
 
-async def raw(connection: Connection, stream: str, query: dict[str, Any]) -> Received | None:
+async def raw(connection: Connection, stream: str, query: dict[str, Any]) -> Message | None:
     """The same, as it came. Raises Unreachable."""
     subject = f"{connection.api}DIRECT.GET.{stream}"
     data = msgspec.json.encode(query)
@@ -94,7 +93,7 @@ async def records(
 
 async def _batch(
     connection: Connection, stream: str, subject: str, after: int, bytes: int
-) -> list[Received]:
+) -> list[Message]:
     query = {"seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": bytes}
     return (await _collect(connection, stream, query)).found
 
@@ -131,7 +130,7 @@ class _Batch:
 
     def __init__(self, link: Link, denials: Denials, subject: str) -> None:
         loop = asyncio.get_running_loop()
-        self.found: list[Received] = []
+        self.found: list[Message] = []
         self.end: str = ""  # the status that ended it, by the server's word
         self.done: asyncio.Future[None] = loop.create_future()
         self._last = "0"  # the sequence of the newest; the server's word for none before
@@ -140,7 +139,7 @@ class _Batch:
         self._denials, self._subject, self._began = denials, subject, loop.time()
         self._deadline = loop.time() + TIMEOUT_S
 
-    def receive(self, message: Received) -> None:
+    def receive(self, message: Message) -> None:
         headers = message.headers or {}
         if "Nats-Sequence" not in headers:
             if not self.done.done():
@@ -168,13 +167,13 @@ class _Batch:
             self.done.set_result(None)
 
 
-def _stored(message: Received) -> Stored:
+def _stored(message: Message) -> Stored:
     headers = message.headers or {}
     time_ns = parse_time(headers["Nats-Time-Stamp"])
     return Stored(int(headers["Nats-Sequence"]), time_ns, message.data, headers.get(MARK))
 
 
-def _record(message: Received) -> Record:
+def _record(message: Message) -> Record:
     found, headers = _stored(message), message.headers or {}
     return Record(
         found.sequence,

@@ -18,14 +18,13 @@ from collections.abc import AsyncIterator
 
 from ...entities.entropy import Entropy
 from ..commit import MARK, Stored
-from ..port import Forbidden, Incompatible, Unreachable
+from ..port import Forbidden, Incompatible, Message, Unreachable
 from .api import MessageResponse, Response, call, lookup
 from .connection import Connection
 from .consumer import delivery_of
 from .direct import batch
 from .errors import NO_CONSUMER, NO_MESSAGE, NO_STREAM, ApiError
 from .pull import Pull
-from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -238,7 +237,7 @@ class _Reader:
         with contextlib.suppress(Unreachable, Incompatible):
             await call(self._connection, path, None, Response, accept=accept, timeout_s=DELETE_S)
 
-    def _arrived(self, message: Received) -> None:
+    def _arrived(self, message: Message) -> None:
         delivery = delivery_of(message)
         if delivery.consumer_sequence != self._expected:
             self._end("gap")

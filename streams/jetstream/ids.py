@@ -13,7 +13,6 @@ from .api import StreamContents, call, lookup
 from .connection import Connection, Publish
 from .direct import batch
 from .errors import NO_STREAM, publish_answer
-from .messages import no_responders
 from .storing import answered
 
 ROLLUP = "Nats-Rollup"
@@ -35,7 +34,7 @@ class JetStreamIds:
         result = await answered(self._connection, Publish(subject, data, headers))
         if isinstance(result, (Refused, NoAck)):
             return result
-        if no_responders(result):
+        if result.no_responders:
             return NoStream()
         return publish_answer(result.data, stream=self._subjects.ids_stream(entity))
 

@@ -22,7 +22,6 @@ from .connection import Connection, Publish
 from .direct import batch, one
 from .errors import TOO_LARGE, TooLarge, append_answer
 from .follow import follow
-from .messages import no_responders
 from .replies import Result
 from .storing import told
 
@@ -127,4 +126,4 @@ def _meant(stream: str, result: Result) -> AppendAnswer:
     answer = told(result)
     if isinstance(answer, Refused | NoAck):
         return answer
-    return append_answer(answer.data, stream=stream, no_responders=no_responders(answer))
+    return append_answer(answer.data, stream=stream, no_responders=answer.no_responders)

@@ -16,7 +16,6 @@ from .connection import Connection, Publish
 from .direct import MARKERS, OPERATION, TTL, Record, latest
 from .errors import NO_STREAM, append_answer
 from .log import EXPECTED
-from .messages import no_responders
 from .storing import answered
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
@@ -110,7 +109,7 @@ class JetStreamMembers:
         if isinstance(result, (Refused, NoAck)):
             raise Unreachable(f"{key}: {result.why}")
         answer = append_answer(
-            result.data, stream=self._stream, no_responders=no_responders(result)
+            result.data, stream=self._stream, no_responders=result.no_responders
         )
         match answer:
             case Appended(sequence):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .replies import Received
+from ..port import Message
 
 SUBJECT_LENGTH = 960
 """Subject and reply together, in characters: at most 3,840 bytes, below the server's 4 KiB line,
@@ -22,6 +22,9 @@ _NEWLINES = str.maketrans({"\r": " ", "\n": " "})
 
 def check_subject(subject: str, reply: str) -> None:
     """Raises ValueError for what the server wouldn't take, or what can't be encoded."""
+    both = subject + reply
+    if subject and len(both) <= SUBJECT_LENGTH and both.isprintable() and " " not in both:
+        return  # nearly all
     if len(subject) + len(reply) > SUBJECT_LENGTH:
         raise ValueError(f"not a subject: over {SUBJECT_LENGTH} characters")
     if not subject or _blank(subject) or _blank(reply):
@@ -29,9 +32,7 @@ def check_subject(subject: str, reply: str) -> None:
 
 
 def _blank(subject: str) -> bool:
-    """Whether there is white space in it; most subjects are seen to have none at once."""
-    if subject.isprintable() and " " not in subject:
-        return False
+    """Whether there is white space in it. Raises ValueError for what can't be encoded."""
     subject.encode()  # half a surrogate pair isn't printable
     return _BLANK.search(subject) is not None
 
@@ -69,13 +70,10 @@ def frame(subject: str, reply: str, block: bytes, data: bytes) -> bytes:
     return b"".join((head, block, data, b"\r\n"))
 
 
-def strings(headers: Mapping[str, str] | None) -> dict[str, str] | None:
-    """Headers as nats-py wants them."""
-    return dict(headers) if headers else None
-
-
-def no_responders(message: Received) -> bool:
-    """Whether it is the server's word that nobody listens."""
-    return (
-        not message.data and message.headers is not None and message.headers.get("Status") == "503"
-    )
+def received(subject: str, reply: str, data: bytes, headers: dict[str, str] | None) -> Message:
+    """A message as it came. Without data and with that status it is the server's word that nobody
+    listens."""
+    if headers is None:
+        return Message(subject, data, reply)
+    nobody = not data and headers.get("Status") == "503"
+    return Message(subject, data, reply, headers, nobody)

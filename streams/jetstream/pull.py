@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nats.aio.subscription import Subscription
 
-from ..port import Forbidden, Incompatible, Unreachable
+from ..port import Forbidden, Incompatible, Message, Unreachable
 from .api import TIMEOUT_S, ConsumerResponse, call
 from .connection import Connection
 from .errors import NO_CONSUMER, NO_STREAM
 from .link import Link
 from .messages import frame
-from .replies import Received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -89,7 +88,7 @@ class Pull:
         connection: Connection,
         stream: str,
         consumer: str,
-        on_message: Callable[[Received], None],
+        on_message: Callable[[Message], None],
         on_end: Callable[[str], None],
         on_denied: Callable[[str], None] | None = None,
     ) -> None:
@@ -138,7 +137,7 @@ class Pull:
         self._ask()
 
     # -- what comes -------------------------------------------------------------------------------
-    def _receive(self, message: Received) -> None:
+    def _receive(self, message: Message) -> None:
         if self.over:
             return
         self._heard = self._loop.time()
@@ -148,7 +147,7 @@ class Pull:
         elif message.headers is not None:
             self._status(message.headers)
 
-    def _status(self, headers: dict[str, str]) -> None:
+    def _status(self, headers: Mapping[str, str]) -> None:
         status, text = headers.get("Status", ""), headers.get("Description", "")
         match status, text.lower():
             case "100", _:
@@ -165,7 +164,7 @@ class Pull:
                 logger.info("pull of %s: %s %s", self._consumer, status, text)
                 self._returned(headers)
 
-    def _returned(self, headers: dict[str, str]) -> None:
+    def _returned(self, headers: Mapping[str, str]) -> None:
         remaining = headers.get("Nats-Pending-Messages", "")
         if remaining.isdigit():
             self._credit.returned(int(remaining))

@@ -29,13 +29,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error, ProtocolError
 from nats.protocol.parser import Parser
 
-from .replies import Received
+from ..port import Message
+from .messages import received
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
@@ -61,16 +61,7 @@ _NAME = re.compile(r"[\x21-\x7e]+")
 """A header's name, without its colon."""
 _SPACE = " \t\r\n\x0b\x0c"
 
-Handler: TypeAlias = Callable[[Received], None]
-
-
-class Incoming(Struct):
-    """A message as it came."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
+Handler: TypeAlias = Callable[[Message], None]
 
 
 class Reader(Client):
@@ -143,7 +134,7 @@ class Reader(Client):
 
         async def early(message: Any) -> None:
             """One that came before `subscribe` returned, which may wait for nats-py's flusher."""
-            handler(message)
+            handler(received(message.subject, message.reply, message.data, message.headers))
 
         subscription = await self.subscribe(  # pyright: ignore[reportUnknownMemberType]
             subject, cb=early
@@ -163,9 +154,12 @@ class Reader(Client):
         handler = self.handlers.get(sid)
         if handler is None:
             return False
-        found = None if headers is None else headers_of(headers)
         try:
-            handler(Incoming(subject.decode(), reply.decode(), data, found))
+            if headers is None:
+                handler(Message(subject.decode(), data, reply.decode()))
+            else:
+                found = headers_of(headers)
+                handler(received(subject.decode(), reply.decode(), data, found))
         except (Exception, asyncio.CancelledError):
             # Either would end nats-py's reader of this connection.
             logger.exception("a handler of %s failed", subject)
@@ -236,15 +230,16 @@ class StrictParser(Parser):
                     begin = end + 2
                     await self._signal(line)
                     continue
-                _, subject, sid, reply, header_size, size = found.groups()
-                body = found.end() + int(header_size or 0)
-                end = found.end() + int(size)
+                _, subject, sid, reply, header_size, size = found.groups(b"")
+                start = found.end()
+                end = start + int(size)
                 if len(buffer) < end + 2:
                     return
-                headers = _headers(bytes(buffer[found.end() : body])) if header_size else None
+                body = start + int(header_size) if header_size else start
+                headers = _headers(bytes(buffer[start:body])) if header_size else None
                 payload = bytes(buffer[body:end])
                 begin = end + 2
-                message = int(sid), _text(subject), _text(reply or b""), payload, headers
+                message = int(sid), _text(subject), _text(reply), payload, headers
                 if not client.take(*message):
                     await client._process_msg(*message)
         finally:

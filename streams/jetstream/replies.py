@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from ..port import Message
 from .denials import LATE_S, violation
 from .errors import Denied, Lost
 
@@ -21,16 +22,7 @@ GIVEN_UP = 4_096
 """Given up without an answer, and remembered for LATE_S: more than wait at any time."""
 
 
-class Received(Protocol):
-    """A message as nats-py gives it."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
-
-
-Result: TypeAlias = Received | Lost | Denied
+Result: TypeAlias = Message | Lost | Denied
 Read: TypeAlias = Callable[[Result], Any]
 
 
@@ -100,7 +92,7 @@ class Replies:
 
         return self.prefix + token, future, over
 
-    def settle(self, message: Received) -> None:
+    def settle(self, message: Message) -> None:
         """An answer came."""
         token = message.subject[self._cut :]
         waiting = self._acks.pop(token, None) or self._requests.pop(token, None)

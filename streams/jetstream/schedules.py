@@ -15,6 +15,7 @@ from ..port import (
     Appended,
     Firing,
     Incompatible,
+    Message,
     NoAck,
     Pending,
     Refused,
@@ -27,9 +28,7 @@ from .api import ConsumerResponse, Response, call, lookup
 from .connection import Connection, Publish
 from .direct import records
 from .errors import NO_STREAM, publish_answer
-from .messages import no_responders
 from .pull import Pull
-from .replies import Received
 from .storing import answered
 
 CONSUMER = "relay"
@@ -66,7 +65,7 @@ class JetStreamRelay:
         """Take nothing more."""
         await self.pull.close()
 
-    def _arrived(self, message: Received) -> None:
+    def _arrived(self, message: Message) -> None:
         parts = message.subject.split(".")
         self._on_firing(Firing(message.reply, parts[-3], parts[-2], message.data))
 
@@ -128,7 +127,7 @@ class JetStreamSchedules:
         }
         subject = subjects.later(address.entity, token, timer)
         result = await answered(self._connection, Publish(subject, data, headers))
-        if isinstance(result, (Refused, NoAck)) or no_responders(result):
+        if isinstance(result, (Refused, NoAck)) or result.no_responders:
             return False
         answer = publish_answer(result.data, stream=subjects.time_stream)
         return isinstance(answer, Appended)

@@ -51,7 +51,8 @@ class JetStreamSession:
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
-        return self._connection.alive
+        link = self._connection.link
+        return link is not None and link.alive
 
     @property
     def epoch(self) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from ..port import DENIED, Appended, NoAck, Refused
+from ..port import DENIED, Appended, Message, NoAck, Refused
 from .connection import Connection, Publish
 from .errors import TOO_LARGE, Denied, Lost, TooLarge, publish_answer
-from .messages import no_responders
-from .replies import Received, Result
+from .replies import Result
 
 logger: logging.Logger = logging.getLogger("perdure.jetstream")
 
 
-async def answered(connection: Connection, *publishes: Publish) -> Received | Refused | NoAck:
+async def answered(connection: Connection, *publishes: Publish) -> Message | Refused | NoAck:
     """Publish some messages in a row; the server's answer to the last, or why there is none."""
     try:
         return told(await connection.publish(*publishes))
@@ -21,7 +20,7 @@ async def answered(connection: Connection, *publishes: Publish) -> Received | Re
         return Refused(TOO_LARGE, str(error))
 
 
-def told(result: Result) -> Received | Refused | NoAck:
+def told(result: Result) -> Message | Refused | NoAck:
     """What came of a publish, in the port's words."""
     if isinstance(result, Lost):
         return NoAck(result.why)
@@ -36,7 +35,7 @@ async def stored(connection: Connection, stream: str, subject: str, data: bytes)
     if isinstance(result, (Refused, NoAck)):
         logger.warning("not stored at %s: %s", subject, result.why)
         return False
-    if no_responders(result):
+    if result.no_responders:
         logger.warning("not stored at %s: %s doesn't exist, or has no leader", subject, stream)
         return False
     answer = publish_answer(result.data, stream=stream)

@@ -7,7 +7,7 @@ import asyncio
 from perdure.deploy.server import EmbeddedServer
 from perdure.streams.jetstream.api import Response, call
 from perdure.streams.jetstream.archive import Archived
-from perdure.streams.jetstream.replies import Received
+from perdure.streams.port import Message
 
 from ...support.server import PATIENCE_S, nats_session
 
@@ -20,7 +20,7 @@ async def test_the_server_says_nothing_at_the_end_of_a_whole_archive(
         connection, stream = session.connection, f"{namespace}_S"
         body = {"name": stream, "subjects": [f"{namespace}.s"]}
         await call(connection, f"STREAM.CREATE.{stream}", body, Response)
-        came: asyncio.Queue[Received] = asyncio.Queue()
+        came: asyncio.Queue[Message] = asyncio.Queue()
         inbox = connection.pull_inbox()
         listener = await connection.subscribe(inbox, came.put_nowait)
         asked = {"deliver_subject": inbox, "no_consumers": True}

@@ -16,9 +16,8 @@ from perdure.streams.jetstream import follow as follow_module
 from perdure.streams.jetstream import log as log_module
 from perdure.streams.jetstream.connection import Connection
 from perdure.streams.jetstream.errors import ApiError
-from perdure.streams.jetstream.replies import Received
 from perdure.streams.jetstream.session import JetStreamSession
-from perdure.streams.port import Appended, Forbidden, Incompatible, Unreachable
+from perdure.streams.port import Appended, Forbidden, Incompatible, Message, Unreachable
 
 from ...support.server import freeze, nats_session, until, until_count
 from .virtual import run
@@ -124,7 +123,7 @@ async def test_a_message_lost_of_a_batch_is_asked_for_again(
     receive = direct._Batch.receive  # pyright: ignore[reportPrivateUsage]
     dropped: list[object] = []
 
-    def lossy(self: Any, message: Received) -> None:
+    def lossy(self: Any, message: Message) -> None:
         if (message.headers or {}).get("Nats-Sequence") == str(sequences[place]) and not dropped:
             dropped.append(message)
         else:
@@ -142,7 +141,7 @@ async def test_a_batch_that_never_ends_is_given_up(
     sequences = await append(session, 2)
     receive = direct._Batch.receive  # pyright: ignore[reportPrivateUsage]
 
-    def endless(self: Any, message: Received) -> None:
+    def endless(self: Any, message: Message) -> None:
         if "Nats-Sequence" in (message.headers or {}):
             receive(self, message)
 

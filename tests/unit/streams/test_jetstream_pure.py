@@ -27,7 +27,7 @@ from perdure.streams.jetstream.errors import (
     publish_answer,
 )
 from perdure.streams.jetstream.login import options, servers
-from perdure.streams.jetstream.messages import headers_block, no_responders
+from perdure.streams.jetstream.messages import headers_block, received
 from perdure.streams.jetstream.outbox import PENDING_BYTES, Outbox
 from perdure.streams.jetstream.pull import Credit
 from perdure.streams.jetstream.reader import headers_of
@@ -37,23 +37,13 @@ from perdure.streams.port import (
     Appended,
     Full,
     Incompatible,
+    Message,
     NoAck,
     Refused,
     Taken,
     Unreachable,
     WrongLast,
 )
-
-
-class Arrived:
-    def __init__(
-        self,
-        subject: str = "s",
-        data: bytes = b"",
-        reply: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        self.subject, self.data, self.reply, self.headers = subject, data, reply, headers
 
 
 # -- what the server says -----------------------------------------------------------------------
@@ -113,7 +103,7 @@ def test_deliveries_are_read_from_both_forms_of_their_acknowledgement() -> None:
     short = "$JS.ACK.BANK_CMD_account.g1-s7-t43-x8k2.2.1234.56.1795514567379057666.4"
     long = "$JS.ACK.dom.acchash.BANK_CMD_account.g1-s7-t43-x8k2.2.1234.56.1795514567379057666.4.r"
     for handle in (short, long, long.removesuffix(".r")):
-        delivery = delivery_of(Arrived("bank.cmd.account.1.7.a=2E1", b"data", handle, {"h": "v"}))
+        delivery = delivery_of(Message("bank.cmd.account.1.7.a=2E1", b"data", handle, {"h": "v"}))
         assert delivery.consumer == "g1-s7-t43-x8k2"
         assert delivery.consumer_sequence == 56
         assert delivery.sequence == 1234
@@ -212,10 +202,10 @@ def test_where_there_is_no_jetstream_the_prefix_that_was_set_comes_first() -> No
 
 
 def test_no_responders_is_a_status_without_data() -> None:
-    assert no_responders(Arrived(headers={"Status": "503"}))
-    assert not no_responders(Arrived(headers={"Status": "503"}, data=b"x"))
-    assert not no_responders(Arrived(headers={"Status": "404"}))
-    assert not no_responders(Arrived())
+    assert received("s", "", b"", {"Status": "503"}).no_responders
+    assert not received("s", "", b"x", {"Status": "503"}).no_responders
+    assert not received("s", "", b"", {"Status": "404"}).no_responders
+    assert not received("s", "", b"", None).no_responders
 
 
 def test_the_size_of_headers() -> None:
@@ -314,10 +304,10 @@ async def test_replies_find_who_waits() -> None:
     subject, future = replies.ack("s")
     other, second = replies.ack("s")
     assert subject != other
-    answer = Arrived(subject)
+    answer = Message(subject, b"")
     replies.settle(answer)
     replies.settle(answer)  # once more: nobody waits
-    replies.settle(Arrived("_INBOX.x.nothing"))
+    replies.settle(Message("_INBOX.x.nothing", b""))
     assert await future is answer
     assert not second.done()
     assert len(replies) == 1
@@ -350,7 +340,7 @@ async def test_a_cancelled_request_is_no_trouble() -> None:
     replies = Replies("_INBOX.x", 10.0)
     subject, future = replies.ack("s")
     future.cancel()
-    replies.settle(Arrived(subject))
+    replies.settle(Message(subject, b""))
     _, future = replies.ack("s")
     future.cancel()
     replies.end("gone")
@@ -380,7 +370,7 @@ async def test_what_was_taken_before_a_right_was_withdrawn_gets_its_answer() -> 
     replies.sweep(now := asyncio.get_running_loop().time())
     assert not first.done()
     assert not second.done()
-    answer = Arrived(taken)
+    answer = Message(taken, b"")
     replies.settle(answer)
     assert await first is answer
     replies.sweep(now + 11)  # looks once more before it says that the other is lost
@@ -402,7 +392,7 @@ async def test_what_was_given_up_may_be_what_was_denied(late: bool) -> None:
     if late:
         replies.deny("log.a")
     assert not next_one.done()
-    replies.settle(Arrived(subject))  # it came after all
+    replies.settle(Message(subject, b""))  # it came after all
     replies.sweep(begin + 0.5)
     assert next_one.done() is late
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
 from nats.errors import ProtocolError
 
 from perdure.streams.jetstream import reader
@@ -248,14 +249,13 @@ async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
         _id = 7
 
     async def subscribe(subject: str, cb: Any) -> Known:
-        await cb("early")
+        await cb(Msg(reader, subject, data=b"early"))
         return Known()
 
     monkeypatch.setattr(reader, "subscribe", subscribe)
     await reader.listen("a.b", heard.append)
     assert reader.take(7, b"a.b", b"", b"late", None)
-    assert heard[0] == "early"
-    assert heard[1].data == b"late"
+    assert [(one.subject, one.data) for one in heard] == [("a.b", b"early"), ("a.b", b"late")]
 
 
 class Socket:

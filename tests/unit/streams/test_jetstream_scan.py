@@ -13,9 +13,8 @@ from perdure.streams.commit import MARK
 from perdure.streams.jetstream import direct
 from perdure.streams.jetstream.api import delete_message
 from perdure.streams.jetstream.connection import Connection, Publish
-from perdure.streams.jetstream.reader import Incoming
 from perdure.streams.jetstream.scan import Bounds, bounds, get, names, scan
-from perdure.streams.port import Incompatible, Unreachable
+from perdure.streams.port import Incompatible, Message, Unreachable
 
 from ...support.server import nats_session
 
@@ -85,8 +84,8 @@ async def test_removing(connection: Connection, namespace: str) -> None:
 async def test_a_server_without_an_answer_forbids_nothing(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def nobody(*args: Any, **more: Any) -> Incoming:
-        return Incoming("", "", b"", {"Status": "503"})
+    async def nobody(*args: Any, **more: Any) -> Message:
+        return Message("", b"", no_responders=True)
 
     monkeypatch.setattr(connection, "request", nobody)
     with pytest.raises(Unreachable, match="nobody answers"):

@@ -18,6 +18,7 @@ from perdure.streams.port import (
     Appended,
     Full,
     Incompatible,
+    Message,
     NoAck,
     NoStream,
     Refused,
@@ -266,10 +267,10 @@ async def test_a_stream_without_a_leader_is_not_missing(
     """While three replicas elect a leader nobody takes a tell, and INFO may say nothing."""
     await session.provision("account")
 
-    def nobody(_: object) -> bool:
-        return True
+    async def nobody(*_: object) -> Message:
+        return Message("", b"", no_responders=True)
 
-    monkeypatch.setattr(commands_module, "no_responders", nobody)
+    monkeypatch.setattr(commands_module, "answered", nobody)
     answer = await session.commands.publish(Address("account", "a-1"), b"")
     assert isinstance(answer, NoAck)
     assert "no leader" in answer.why

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.streams.jetstream import api
-from perdure.streams.jetstream.replies import Received
-from perdure.streams.port import Unreachable
+from perdure.streams.port import Message, Unreachable
 
 SETTING = api.LOOKUP_TRIES_S
 TRIES_S = (0.02, 0.04, 0.06)
@@ -21,14 +20,6 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "LOOKUP_TRIES_S", TRIES_S)
 
 
-class Answer:
-    """One from the server."""
-
-    def __init__(self) -> None:
-        self.subject, self.reply, self.data = "_INBOX.x", "", ANSWER
-        self.headers: dict[str, str] | None = None
-
-
 class Leaderless:
     """A connection on which so many requests get no answer; all that is asked is noted."""
 
@@ -38,13 +29,13 @@ class Leaderless:
         self.asked: list[float] = []
         self._silent, self._cut = silent, cut
 
-    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Received:
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         self.asked.append(timeout_s)
         if len(self.asked) <= self._silent:
             if not self._cut:
                 await asyncio.sleep(timeout_s)
             raise Unreachable("no answer")
-        return Answer()
+        return Message("_INBOX.x", ANSWER)
 
 
 async def look(connection: Any) -> api.RawMessage | None:
