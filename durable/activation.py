@@ -170,10 +170,6 @@ class Activation:
         waits = self.mailbox.queue or self.reading.urgent() or self.reading.tasks
         return bool(waits or self._worker or self.execution.busy)
 
-    @property
-    def _at_work(self) -> bool:
-        return self._woken or self._worker is not None or self.execution.flight is not None
-
     # -- what arrives ---------------------------------------------------------------------------
     def ask(self, item: Item) -> None:
         """A command by ask: queued, attached to the same one that waits, or refused at once."""
@@ -182,23 +178,22 @@ class Activation:
         admission = self.mailbox.admit(item)
         if full and admission is Admission.QUEUED:  # the same key with another payload, too
             admission = Admission.FULL
-        match admission:
-            case Admission.ATTACHED:
-                waiting = self.mailbox.find(item.name)
-                assert waiting is not None
-                for asker in item.askers:
-                    self.mailbox.attach(asker, waiting)
-                self.answers.error_of(item, AlreadyProcessingMessage(), self.address)
-            case Admission.FULL:
-                capacity = self.host.load.capacity if full else self.host.settings.mailbox_capacity
-                error = MailboxFull(capacity=capacity, may_have_taken_effect=True)
-                self.answers.error_of(item, error, self.address)
-            case Admission.QUEUED:
-                if item.after is not None and self.shard.told(self, item):
-                    item.after = None
-                self.host.load.add(item.size)
-                self.mailbox.add(item)
-                self.kick()
+        if admission is Admission.QUEUED:
+            if item.after is not None and self.shard.told(self, item):
+                item.after = None
+            self.host.load.add(item.size)
+            self.mailbox.add(item)
+            self.kick()
+        elif admission is Admission.ATTACHED:
+            waiting = self.mailbox.find(item.name)
+            assert waiting is not None
+            for asker in item.askers:
+                self.mailbox.attach(asker, waiting)
+            self.answers.error_of(item, AlreadyProcessingMessage(), self.address)
+        else:
+            capacity = self.host.load.capacity if full else self.host.settings.mailbox_capacity
+            error = MailboxFull(capacity=capacity, may_have_taken_effect=True)
+            self.answers.error_of(item, error, self.address)
 
     def tell(self, item: Item) -> None:
         """A command by tell. It is un-acked until it has a recorded outcome."""
@@ -224,7 +219,9 @@ class Activation:
 
     def kick(self) -> None:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
-        if self.live and not self._at_work and self._has_work:
+        if self._woken or self._worker is not None or self.execution.flight is not None:
+            return  # at work
+        if self.live and self._has_work:
             self._woken = True
             self.host.load.turns.line_up(self._decide)
 
@@ -323,8 +320,10 @@ class Activation:
         self._woken = False
         if not self.live:
             return False
-        folded, urgent = self.folded, self.reading.urgent()
-        if folded is None or urgent or self.doubted or self.flows.first(folded):
+        phase = self.phase
+        folded = phase.folded if isinstance(phase, Running) else None
+        doubted = self.vouched != self.host.epoch
+        if folded is None or doubted or self.reading.urgent() or self.flows.first(folded):
             if self._has_work:
                 self.work(None)
             return False

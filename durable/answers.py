@@ -58,12 +58,13 @@ class Answers:
     def send(self, askers: Iterable[Asker], data: bytes) -> None:
         """The same answer to each. A reply subject outside the prefixes gets none, and a log."""
         for asker in askers:
-            if self._push is not None and asker.reply.startswith(FLOW):
-                self._push(asker.reply, data)
-            elif self.allowed(asker.reply):
-                self._asks.send(asker.reply, data)
-            elif asker.reply:  # else nobody waits for it
-                self.not_answered("no answer was sent", asker.reply)
+            reply = asker.reply
+            if reply_allowed(reply, self._prefixes):
+                self._asks.send(reply, data)
+            elif self._push is not None and reply.startswith(FLOW):
+                self._push(reply, data)
+            elif reply:  # else nobody waits for it
+                self.not_answered("no answer was sent", reply)
 
     def not_answered(self, what: str, reply: str) -> None:
         """Tell it, but not each time: who asks so may do it a thousand times a second."""

@@ -97,10 +97,10 @@ class Execution:
         A plain commit needs no worker: its answer ends it. All else is a worker's.
         """
         activation, host = self._activation, self._host
-        queue = activation.mailbox.queue
-        if any(item.evicted for item in islice(queue, BODIES)):
-            activation.work(None)
-            return
+        for item in islice(activation.mailbox.queue, BODIES):
+            if item.evicted:
+                activation.work(None)
+                return
         plan = self._decide(folded)
         if not (is_plain(plan) and folded.hash != GENESIS):
             activation.work(partial(self._carry_out, folded, plan))
@@ -390,16 +390,19 @@ class Execution:
         """Answer everybody, and ack; dead letters, which are to be copied first, are returned."""
         self._outcomes = None
         dead: list[tuple[Item, Outcome]] = []
-        counts, now = self._host.counts, asyncio.get_running_loop().time()
+        counts, tracer = self._host.counts, self._host.tracer
+        now = asyncio.get_running_loop().time()
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
             data = outcome_answer(outcome, sequence, version)
             counts.decided(item.way, outcome, now - item.since)
-            decided(self._host.tracer, self._address, item, outcome, now - item.since)
+            if tracer is not None:
+                decided(tracer, self._address, item, outcome, now - item.since)
             if outcome.dead is None:
                 self.remember(outcome, data)
-                self.finish(item, data, outcome.name)
+                self._answer(item, data, outcome.name)
+                self._end(item, ack=True)
             else:
                 why = told(outcome.dead)
                 self._activation.log_item("command.dead", item, level=logging.ERROR, why=why)

@@ -63,9 +63,11 @@ class Load:
 
     def full(self) -> bool:
         """Whether no more asks may wait."""
-        if self.asks >= self.capacity:
+        if self.asks >= self.pace.capacity:
             self.pace.look(asyncio.get_running_loop().time())
-        return self.asks >= self.capacity or self.bytes >= WAITING_BYTES
+            if self.asks >= self.pace.capacity:
+                return True
+        return self.bytes >= WAITING_BYTES
 
     def add(self, size: int) -> None:
         """One more ask waits, with a payload of `size` bytes."""
@@ -120,6 +122,7 @@ class Host:
         self.forgetting: Forgetting = Forgetting(session)
         self.asking: Asking = Asking(session, settings, self.tokens if secrets else None)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
+        self._limits = Limits(0, 0, 0)  # those that were asked for last
         self.untold: dict[str, tuple[Schedule, int]] = {}
         """Next times of schedules that found no room in a mailbox, by name."""
 
@@ -139,7 +142,10 @@ class Host:
 
     def limits(self, outcomes: int) -> Limits:
         """Bounds of one commit with at most that many outcomes."""
-        return Limits(outcomes, self.settings.commit_bytes, self.most_bytes)
+        known, most_bytes = self._limits, self.most_bytes
+        if known.outcomes != outcomes or known.max_bytes != most_bytes:
+            self._limits = known = Limits(outcomes, self.settings.commit_bytes, most_bytes)
+        return known
 
     def now_ms(self) -> int:
         """The runner's clock, Unix milliseconds."""

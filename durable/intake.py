@@ -28,7 +28,7 @@ from .defect import described
 from .host import Host
 from .item import Asker, Item
 from .reads import Read
-from .waker import tag_of, waker_of
+from .waker import is_waker, tag_of, waker_of
 
 logger: logging.Logger = logging.getLogger("perdure.intake")
 
@@ -61,7 +61,7 @@ Arrival: TypeAlias = Item | Read | Refusal
 
 def take_ask(host: Host, message: Message, now: float) -> Arrival:
     """What an ask is: a command, a read, or refused."""
-    asker = Asker(message.reply, plain=True)
+    asker: Asker | None = None
     try:
         envelope = open_body(message.data, message.headers, limit=host.settings.max_payload_bytes)
         plain = message.data[:1] != b"["
@@ -69,7 +69,8 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         if envelope.kind == "tell":
             raise Undecodable("a tell is published to the command subject, not asked")
         _check_key(envelope.key)
-        _check_birth(host, envelope.birth)
+        if envelope.birth is not None:
+            _check_birth(host, envelope.birth)
         if envelope.kind != "ask":
             if envelope.kind == "result" and envelope.key is None:
                 raise Undecodable("result: without a key")
@@ -84,9 +85,11 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         writes = _writes(host, command)
         hash = payload_hash(command) if writes else ""
     except Undecodable as error:
+        asker = asker or Asker(message.reply, plain=True)
         return Refusal(asker, _malformed(error))
     except Exception as error:  # user types may do anything: no message may end a subscription
         logger.exception("an ask can't be taken", extra={"action": "intake.failed"})
+        asker = asker or Asker(message.reply, plain=True)
         return Refusal(asker, _malformed(Undecodable(described(error))))
     if not writes:
         envelope = msgspec.structs.replace(envelope, payload=NULL)
@@ -94,9 +97,10 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
     if envelope.key is None and not message.reply:
         nameless = Undecodable("an ask without a key and a reply subject has no name")
         return Refusal(None, _malformed(nameless))
+    moves = _is_flow(host, command)
     return Item(
         way="ask",
-        name=_name_of(host, envelope, command, message.reply),
+        name=envelope.key or _bare_name(message.reply, moves=moves),
         payload_hash=hash,
         raw=envelope.payload,
         command=command,
@@ -104,7 +108,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
         birth=envelope.birth if envelope.key else None,
         deadline=envelope.deadline,
         after=envelope.after,
-        moves=_is_flow(host, command),
+        moves=moves,
         request=asker.request,
         trace=_cut(envelope.trace, TRACE_CHARS),
         askers=[asker] if message.reply else [],
@@ -147,7 +151,8 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
         if delivery.data[:1] == b"[" and envelope.kind != "tell":
             raise Undecodable(f"{envelope.kind} is asked, not published")
         _check_key(envelope.key)
-        _check_birth(host, envelope.birth)
+        if envelope.birth is not None:
+            _check_birth(host, envelope.birth)
         command = _command(host, envelope)
         if not _writes(host, command):
             raise Undecodable("a query is asked, not published")
@@ -196,7 +201,7 @@ def take_tell(host: Host, delivery: Delivery, generation: int, now: float) -> It
 def _command(host: Host, envelope: Envelope) -> Any:
     """The command or query of a payload. Raises Undecodable, which says what there is instead."""
     limit, entity, data = host.settings.max_payload_bytes, host.entity, bytes(envelope.payload)
-    if (waker := waker_of(data, limit)) is not None:
+    if is_waker(data) and (waker := waker_of(data, limit)) is not None:
         return waker
     try:
         return decode(entity.messages, data, limit=limit, what=entity.name)
@@ -213,12 +218,10 @@ def _writes(host: Host, command: Any) -> bool:
     return contract is None or contract.writes  # a waker has none
 
 
-def _name_of(host: Host, envelope: Envelope, command: Any, reply: str) -> str:
-    """What names an ask: its key, or its reply subject; that of a flow's is made a key, since its
-    owner stores it as a tell."""
-    if envelope.key is not None:
-        return envelope.key
-    return f"r-{digest(reply.encode())}" if _is_flow(host, command) else reply
+def _bare_name(reply: str, *, moves: bool) -> str:
+    """What names an ask without a key: its reply subject; that of a flow's is made a key, since
+    its owner stores it as a tell."""
+    return f"r-{digest(reply.encode())}" if moves else reply
 
 
 def _is_flow(host: Host, command: Any) -> bool:
@@ -242,10 +245,8 @@ def _check_key(key: str | None) -> None:
         raise Undecodable("the idempotency key isn't 1 to 255 of A-Za-z0-9:_-")
 
 
-def _check_birth(host: Host, birth: int | None) -> None:
+def _check_birth(host: Host, birth: int) -> None:
     """Refuse a key from the future: once forgotten, it would forbid all keys made before then."""
-    if birth is None:
-        return
     if not 0 <= birth <= host.now_ms() + host.ledger_limits.made_window_ms * EARLY_PART:
         raise Undecodable("the key's birth isn't a time that can be: is the caller's clock right?")
 

@@ -116,9 +116,10 @@ def is_plain(plan: Plan) -> bool:
         return False
     if plan.recorded or plan.processed or plan.refused or plan.rewound:
         return False
-    return all(outcome.dead is None for outcome in plan.outcomes) and not any(
-        item.marked for item in plan.taken
-    )
+    for item, outcome in zip(plan.taken, plan.outcomes, strict=True):
+        if outcome.dead is not None or item.marked:
+            return False
+    return True
 
 
 class Unencodable(Exception):
@@ -130,6 +131,7 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
     if folded.flows and (flow := folded.flows.get(item.name)) is not None:
         same = flow.payload_hash == item.payload_hash
         return (Standing.OPEN if same else Standing.REUSED), None
+    at = item.at
     if item.cause is not None and (found := folded.ledger.find(item.cause)) is not None:
         return Standing.RECORDED, found
     if item.key is not None or item.way == "ask":
@@ -138,12 +140,12 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if _below(folded, item):
+    if at is not None and _below(folded, item):
         return Standing.PROCESSED, None
     # In a rewound stream, too: this copy's outcome may have been forgotten.
     if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
         return Standing.TOO_OLD, None
-    if item.at is not None and item.at.sequence <= folded.watermark.sequence:
+    if at is not None and at.sequence <= folded.watermark.sequence:
         return Standing.REWOUND, None
     return Standing.NEW, None
 
@@ -169,6 +171,7 @@ def make_plan(
     plan = Plan(state=folded.state)
     names: set[str] = set()
     now = to_datetime(now_ns) if entity.with_context else None
+    now_ms = now_ns // 1_000_000
     for item in queue:
         if item.evicted:  # its body is not there to be decided on, or buried
             break
@@ -178,8 +181,9 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        crowded = _crowds(folded, item, verdict)
-        if not crowded and drives(item, verdict, now_ms=now_ns // 1_000_000):
+        crowded = item.moves and _crowds(folded, item, verdict)
+        may_drive = item.moves or verdict is Standing.OPEN
+        if may_drive and not crowded and drives(item, verdict, now_ms=now_ms):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break
@@ -199,7 +203,7 @@ def make_plan(
             plan.rewound.append(item)
         most = min(limits.bytes, limits.max_bytes)
         room = most - plan.size if pending else limits.max_bytes
-        refusal = refuse(item, verdict, now_ms=now_ns // 1_000_000)
+        refusal = refuse(item, verdict, now_ms=now_ms)
         if refusal is None and crowded:
             refusal = "crowded", CROWDED
         if refusal is not None:
@@ -449,8 +453,9 @@ def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome
         for event in decision.events:
             if type(event) not in entity.events:
                 raise Unencodable(f"evolve doesn't take {type(event).__name__}")
-            raws.append(raw(event))
-            events.append(entity.log.decode(raws[-1]))
+            made = raw(event)
+            raws.append(made)
+            events.append(entity.log.decode(made))
         reply: Any = UNSET
         failure: Any = UNSET
         if decision.failure is not None:
@@ -484,9 +489,11 @@ def encode(entity: Entity[Any, Any], item: Item, decision: Any) -> tuple[Outcome
 
 def _size(outcome: Outcome) -> int:
     size = OUTCOME_BYTES
-    for part in (outcome.command, outcome.reply, outcome.failure, *outcome.events):
+    for part in (outcome.command, outcome.reply, outcome.failure):
         if part is not UNSET:
             size += len(part)
+    for event in outcome.events:
+        size += len(event)
     if outcome.dead is not None:
         size += len(outcome.dead.error) + len(outcome.dead.raw or b"") * 4 // 3
     return size

@@ -14,7 +14,11 @@ import msgspec
 
 def canonical(value: Any) -> bytes:
     """The text. Raises RecursionError, and what msgspec raises for what it can't encode."""
-    return msgspec.json.encode(_tree(value), order="deterministic")
+    return _encoder.encode(_tree(value))
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 @lru_cache(maxsize=4096)
@@ -44,11 +48,12 @@ def _struct(value: msgspec.Struct) -> dict[str, Any]:
     (tag_field, tag), plan = _plan(type(value))
     tree: dict[str, Any] = {} if tag_field is None else {tag_field: tag}
     for name, encode_name, default, factory in plan:
-        item = getattr(value, name)
+        item: object = getattr(value, name)
+        kind = type(item)
         usual = factory() if factory is not msgspec.NODEFAULT else default
-        if type(item) is type(usual) and item == usual:
+        if kind is type(usual) and item == usual:
             continue
-        tree[encode_name] = _tree(item)
+        tree[encode_name] = item if kind in _SCALARS else _tree(item)
     return tree
 
 

@@ -6,9 +6,9 @@ which the type checkers hold to the message's declared reply and failures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, Never
 
+from msgspec import Struct
 from typing_extensions import TypeVar
 
 from .event import Event
@@ -17,8 +17,7 @@ from .tagged import Failure
 Ev_co = TypeVar("Ev_co", bound=Event, covariant=True, default=Never)
 
 
-@dataclass(frozen=True)
-class Decision(Generic[Ev_co]):
+class Decision(Struct, Generic[Ev_co], frozen=True):
     """What came of a command: events and a reply, or a failure. Compare with `==`.
 
     Gotcha: build it with `accept`, `reject` or `answer`; its constructor checks nothing.
