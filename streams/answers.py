@@ -55,16 +55,14 @@ class Answers:
         if self._closed:
             raise Closed
 
-    async def next(self, until: float) -> Message | None:
-        """The next answer; None at the moment `until` (loop time, seconds). Raises Closed."""
-        if not (self._held or await self.wait(until)):
-            return None
-        return self._held.pop(0)
+    def pop(self) -> Message | None:
+        """The oldest answer that is there, if any."""
+        return self._held.pop(0) if self._held else None
 
-    async def wait(self, until: float) -> bool:
-        """Whether an answer is there by the moment `until`; it stays there. Raises Closed."""
+    async def wait(self, until: float) -> None:
+        """Until an answer is there, or the moment `until` (loop time, seconds). Raises Closed."""
         if self._held:
-            return True
+            return
         self.check()
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         moment = self._alarm.at(until, self._wake)
@@ -75,7 +73,6 @@ class Answers:
             self._waiter = None
         if not self._held:
             self.check()
-        return bool(self._held)
 
     def stop(self) -> None:
         """Let the call end: the client is closing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import UNSET, Struct
 
@@ -128,12 +128,26 @@ class Call:
         `envelope` is called once, when the route is known. Raises ClusterError.
         """
         try:
-            await self._send(envelope)
-            return await self._outcome(envelope)
+            if self._state is FIRST and not self._send_known(envelope):
+                await self._send(envelope)
+            answers = self._answers
+            while True:
+                message = answers.pop()
+                if message is None:
+                    await answers.wait(min(self._due, self._deadline))
+                    message = answers.pop()
+                if message is not None:
+                    answer = self._take(message)
+                    if answer is not None:
+                        return answer
+                elif over(self._deadline):
+                    raise self._failed(self._expired())
+                elif not self._send_known(envelope):
+                    await self._send(envelope)
         except Closed:
             raise self._closed() from None
 
-    async def attach(self, envelope: Callable[[Route], Envelope]) -> Answer:
+    def attach(self, envelope: Callable[[Route], Envelope]) -> Awaitable[Answer]:
         """Wait for the outcome of a stored command whose reply goes to attempt 0.
 
         `envelope` asks for the result: it is sent now and then, in case the reply was lost.
@@ -141,55 +155,52 @@ class Call:
         """
         self._state = Attempts(open=frozenset({0}), answered=False)
         self._due += self._policy.repeat_after_s
-        try:
-            return await self._outcome(envelope)
-        except Closed:
-            raise self._closed() from None
+        return self.run(envelope)
 
-    async def _outcome(self, envelope: Callable[[Route], Envelope]) -> Answer:
-        while True:
-            message = await self._answers.next(min(self._due, self._deadline))
-            if message is not None:
-                answer = self._take(message)
-                if answer is not None:
-                    return answer
-                continue
-            if over(self._deadline):
-                entity = self._target.address.entity
-                raise self._failed(expired(self._state, self._policy, entity, self._timeout_s))
-            await self._send(envelope)
+    def _expired(self) -> ClusterError:
+        entity = self._target.address.entity
+        return expired(self._state, self._policy, entity, self._timeout_s)
 
     # -- sending ------------------------------------------------------------------------------
-    async def _send(self, envelope: Callable[[Route], Envelope]) -> None:
-        """One attempt, if there is a way and the time isn't up."""
+    def _send_known(self, envelope: Callable[[Route], Envelope]) -> bool:
+        """One attempt, if there is a way and the time isn't up; False if the route has to be asked
+        for first."""
         self._answers.check()
         if over(self._deadline):
-            return
+            return True
         if self._subject:
             self._look_denied()
         if not self._session.connected:
-            self._apply(
-                cut(self._state, self._policy, "no connection to the server", self._jitter())
-            )
-            return
+            why = "no connection to the server"
+            self._apply(cut(self._state, self._policy, why, self._jitter()))
+            return True
         now = self._loop.time()
-        route = None
-        if not self._refresh:
-            route = self._shared.routes.current(self._target.address.entity, now)
+        if self._refresh:
+            return False
+        route = self._shared.routes.current(self._target.address.entity, now)
         if route is None:
-            route = await self._route()
-            if route is None or self._answers.held:
-                return
-            now = self._loop.time()
+            return False
+        self._send_on(route, envelope, now)
+        return True
+
+    async def _send(self, envelope: Callable[[Route], Envelope]) -> None:
+        """One attempt, once it is known where to."""
+        route = await self._route()
+        if route is not None and not self._answers.held:
+            self._send_on(route, envelope, self._loop.time())
+
+    def _send_on(self, route: Route, envelope: Callable[[Route], Envelope], now: float) -> None:
+        """One attempt, if it costs nothing, or can be paid for."""
         if not self._body:
             self._make(envelope, route)
+        state, policy = self._state, self._policy
         self._paid_at = None
-        if costs(self._state):
+        if costs(state):
             if not self._shared.budget.take(now):
-                self._apply(put_off(self._state, self._policy, self._jitter()))
+                self._apply(put_off(state, policy, self._jitter()))
                 return
             self._paid_at = now
-        self._apply(sent(self._state, self._policy, self._jitter()))
+        self._apply(sent(state, policy, self._jitter()))
         self._attempt(route, now)
 
     def _make(self, envelope: Callable[[Route], Envelope], route: Route) -> None:

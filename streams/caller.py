@@ -8,9 +8,9 @@ same with types; nothing here is typed by entity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
@@ -88,11 +88,11 @@ class Caller:
         return f"<Caller {len(self._open)} calls open, {self.routes}, {self.told}>"
 
     # -- the ways -----------------------------------------------------------------------------
-    async def ask(self, target: Target, payload: Raw, way: Way) -> Answer:
+    def ask(self, target: Target, payload: Raw, way: Way) -> Coroutine[Any, Any, Answer]:
         """A command's outcome, by the way that is wanted, or that its order needs."""
         told = self.told
         if way.durable or self._by_stream or told.may_have_told(target.address):
-            return await self._ask_stored(target, payload, way)
+            return self._ask_stored(target, payload, way)
         after = told.after(target.address)
 
         def envelope(route: Route) -> Envelope:
@@ -107,7 +107,7 @@ class Caller:
             return Envelope(1, "ask", payload, key, birth, request, *more)
 
         policy = self._waiting if way.wait_suspended else self._raising
-        return await self._call(target, policy, way.timeout_s, envelope)
+        return self._call(target, policy, way.timeout_s, envelope)
 
     async def _ask_stored(self, target: Target, payload: Raw, way: Way) -> Answer:
         """Store the command, then wait for its outcome."""

@@ -7,6 +7,7 @@ another key order, or a new field with a default, is still the same payload.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +17,10 @@ from ..entities.canonical import canonical
 
 HASH_BYTES = 16
 """128 bits: a chance collision among 10^12 names is about 10^-15."""
+
+NAMES_KEPT = 4_096
+"""Hashes of names kept in memory, 1 MB: each is needed when a command is looked up, and again when
+its outcome is recorded."""
 
 TEXT_CHARS = 500
 """The longest text of an Undecodable: a decoder's may quote a field's name, which may be huge."""
@@ -44,6 +49,7 @@ def digest(data: bytes) -> str:
     return blake2b(data, digest_size=HASH_BYTES).hexdigest()
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def name_hash(name: str) -> bytes:
     """The 128-bit hash under which the ledger keeps a name."""
     return blake2b(name.encode(), digest_size=HASH_BYTES).digest()

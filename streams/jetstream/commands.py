@@ -44,6 +44,7 @@ from .errors import (
     NO_STREAM,
 )
 from .errors import publish_answer as answer_of
+from .messages import headers_block
 from .pull import info
 from .scan import bounds
 from .storing import answered
@@ -74,7 +75,7 @@ class JetStreamCommands:
     ) -> PublishAnswer:
         """Store a tell."""
         subject = self._subjects.to(address.entity, escape(address.id))
-        result = await answered(self._connection, Publish(subject, data, headers))
+        result = await answered(self._connection, Publish(subject, data, headers_block(headers)))
         if isinstance(result, (Refused, NoAck)):
             return result
         stream = self._subjects.command_stream(address.entity)

@@ -83,7 +83,7 @@ class Publish(Struct, frozen=True):
 
     subject: str
     data: bytes
-    headers: Mapping[str, str] | None
+    headers: bytes = b""  # as they are sent (`headers_block`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,30 +244,29 @@ class Connection:
         """Publish some messages in a row, at once if there is room for them.
 
         The future gets what `read` makes of the acknowledgement of the last, or of its lack (a
-        `Result`). Raises TooLarge, ValueError for a subject or header; then none was sent.
+        `Result`). Raises TooLarge, ValueError for a subject; then none was sent.
         """
-        blocks: list[bytes] = []
-        size = 0
+        size, most = 0, self.max_payload
         for one in publishes:
-            block = self._block(one.subject, "", one.data, one.headers)
-            blocks.append(block)
-            size += len(one.data) + len(block)
+            check_subject(one.subject, "")
+            length = len(one.data) + len(one.headers)
+            if length > most:
+                raise TooLarge(f"{length} bytes, the server takes {most}")
+            size += length
         size = max(IN_FLIGHT_LEAST, size)
         if self._room.try_take(size):
-            return self._publish(publishes, blocks, size, read)
-        task = self._loop.create_task(self._publish_later(publishes, blocks, size, read))
+            return self._publish(publishes, size, read)
+        task = self._loop.create_task(self._publish_later(publishes, size, read))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _publish_later(
-        self, publishes: tuple[Publish, ...], blocks: list[bytes], size: int, read: Read
-    ) -> Any:
+    async def _publish_later(self, publishes: tuple[Publish, ...], size: int, read: Read) -> Any:
         await self._room.take(size)
-        return await self._publish(publishes, blocks, size, read)
+        return await self._publish(publishes, size, read)
 
     def _publish(
-        self, publishes: tuple[Publish, ...], blocks: list[bytes], size: int, read: Read
+        self, publishes: tuple[Publish, ...], size: int, read: Read
     ) -> asyncio.Future[Any]:
         """Send it; its room is taken, and given back by whoever ends it."""
         link = self.link
@@ -278,9 +277,9 @@ class Connection:
             return lost
         last = publishes[-1]
         reply, future = self.replies.ack(last.subject, read, size)
-        for one, block in zip(publishes, blocks, strict=True):
+        for one in publishes:
             to = reply if one is last else ""
-            link.client.put(frame(one.subject, to, block, one.data))
+            link.client.put(frame(one.subject, to, one.headers, one.data))
         return future
 
     async def request(

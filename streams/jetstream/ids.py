@@ -13,6 +13,7 @@ from .api import StreamContents, call, lookup
 from .connection import Connection, Publish
 from .direct import batch
 from .errors import NO_STREAM, publish_answer
+from .messages import headers_block
 from .storing import answered
 
 ROLLUP = "Nats-Rollup"
@@ -30,7 +31,7 @@ class JetStreamIds:
     async def add(self, entity: str, page: str, data: bytes, *, whole: bool) -> PublishAnswer:
         """Store a message of a page; a whole one replaces all of that page in the same step."""
         subject = self._subjects.ids(entity, page)
-        headers = {ROLLUP: "sub"} if whole else None
+        headers = headers_block({ROLLUP: "sub"} if whole else None)
         result = await answered(self._connection, Publish(subject, data, headers))
         if isinstance(result, (Refused, NoAck)):
             return result

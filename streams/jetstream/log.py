@@ -43,7 +43,7 @@ class JetStreamLog:
 
     def append(self, address: Address, commit: Sealed, *, expected: int) -> Future[AppendAnswer]:
         """Store a commit if the entity's last sequence is exactly `expected` (0: it has none)."""
-        publish = self._publish(Append(address, commit, expected), {})
+        publish = self._publish(Append(address, commit, expected), "")
         return self._append(address.entity, publish)
 
     def append_batch(self, appends: Sequence[Append]) -> Future[AppendAnswer]:
@@ -52,16 +52,20 @@ class JetStreamLog:
         entity = appends[0].address.entity
         publishes: list[Publish] = []
         for number, append in enumerate(appends, 1):
-            more = {BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
+            more = f"{BATCH_ID}: {batch}\r\n{BATCH_SEQUENCE}: {number}\r\n"
             if number == len(appends):
-                more[BATCH_COMMIT] = "1"
+                more += f"{BATCH_COMMIT}: 1\r\n"
             publishes.append(self._publish(append, more))
         return self._append(entity, *publishes)
 
-    def _publish(self, append: Append, more: dict[str, str]) -> Publish:
-        subject = self._subjects.log(append.address.entity, escape(append.address.id))
-        headers = {EXPECTED: str(append.expected), MARK: append.commit.mark, **more}
-        return Publish(subject, append.commit.data, headers)
+    def _publish(self, append: Append, more: str) -> Publish:
+        """Its headers are written here: nothing in them could end a line, and they are of each
+        command."""
+        address, commit = append.address, append.commit
+        subject = self._subjects.log(address.entity, escape(address.id))
+        condition = f"{EXPECTED}: {append.expected}\r\n{MARK}: {commit.mark}\r\n"
+        headers = f"NATS/1.0\r\n{condition}{more}\r\n".encode()
+        return Publish(subject, commit.data, headers)
 
     def _append(self, entity: str, *publishes: Publish) -> Future[AppendAnswer]:
         read = partial(_meant, self._subjects.log_stream(entity))

@@ -16,6 +16,7 @@ from .connection import Connection, Publish
 from .direct import MARKERS, OPERATION, TTL, Record, latest
 from .errors import NO_STREAM, append_answer
 from .log import EXPECTED
+from .messages import headers_block
 from .storing import answered
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*")
@@ -104,7 +105,7 @@ class JetStreamMembers:
     ) -> int | None:
         if expected is not None:
             headers = {**headers, EXPECTED: str(expected)}
-        publish = Publish(self._subject(key), value, headers or None)
+        publish = Publish(self._subject(key), value, headers_block(headers))
         result = await answered(self._connection, publish)
         if isinstance(result, (Refused, NoAck)):
             raise Unreachable(f"{key}: {result.why}")

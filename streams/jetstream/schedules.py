@@ -28,6 +28,7 @@ from .api import ConsumerResponse, Response, call, lookup
 from .connection import Connection, Publish
 from .direct import records
 from .errors import NO_STREAM, publish_answer
+from .messages import headers_block
 from .pull import Pull
 from .storing import answered
 
@@ -126,7 +127,7 @@ class JetStreamSchedules:
             "Nats-Schedule-Target": subjects.due(address.entity, token, timer),
         }
         subject = subjects.later(address.entity, token, timer)
-        result = await answered(self._connection, Publish(subject, data, headers))
+        result = await answered(self._connection, Publish(subject, data, headers_block(headers)))
         if isinstance(result, (Refused, NoAck)) or result.no_responders:
             return False
         answer = publish_answer(result.data, stream=subjects.time_stream)

@@ -31,7 +31,7 @@ def told(result: Result) -> Message | Refused | NoAck:
 
 async def stored(connection: Connection, stream: str, subject: str, data: bytes) -> bool:
     """Publish; whether the stream confirmed. Why not is in the log."""
-    result = await answered(connection, Publish(subject, data, None))
+    result = await answered(connection, Publish(subject, data))
     if isinstance(result, (Refused, NoAck)):
         logger.warning("not stored at %s: %s", subject, result.why)
         return False

@@ -12,6 +12,7 @@ from perdure.deploy.server import EmbeddedServer
 from perdure.durable.connect import connect
 from perdure.entities.entity import Entity
 from perdure.streams.jetstream.connection import Publish
+from perdure.streams.jetstream.messages import headers_block
 from perdure.streams.jetstream.scan import Bounds, bounds
 from perdure.streams.jetstream.session import JetStreamSession
 from perdure.streams.subjects import Subjects, escape
@@ -41,8 +42,8 @@ class Place:
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
         """Store something, as whoever has the right to can."""
-        given = None if headers is None else dict(headers)
-        result = await self.session.connection.publish(Publish(subject, data, given))
+        publish = Publish(subject, data, headers_block(headers))
+        result = await self.session.connection.publish(publish)
         assert b'"seq"' in getattr(result, "data", b""), result
 
     async def tell(self, id: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:

@@ -26,6 +26,7 @@ from perdure.streams.commit import MARK
 from perdure.streams.jetstream import resizing
 from perdure.streams.jetstream.api import Response, StreamInfo, call
 from perdure.streams.jetstream.connection import Publish
+from perdure.streams.jetstream.messages import headers_block
 from perdure.streams.jetstream.scan import names
 from perdure.streams.port import Unreachable
 from perdure.streams.subjects import Subjects
@@ -355,7 +356,7 @@ async def test_a_log_with_faults_is_only_restored_on_request(
     here, folder = saved
     async with nats_session(here.server, here.namespace) as session:
         subject = session.subjects.log("counter", "b")
-        await session.connection.publish(Publish(subject, b"{}", {MARK: "00" * 16}))
+        await session.connection.publish(Publish(subject, b"{}", headers_block({MARK: "00" * 16})))
     ran = await here.run("backup", str(folder), "--force", "--json")
     assert ran.code == 1
     assert [line["faults"] for line in ran.lines if "saved" in line] == [1]

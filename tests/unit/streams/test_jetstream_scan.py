@@ -13,6 +13,7 @@ from perdure.streams.commit import MARK
 from perdure.streams.jetstream import direct
 from perdure.streams.jetstream.api import delete_message
 from perdure.streams.jetstream.connection import Connection, Publish
+from perdure.streams.jetstream.messages import headers_block
 from perdure.streams.jetstream.scan import Bounds, bounds, get, names, scan
 from perdure.streams.port import Incompatible, Message, Unreachable
 
@@ -32,7 +33,7 @@ async def stream(connection: Connection, name: str, **config: Any) -> str:
     answer = await connection.request(f"$JS.API.STREAM.CREATE.{name}", body, timeout_s=5)
     assert b'"error"' not in answer.data
     for n in range(10):
-        mark = {MARK: f"m{n}"}
+        mark = headers_block({MARK: f"m{n}"})
         subject = f"{name}.{'ab'[n % 2]}"
         await connection.publish(Publish(subject, str(n).encode(), mark))
     return name
