@@ -135,13 +135,13 @@ class Execution:
         if not activation.live:
             return
         try:
-            if isinstance(answer, Exception):
-                activation.failed(answer)
-            elif isinstance(answer, Appended):
+            if isinstance(answer, Appended):
                 folded.adopt(commit, sealed.mark, len(sealed.data), answer.sequence, plan.state)
                 self._tell(plan, commit, answer.sequence)
                 self.saving.after_commit(folded)
                 activation.landed(folded)
+            elif isinstance(answer, Exception):
+                activation.failed(answer)
             else:
                 activation.work(partial(self._append, folded, plan, commit, sealed, answer))
         except Exception as error:

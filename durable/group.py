@@ -45,6 +45,10 @@ Landed: TypeAlias = AppendAnswer | Exception
 """What came of a commit; an error where the backend broke its promises."""
 
 
+_ITS_OWN = (Appended, NoAck, Exception)
+"""What a batch came to that is the answer for each of its commits."""
+
+
 class Flight(Struct, eq=False):
     """A commit on its way to the log."""
 
@@ -228,7 +232,7 @@ class Group:
 
     def _tell(self, flight: Flight, answer: Landed, *, alone: bool) -> None:
         """What its batch came to; what was refused for another's sake, or its own, goes alone."""
-        if alone or isinstance(answer, Appended | NoAck | Exception):
+        if alone or isinstance(answer, _ITS_OWN):
             self._land(flight, answer)
         elif flight.epoch != self._epoch():  # the log may be another one now
             self._land(flight, ANOTHER)

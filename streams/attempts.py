@@ -146,8 +146,8 @@ def sent(state: Attempts, policy: Policy, jitter: float) -> Step:
     """An attempt was handed to the connection. `jitter` is from 0 to 1."""
     acts = policy.effect is Effect.COMMAND and not policy.stored
     wait_s = state.silence_s or policy.repeat_after_s
-    next_sent = _first_sent if state is FIRST else _next_sent
-    return next_sent(state, acts, wait_s), Repeat(_spread(wait_s, jitter))
+    after = _first_sent(acts, wait_s) if state is FIRST else _next_sent(state, acts, wait_s)
+    return after, Repeat(_spread(wait_s, jitter))
 
 
 def _next_sent(state: Attempts, acts: bool, wait_s: float) -> Attempts:
@@ -166,8 +166,10 @@ def _next_sent(state: Attempts, acts: bool, wait_s: float) -> Attempts:
     )
 
 
-_first_sent = lru_cache(maxsize=64)(_next_sent)
-"""The same of FIRST: nearly all calls need no other, and a client has few policies."""
+@lru_cache(maxsize=64)
+def _first_sent(acts: bool, wait_s: float) -> Attempts:
+    """The same of FIRST: nearly all calls need no other, and a client has few policies."""
+    return _next_sent(FIRST, acts, wait_s)
 
 
 def nobody(state: Attempts, policy: Policy, number: int, jitter: float) -> Step:

@@ -23,7 +23,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from .alarm import over
+from .alarm import EARLY_S, over
 from .answers import Answers, Closed, attempt_of
 from .asks import Answer, Envelope, decode_answer, encode_envelope
 from .attempts import (
@@ -166,7 +166,8 @@ class Call:
         """One attempt, if there is a way and the time isn't up; False if the route has to be asked
         for first."""
         self._answers.check()
-        if over(self._deadline):
+        now = self._loop.time()
+        if now >= self._deadline - EARLY_S:  # as `over` has it
             return True
         if self._subject:
             self._look_denied()
@@ -174,7 +175,6 @@ class Call:
             why = "no connection to the server"
             self._apply(cut(self._state, self._policy, why, self._jitter()))
             return True
-        now = self._loop.time()
         if self._refresh:
             return False
         route = self._shared.routes.current(self._target.address.entity, now)
@@ -195,7 +195,7 @@ class Call:
             self._make(envelope, route)
         state, policy = self._state, self._policy
         self._paid_at = None
-        if costs(state):
+        if state is not FIRST and costs(state):
             if not self._shared.budget.take(now):
                 self._apply(put_off(state, policy, self._jitter()))
                 return

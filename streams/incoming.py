@@ -26,7 +26,12 @@ def outcome_of(contract: Contract, answer: Answer) -> Any:
         except Exception as error:  # a failure's own __post_init__ may raise anything
             raise _unreadable(f"{contract.tag}: failure", error, writes) from None
         return failure
-    return value_of(contract.reply_decoder, answer, f"{contract.tag}: reply", writes=writes)
+    if answer.reply is UNSET:
+        return value_of(contract.reply_decoder, answer, f"{contract.tag}: reply", writes=writes)
+    try:
+        return contract.reply_decoder.decode(answer.reply)
+    except Exception as error:  # a class's own __post_init__ may raise anything
+        raise _unreadable(f"{contract.tag}: reply", error, writes) from None
 
 
 def value_of(

@@ -128,6 +128,6 @@ class JetStreamLog:
 def _meant(stream: str, result: Result) -> AppendAnswer:
     """What the stream's acknowledgement, or the lack of one, means."""
     answer = told(result)
-    if isinstance(answer, Refused | NoAck):
+    if isinstance(answer, (Refused, NoAck)):
         return answer
     return append_answer(answer.data, stream=stream, no_responders=answer.no_responders)
