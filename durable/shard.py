@@ -419,13 +419,11 @@ class Shard:
 
     def _answerable(self, item: Item, address: Address) -> bool:
         """A bare ask whose answer may go nowhere is not executed: its name would be a weapon."""
-        if item.key is not None:
-            return True
         reply = item.askers[0].reply if item.askers else item.name
-        if self.answers.allowed(reply):
-            return True
-        self.answers.not_answered(f"an ask of {str(address)[:100]} was not executed", reply)
-        return False
+        if item.key is None and not self.answers.allowed(reply):
+            self.answers.not_answered(f"an ask of {str(address)[:100]} was not executed", reply)
+            return False
+        return True
 
     def _tell(self, delivery: Delivery, suspect: bool) -> None:
         try:

@@ -97,8 +97,9 @@ class Caller:
 
         def envelope(route: Route) -> Envelope:
             key, request, trace = way.key, target.request, target.trace
+            birth: int | None
             if key is None:
-                birth: int | None = self._now_ms() + route.offset_ms
+                birth = self._now_ms() + route.offset_ms
                 key = made_key(self.session.entropy, birth)
             else:
                 birth = birth_of(key)

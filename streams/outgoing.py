@@ -60,14 +60,14 @@ def _wire(message: type, state: type[State], writes: bool) -> Wire:
 
 
 def payload_of(
-    message: object, state: type[State], *, writes: bool, limit: int
+    message: Any, state: type[State], *, writes: bool, limit: int
 ) -> tuple[Contract, Raw]:
     """A command's (`writes`) or query's contract and JSON, at most `limit` bytes.
 
     Encoding checks no types, so the bytes are decoded again: what the owner would refuse is
     refused here.
     """
-    wire = _wire(type(message), state, writes)
+    wire = _wire(message.__class__, state, writes)
     name = wire.contract.tag
     try:
         data = _encoder.encode(message)
