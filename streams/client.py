@@ -234,7 +234,7 @@ class Cluster:
         session = self._caller.session
         if self._caller.closed or not session.connected:
             why = "signal: there is no connection just now"
-            raise RpcClientError(cause=why, may_have_taken_effect=False)
+            raise RpcClientError(cause=why, may_have_taken_effect=False, advice="retry")
         session.asks.send(session.subjects.signal(entity), data)
 
     def signals(self, *classes: type[Sig]) -> Signals[Sig]:

@@ -29,4 +29,6 @@ async def open_session(settings: Settings, name: str) -> Session:
     try:
         return await open_jetstream(settings, name=name)
     except Unreachable as error:
-        raise RpcClientError(cause=str(error), may_have_taken_effect=False) from error
+        raise RpcClientError(
+            cause=str(error), may_have_taken_effect=False, advice="retry"
+        ) from error

@@ -111,7 +111,9 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
         try:
             self._subscription = await self._session.asks.subscribe(subject, self._heard)
         except Unreachable as error:
-            raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
+            raise RpcClientError(
+                cause=str(error), may_have_taken_effect=False, advice="retry"
+            ) from None
         return self
 
     async def __aexit__(

@@ -69,7 +69,9 @@ async def _pages(caller: Caller, entity: str) -> AsyncGenerator[list[Pending]]:
             yield page
             after = page[-1].place
     except Unreachable as error:
-        raise RpcClientError(cause=str(error), may_have_taken_effect=False) from None
+        raise RpcClientError(
+            cause=str(error), may_have_taken_effect=False, advice="retry"
+        ) from None
 
 
 def _id(pending: Pending) -> str | None:

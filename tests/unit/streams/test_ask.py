@@ -259,6 +259,20 @@ def test_the_runners_errors_are_told_with_the_calls_names() -> None:
     run(main())
 
 
+def test_who_has_no_key_is_not_told_to_use_it_again() -> None:
+    async def main() -> None:
+        world = await World.hosted(error(PersistenceError(cause="disk full")))
+        a1 = world.cluster.at(Account, "a-1")
+        with pytest.raises(PersistenceError) as caught:
+            await a1.query(GetBalance())
+        assert (caught.value.key, caught.value.advice) == (None, "retry")
+        told = await fails(world)  # a command has the key that its client made
+        assert told.key is not None
+        assert told.advice == "retry with the same key"
+
+    run(main())
+
+
 def test_mailbox_full_is_tried_three_times() -> None:
     async def main() -> None:
         world = await World.hosted(error(MailboxFull(capacity=100)))
