@@ -219,9 +219,9 @@ class Activation:
 
     def kick(self) -> None:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
-        if self._woken or self._worker is not None or self.execution.flight is not None:
-            return  # at work
-        if self.live and self._has_work:
+        if not self.live or self._woken or self._worker is not None:
+            return
+        if self.execution.flight is None and self._has_work:
             self._woken = True
             self.host.load.turns.line_up(self._decide)
 
@@ -320,7 +320,7 @@ class Activation:
         self._woken = False
         if not self.live:
             return False
-        phase = self.phase
+        phase = self.phase  # twice a command: so without the properties
         folded = phase.folded if isinstance(phase, Running) else None
         doubted = self.vouched != self.host.epoch
         if folded is None or doubted or self.reading.urgent() or self.flows.first(folded):

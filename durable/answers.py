@@ -122,14 +122,18 @@ def error_answer(
     here, so the error is not copied, which would cost three times as much.
     """
     may = error.may_have_taken_effect if may is None else may
-    check = asker.plain and key is None and may
+    advice = error.advice
+    if asker.plain and key is None and may:
+        advice = "check"
+    elif key is None and advice == "retry with the same key":
+        advice = "retry"
     told: Any = structs.replace(
         to_wire(error),
         address=str(address),
         key=key,
         request_id=asker.request,
         may_have_taken_effect=may,
-        advice="check" if check else error.advice,
+        advice=advice,
     )
     return encode_answer(Answer(error=raw(told), seq=sequence))
 

@@ -88,7 +88,7 @@ class Ledger:
         self._boundary = ""  # hash of the commit with the last name of the newest whole page
         self._log_time_ms = 0
         self.evicted_early: int = 0  # given names dropped before their time, for lack of room
-        self.untold: int = 0  # of those, since that was asked last
+        self.evicted_untold: int = 0  # of those, since that was asked last
 
     def __len__(self) -> int:
         return self._total - self._first + len(self._made)
@@ -167,7 +167,7 @@ class Ledger:
 
     def take_evicted(self) -> int:
         """How many more were evicted early since this was asked last."""
-        untold, self.untold = self.untold, 0
+        untold, self.evicted_untold = self.evicted_untold, 0
         return untold
 
     # -- given names -----------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Ledger:
         if self._pages is not None:
             self._pages.forget(self._first, self._horizon_ms)
         self.evicted_early += early
-        self.untold += early
+        self.evicted_untold += early
 
     # -- made keys -------------------------------------------------------------------------------
     def _prune_made(self, horizon_ms: int) -> None:

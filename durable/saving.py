@@ -44,7 +44,7 @@ class Saving:
 
     def after_commit(self, folded: Folded) -> None:
         """Store a snapshot if it is time, and say what the ledger had no room for."""
-        if folded.ledger.untold:
+        if folded.ledger.evicted_untold:
             self._tell_evicted(folded)
         if folded.tail_commits >= self._least:
             self.if_due(folded)

@@ -77,8 +77,8 @@ def is_waker(data: bytes) -> bool:
 
 
 def waker_of(data: bytes, limit: int) -> Waker | None:
-    """The waker in a payload that may be one; None for one that says to be something else. Raises
-    Undecodable."""
+    """The waker in a payload that may be one (`is_waker`); None for one that says to be something
+    else. Raises Undecodable."""
     tag = tag_of(data, limit)
     if tag is None or not tag.startswith("$"):
         return None

@@ -11,14 +11,13 @@ from typing import Any, cast
 
 import msgspec
 
+_encoder = msgspec.json.Encoder(order="deterministic")
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+
 
 def canonical(value: Any) -> bytes:
     """The text. Raises RecursionError, and what msgspec raises for what it can't encode."""
     return _encoder.encode(_tree(value))
-
-
-_encoder = msgspec.json.Encoder(order="deterministic")
-_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 @lru_cache(maxsize=4096)

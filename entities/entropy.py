@@ -17,7 +17,8 @@ POOL_BYTES = 1024
 
 
 _forks = 0
-"""How often this process, or one that it comes from, was forked since this was imported."""
+"""How often this process, or one that it comes from, was forked since this was imported. Only by
+Python: a fork in C goes past its hooks, and has to be followed by an exec."""
 
 
 def _forked() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from msgspec import UNSET, Struct
 
@@ -135,7 +135,7 @@ class Call:
         `envelope` is called once, when the route is known. Raises ClusterError.
         """
         try:
-            if self._state is FIRST and not self._send_known(envelope):
+            if self._state is FIRST and not self._try_send(envelope):
                 await self._send(envelope)
             answers = self._answers
             while True:
@@ -149,12 +149,12 @@ class Call:
                         return answer
                 elif over(self._deadline):
                     raise self._failed(self._expired())
-                elif not self._send_known(envelope):
+                elif not self._try_send(envelope):
                     await self._send(envelope)
         except Closed:
             raise self._closed() from None
 
-    def attach(self, envelope: Callable[[Route], Envelope]) -> Awaitable[Answer]:
+    async def attach(self, envelope: Callable[[Route], Envelope]) -> Answer:
         """Wait for the outcome of a stored command whose reply goes to attempt 0.
 
         `envelope` asks for the result: it is sent now and then, in case the reply was lost.
@@ -162,19 +162,19 @@ class Call:
         """
         self._state = Attempts(open=frozenset({0}), answered=False)
         self._due += self._policy.repeat_after_s
-        return self.run(envelope)
+        return await self.run(envelope)
 
     def _expired(self) -> ClusterError:
         entity = self._target.address.entity
         return expired(self._state, self._policy, entity, self._timeout_s)
 
     # -- sending ------------------------------------------------------------------------------
-    def _send_known(self, envelope: Callable[[Route], Envelope]) -> bool:
-        """One attempt, if there is a way and the time isn't up; False if the route has to be asked
-        for first."""
+    def _try_send(self, envelope: Callable[[Route], Envelope]) -> bool:
+        """One attempt, if there is a way and the time isn't up; False, with nothing done, if the
+        route has to be asked for first (`_send`)."""
         self._answers.check()
         now = self._loop.time()
-        if now >= self._deadline - EARLY_S:  # as `over` has it
+        if now >= self._deadline - EARLY_S:  # as `over` has it, without looking a second time
             return True
         if self._subject:
             self._look_denied()

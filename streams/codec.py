@@ -18,9 +18,9 @@ from ..entities.canonical import canonical
 HASH_BYTES = 16
 """128 bits: a chance collision among 10^12 names is about 10^-15."""
 
-NAMES_KEPT = 4_096
-"""Hashes of names kept in memory, 1 MB: each is needed when a command is looked up, and again when
-its outcome is recorded."""
+NAMES_KEPT = 1_024
+"""Hashes of names kept in memory, 250 KB of usual keys and 2.5 MB of the longest reply subjects:
+each is needed when a command is looked up, and again when its outcome is recorded."""
 
 TEXT_CHARS = 500
 """The longest text of an Undecodable: a decoder's may quote a field's name, which may be huge."""

@@ -142,7 +142,7 @@ def unreachable(error: Unreachable) -> RpcClientError:
     """What a reader is told who can't reach what he reads, or may not."""
     if isinstance(error, Forbidden):
         return RpcClientError(cause=str(error), may_have_taken_effect=False, advice="fix")
-    return RpcClientError(cause=str(error), may_have_taken_effect=False)
+    return RpcClientError(cause=str(error), may_have_taken_effect=False, advice="retry")
 
 
 def _damaged(error: wire.Damaged) -> SerializationError:

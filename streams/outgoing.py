@@ -60,14 +60,18 @@ def _wire(message: type, state: type[State], writes: bool) -> Wire:
 
 
 def payload_of(
-    message: Any, state: type[State], *, writes: bool, limit: int
+    message: object, state: type[State], *, writes: bool, limit: int
 ) -> tuple[Contract, Raw]:
     """A command's (`writes`) or query's contract and JSON, at most `limit` bytes.
 
     Encoding checks no types, so the bytes are decoded again: what the owner would refuse is
     refused here.
     """
-    wire = _wire(message.__class__, state, writes)
+    kind: Any = type(message)
+    try:
+        wire = _wire(kind, state, writes)
+    except TypeError as error:  # a class that can't be hashed
+        raise MalformedMessage(cause=str(error)) from None
     name = wire.contract.tag
     try:
         data = _encoder.encode(message)

@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from perdure.durable import asking, flows, relay, snapshot, timers
@@ -329,7 +330,7 @@ def an_end_and_its_events_are_two_commits() -> Patches:
         if events:
             await self._run.emit(*events)
             await self._append([self._progress()], self._run.events)
-            decision = dataclasses.replace(decision, events=())
+            decision = msgspec.structs.replace(decision, events=())
         await end(self, decision, command)
 
     return [(Drive, "_end", twice)]

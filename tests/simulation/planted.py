@@ -139,10 +139,12 @@ def answers_before_the_commit() -> Patches:
 def decides_while_its_append_is_out() -> Patches:
     """An entity goes on before it knows what came of its last commit."""
 
-    def at_work(self: Any) -> bool:
-        return self._woken or self._worker is not None
+    def kick(self: Any) -> None:
+        if self.live and not self._woken and self._worker is None and self._has_work:
+            self._woken = True
+            self.host.load.turns.line_up(self._decide)
 
-    return [(Activation, "_at_work", property(at_work))]
+    return [(Activation, "kick", kick)]
 
 
 # -- batches --------------------------------------------------------------------------------------
