@@ -18,6 +18,9 @@ LEG_S = 0.15
 """How long one way is counted, in seconds: hundreds of commits even where each is fsynced."""
 LEGS = 4
 """Of each way before a verdict."""
+CLEAR = 1.5
+CLEAR_LEGS = 2
+"""After so many of each way already, where one brings so many times what the other does."""
 PENALTY = 0.9
 """Batches are kept if they bring at least so much of what single appends do."""
 GAP_S = 1.0
@@ -81,12 +84,16 @@ class Chooser:
                 self._compare(now)
 
     def _compare(self, now: float) -> None:
-        if self._legs < 2 * LEGS:
+        if self._legs < 2 * CLEAR_LEGS or self._legs % 2:
             self._change(now)
             return
         single, batched = (
             count / length for count, length in zip(self._counts, self._seconds, strict=True)
         )
+        clear = max(single, batched) >= CLEAR * min(single, batched)
+        if self._legs < 2 * LEGS and not clear:
+            self._change(now)
+            return
         self.rates = (single, batched)
         self._verdict = batched >= PENALTY * single
         self._counts, self._seconds, self._legs = [0, 0], [0.0, 0.0], 0

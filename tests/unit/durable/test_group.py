@@ -240,6 +240,26 @@ async def test_after_the_crowd_left_a_few_go_alone() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_a_crowd_is_one_though_all_of_it_lands_in_one_batch() -> None:
+    """Right after it landed nothing is on its way; no trial would ever end, and the first few of
+    the next batch would go alone."""
+    log = Gated()
+    group = Group(log, "auto", lambda: 0)
+    log.gate.set()
+    loop, crowd = asyncio.get_running_loop(), [str(n) for n in range(2 * CROWD)]
+    end, group_chose = loop.time() + TRIAL_S, False
+    while loop.time() < end and not group_chose:
+        await asyncio.gather(*begin(group, *crowd))
+        chooser = group._chooser  # pyright: ignore[reportPrivateUsage]
+        assert chooser is not None
+        group_chose = chooser.rates != (0.0, 0.0)
+    assert group_chose
+    group.choose(batching=True)
+    log.singles.clear()
+    await asyncio.gather(*begin(group, *crowd))
+    assert not log.singles
+
+
 # -- pure -------------------------------------------------------------------------------------
 def queued(*ids: str, size: int = 1) -> deque[Flight]:
     commit = Sealed("c", b"x" * size, "m")
@@ -335,7 +355,7 @@ def test_without_a_crowd_nothing_is_tried() -> None:
 
 
 def test_a_trial_that_the_crowd_left_goes_on_later() -> None:
-    load = Load(1000, 9000)
+    load = Load(7000, 9000)
     load.run(TRIAL_S / 2)
     load.waiting = 1
     assert load.run(TRIAL_S).phase is Phase.SETTLED
