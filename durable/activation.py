@@ -320,10 +320,8 @@ class Activation:
         self._woken = False
         if not self.live:
             return False
-        phase = self.phase  # twice a command: so without the properties
-        folded = phase.folded if isinstance(phase, Running) else None
-        doubted = self.vouched != self.host.epoch
-        if folded is None or doubted or self.reading.urgent() or self.flows.first(folded):
+        folded, urgent = self.folded, self.reading.urgent()
+        if folded is None or urgent or self.doubted or self.flows.first(folded):
             if self._has_work:
                 self.work(None)
             return False

@@ -59,10 +59,10 @@ class Answers:
         """The same answer to each. A reply subject outside the prefixes gets none, and a log."""
         for asker in askers:
             reply = asker.reply
-            if reply_allowed(reply, self._prefixes):
-                self._asks.send(reply, data)
-            elif self._push is not None and reply.startswith(FLOW):
+            if self._push is not None and reply.startswith(FLOW):
                 self._push(reply, data)
+            elif self.allowed(reply):
+                self._asks.send(reply, data)
             elif reply:  # else nobody waits for it
                 self.not_answered("no answer was sent", reply)
 

@@ -428,9 +428,8 @@ class Flows:
         counts = host.counts
         if item is not None and not isinstance(item.command, Waker):
             counts.decided(item.way, final)
-            if host.tracer is not None:
-                took_s = asyncio.get_running_loop().time() - item.since
-                spans.decided(host.tracer, address, item, final, took_s)
+            took_s = asyncio.get_running_loop().time() - item.since
+            spans.decided(host.tracer, address, item, final, took_s)
             execution.finish(item, answer, final.name)
             return
         counts.decided("flow", final)

@@ -122,7 +122,6 @@ class Host:
         self.forgetting: Forgetting = Forgetting(session)
         self.asking: Asking = Asking(session, settings, self.tokens if secrets else None)
         self.ledger_limits: LedgerLimits = ledger_limits(settings)
-        self._limits = Limits(0, 0, 0)  # those that were asked for last
         self.untold: dict[str, tuple[Schedule, int]] = {}
         """Next times of schedules that found no room in a mailbox, by name."""
 
@@ -142,10 +141,7 @@ class Host:
 
     def limits(self, outcomes: int) -> Limits:
         """Bounds of one commit with at most that many outcomes."""
-        known, most_bytes = self._limits, self.most_bytes
-        if known.outcomes != outcomes or known.max_bytes != most_bytes:
-            self._limits = known = Limits(outcomes, self.settings.commit_bytes, most_bytes)
-        return known
+        return Limits(outcomes, self.settings.commit_bytes, self.most_bytes)
 
     def now_ms(self) -> int:
         """The runner's clock, Unix milliseconds."""

@@ -88,7 +88,7 @@ class Ledger:
         self._boundary = ""  # hash of the commit with the last name of the newest whole page
         self._log_time_ms = 0
         self.evicted_early: int = 0  # given names dropped before their time, for lack of room
-        self.evicted_untold: int = 0  # of those, since that was asked last
+        self._untold = 0
 
     def __len__(self) -> int:
         return self._total - self._first + len(self._made)
@@ -154,8 +154,7 @@ class Ledger:
         self._prune_made(min(log_time_ms, watermark_ms) - self._limits.made_window_ms)
         if self._pages is not None:
             self._first = self._pages.forget(self._first, self._horizon_ms)
-        if self._rows:
-            self._prune_rows(self._expired_rows())
+        self._prune_rows(self._expired_rows())
         excess = self._total - self._first - self._limits.keys
         if excess > 0:
             self._evict(excess)
@@ -167,7 +166,7 @@ class Ledger:
 
     def take_evicted(self) -> int:
         """How many more were evicted early since this was asked last."""
-        untold, self.evicted_untold = self.evicted_untold, 0
+        untold, self._untold = self._untold, 0
         return untold
 
     # -- given names -----------------------------------------------------------------------------
@@ -236,7 +235,7 @@ class Ledger:
         if self._pages is not None:
             self._pages.forget(self._first, self._horizon_ms)
         self.evicted_early += early
-        self.evicted_untold += early
+        self._untold += early
 
     # -- made keys -------------------------------------------------------------------------------
     def _prune_made(self, horizon_ms: int) -> None:

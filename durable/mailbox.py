@@ -139,8 +139,7 @@ class Mailbox:
         self._asks -= item.way == "ask"
         if self._by_name.get(item.name) is item:
             del self._by_name[item.name]
-            if self.queue:
-                self._restore_name(item.name)
+            self._restore_name(item.name)
 
     def _restore_name(self, name: str) -> None:
         for item in self.queue:

@@ -131,7 +131,6 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
     if folded.flows and (flow := folded.flows.get(item.name)) is not None:
         same = flow.payload_hash == item.payload_hash
         return (Standing.OPEN if same else Standing.REUSED), None
-    at = item.at
     if item.cause is not None and (found := folded.ledger.find(item.cause)) is not None:
         return Standing.RECORDED, found
     if item.key is not None or item.way == "ask":
@@ -140,12 +139,12 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if at is not None and _below(folded, item):
+    if _below(folded, item):
         return Standing.PROCESSED, None
     # In a rewound stream, too: this copy's outcome may have been forgotten.
     if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
         return Standing.TOO_OLD, None
-    if at is not None and at.sequence <= folded.watermark.sequence:
+    if item.at is not None and item.at.sequence <= folded.watermark.sequence:
         return Standing.REWOUND, None
     return Standing.NEW, None
 
@@ -181,9 +180,8 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        crowded = item.moves and _crowds(folded, item, verdict)
-        may_drive = item.moves or verdict is Standing.OPEN
-        if may_drive and not crowded and drives(item, verdict, now_ms=now_ms):
+        crowded = _crowds(folded, item, verdict)
+        if not crowded and drives(item, verdict, now_ms=now_ms):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break

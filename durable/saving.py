@@ -34,8 +34,6 @@ class Saving:
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
         self._task: asyncio.Task[None] | None = None
-        settings = activation.host.settings
-        self._least = min(settings.snapshot_min_commits, settings.snapshot_max_commits)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -44,10 +42,8 @@ class Saving:
 
     def after_commit(self, folded: Folded) -> None:
         """Store a snapshot if it is time, and say what the ledger had no room for."""
-        if folded.ledger.evicted_untold:
-            self._tell_evicted(folded)
-        if folded.tail_commits >= self._least:
-            self.if_due(folded)
+        self._tell_evicted(folded)
+        self.if_due(folded)
 
     def if_due(self, folded: Folded) -> None:
         """Store a snapshot if it is time; after a long recovery, too: none should be repeated."""
@@ -92,6 +88,8 @@ class Saving:
     def _tell_evicted(self, folded: Folded) -> None:
         """Keys that left the ledger before their time: counted, and told once an entity."""
         evicted = folded.ledger.take_evicted()
+        if not evicted:
+            return
         activation = self._activation
         activation.host.load.evicted_early += evicted
         if folded.ledger.evicted_early == evicted:

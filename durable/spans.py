@@ -21,8 +21,12 @@ from .item import Item
 from .openflow import OpenFlow
 
 
-def decided(tracer: Tracer, address: Address, item: Item, outcome: Outcome, took_s: float) -> None:
+def decided(
+    tracer: Tracer | None, address: Address, item: Item, outcome: Outcome, took_s: float
+) -> None:
     """A command has its outcome."""
+    if tracer is None:
+        return
     kind: Kind = "server" if item.way == "ask" else "consumer"
     name = f"{address.entity}.{_tag(item.command)}"
     tracer.past(name, kind, _outcome(address, item.name, outcome), item.trace, took_s)

@@ -25,7 +25,7 @@ class Closed(Exception):
 class Answers:
     """What arrives for one call. The inbox is made when its first subject is wanted.
 
-    Used in a `with`, or ended: then the inbox is forgotten, and `ended` is told.
+    Used in a `with`: at its end the inbox is forgotten, and `ended` is told.
     """
 
     __slots__ = ("_alarm", "_asks", "_closed", "_ended", "_held", "_inbox", "_waiter")
@@ -83,10 +83,6 @@ class Answers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Forget it."""
         self._ended(self)
         if self._inbox is not None:
             self._inbox.close()
@@ -96,9 +92,7 @@ class Answers:
         if len(held) >= HELD:
             del held[0]
         held.append(message)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -108,6 +102,4 @@ class Answers:
 def attempt_of(subject: str) -> int:
     """The attempt that an answer's subject names; -1 for one that no attempt has."""
     suffix = subject.rpartition(".")[2]
-    if suffix == "1":  # nearly all
-        return 1
     return int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) <= 9 else -1

@@ -23,7 +23,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from .alarm import EARLY_S, over
+from .alarm import over
 from .answers import Answers, Closed, attempt_of
 from .asks import Answer, Envelope, decode_answer, encode_envelope
 from .attempts import (
@@ -49,7 +49,6 @@ from .budget import Budget
 from .codec import Undecodable
 from .port import Forbidden, Message, Session, Unreachable
 from .routes import AGAIN_TIMEOUT_S, NobodyThere, Route, Routes
-from .subjects import shard_of
 
 logger: logging.Logger = logging.getLogger("perdure.client")
 
@@ -173,8 +172,7 @@ class Call:
         """One attempt, if there is a way and the time isn't up; False, with nothing done, if the
         route has to be asked for first (`_send`)."""
         self._answers.check()
-        now = self._loop.time()
-        if now >= self._deadline - EARLY_S:  # as `over` has it, without looking a second time
+        if over(self._deadline):
             return True
         if self._subject:
             self._look_denied()
@@ -184,6 +182,7 @@ class Call:
             return True
         if self._refresh:
             return False
+        now = self._loop.time()
         route = self._shared.routes.current(self._target.address.entity, now)
         if route is None:
             return False
@@ -202,7 +201,7 @@ class Call:
             self._make(envelope, route)
         state, policy = self._state, self._policy
         self._paid_at = None
-        if state is not FIRST and costs(state):
+        if costs(state):
             if not self._shared.budget.take(now):
                 self._apply(put_off(state, policy, self._jitter()))
                 return
@@ -226,7 +225,7 @@ class Call:
             self._log_repeat()
         token = target.token
         subject = self._session.subjects.ask_shard(
-            target.address.entity, sharding.generation, shard_of(token, sharding.shards), token
+            target.address.entity, sharding.generation, sharding.shard(token), token
         )
         if subject != self._subject:
             self._subject, self._since, self._first = subject, now, number

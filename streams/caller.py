@@ -77,7 +77,6 @@ class Caller:
         self._raising = self._policy(Effect.COMMAND, wait_suspended=False)
         self._attaching = self._policy(Effect.RESULT)
         self._reading = self._policy(Effect.NONE)
-        self._by_stream = settings.ask_via == "stream"
         self._timeout_s = seconds(settings.ask_timeout)
         self._tracer = tracer_of(settings)
         self._alarm = Alarm()
@@ -91,20 +90,22 @@ class Caller:
     def ask(self, target: Target, payload: Raw, way: Way) -> Coroutine[Any, Any, Answer]:
         """A command's outcome, by the way that is wanted, or that its order needs."""
         told = self.told
-        if way.durable or self._by_stream or told.may_have_told(target.address):
+        if way.durable or self.settings.ask_via == "stream" or told.may_have_told(target.address):
             return self._ask_stored(target, payload, way)
         after = told.after(target.address)
 
         def envelope(route: Route) -> Envelope:
-            key, request, trace = way.key, target.request, target.trace
+            key = way.key
             birth: int | None
             if key is None:
                 birth = self._now_ms() + route.offset_ms
                 key = made_key(self.session.entropy, birth)
             else:
                 birth = birth_of(key)
-            more = None, None, after, None, False, trace  # reply_to, deadline, …, seen, fresh, …
-            return Envelope(1, "ask", payload, key, birth, request, *more)  # faster than by name
+            request, trace = target.request, target.trace
+            return Envelope(
+                1, "ask", payload, key, birth, request=request, after=after, trace=trace
+            )
 
         policy = self._waiting if way.wait_suspended else self._raising
         return self._call(target, policy, way.timeout_s, envelope)
@@ -257,11 +258,8 @@ class Caller:
         timeout_s: float,
         envelope: Callable[[Route], Envelope],
     ) -> Answer:
-        answers = self._answers()
-        try:
+        with self._answers() as answers:
             answer = await Call(self._shared, answers, target, policy, timeout_s).run(envelope)
-        finally:
-            answers.end()
         return self._saw(target, answer)
 
     async def _store(

@@ -26,12 +26,7 @@ def outcome_of(contract: Contract, answer: Answer) -> Any:
         except Exception as error:  # a failure's own __post_init__ may raise anything
             raise _unreadable(f"{contract.tag}: failure", error, writes) from None
         return failure
-    if answer.reply is UNSET:  # else as in `value_of`, without a text for what isn't wrong
-        return value_of(contract.reply_decoder, answer, f"{contract.tag}: reply", writes=writes)
-    try:
-        return contract.reply_decoder.decode(answer.reply)
-    except Exception as error:  # a class's own __post_init__ may raise anything
-        raise _unreadable(f"{contract.tag}: reply", error, writes) from None
+    return value_of(contract.reply_decoder, answer, f"{contract.tag}: reply", writes=writes)
 
 
 def value_of(

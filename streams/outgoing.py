@@ -41,18 +41,19 @@ class Wire:
 
 def contract_for(message: Any, state: type[State], *, writes: bool) -> Contract:
     """The contract of a command's (`writes`) or query's class, for entities of that state."""
+    return _wire_for(message, state, writes=writes).contract
+
+
+def _wire_for(message: Any, state: type[State], *, writes: bool) -> Wire:
     try:
-        return _wire(message, state, writes).contract
-    except TypeError as error:  # nothing that could be a class
+        return _wire(message, state, writes)
+    except TypeError as error:  # no message of that state, or nothing that could be a class
         raise MalformedMessage(cause=str(error)) from None
 
 
 @lru_cache(maxsize=4096)
 def _wire(message: type, state: type[State], writes: bool) -> Wire:
-    try:
-        contract = contract_of(message, state, f"a reference to {state.__name__}")
-    except TypeError as error:
-        raise MalformedMessage(cause=str(error)) from None
+    contract = contract_of(message, state, f"a reference to {state.__name__}")
     if contract.writes is not writes:
         way = "a query is asked with query()" if writes else "query() takes a Query"
         raise MalformedMessage(cause=f"{contract.message.__name__}: {way}")
@@ -60,18 +61,14 @@ def _wire(message: type, state: type[State], writes: bool) -> Wire:
 
 
 def payload_of(
-    message: object, state: type[State], *, writes: bool, limit: int
+    message: Any, state: type[State], *, writes: bool, limit: int
 ) -> tuple[Contract, Raw]:
     """A command's (`writes`) or query's contract and JSON, at most `limit` bytes.
 
     Encoding checks no types, so the bytes are decoded again: what the owner would refuse is
     refused here.
     """
-    kind: Any = type(message)
-    try:
-        wire = _wire(kind, state, writes)
-    except TypeError as error:  # a class that can't be hashed
-        raise MalformedMessage(cause=str(error)) from None
+    wire = _wire_for(type(message), state, writes=writes)
     name = wire.contract.tag
     try:
         data = _encoder.encode(message)

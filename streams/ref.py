@@ -217,7 +217,7 @@ class Ref(Generic[S]):
         on_suspend: Literal["wait", "raise"],
     ) -> Any:
         target, caller = self._target(key), self._caller
-        try:
+        try:  # as `checking` does, whose object would be made twice for each ask
             contract, payload = self._payload(command, writes=True)
             timeout_s = caller.timeout_s(timeout)
         except ClusterError as error:

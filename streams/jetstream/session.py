@@ -51,8 +51,7 @@ class JetStreamSession:
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
-        link = self._connection.link
-        return link is not None and link.alive
+        return self._connection.alive
 
     @property
     def epoch(self) -> int:
