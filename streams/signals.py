@@ -19,9 +19,10 @@ from typing_extensions import TypeVar
 
 from ..entities.annotations import name_of, tag_of
 from ..entities.contract import decoder_of, require_unique
-from ..entities.errors import MalformedMessage, RpcClientError
+from ..entities.errors import MalformedMessage
 from ..entities.signal import Signal, hearers_of
 from .codec import Undecodable, decode
+from .history import unreachable
 from .port import Message, Session, Subscription, Unreachable
 
 logger: logging.Logger = logging.getLogger("perdure.signals")
@@ -111,9 +112,7 @@ class Signals(AsyncIterator[Sig], Generic[Sig]):
         try:
             self._subscription = await self._session.asks.subscribe(subject, self._heard)
         except Unreachable as error:
-            raise RpcClientError(
-                cause=str(error), may_have_taken_effect=False, advice="retry"
-            ) from None
+            raise unreachable(error) from None
         return self
 
     async def __aexit__(

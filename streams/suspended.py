@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 
 from ..entities.address import Address
-from ..entities.errors import RpcClientError, SerializationError
+from ..entities.errors import SerializationError
 from ..entities.suspension import Suspension
 from .caller import Caller
+from .history import unreachable
 from .incoming import value_of
 from .port import Pending, Unreachable
 from .subjects import unescape
@@ -69,9 +70,7 @@ async def _pages(caller: Caller, entity: str) -> AsyncGenerator[list[Pending]]:
             yield page
             after = page[-1].place
     except Unreachable as error:
-        raise RpcClientError(
-            cause=str(error), may_have_taken_effect=False, advice="retry"
-        ) from None
+        raise unreachable(error) from None
 
 
 def _id(pending: Pending) -> str | None:
