@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import UNSET, structs
 
 from ..entities.address import Address
-from ..entities.errors import ClusterError
+from ..entities.errors import ClusterError, advice_to
 from ..entities.tagged import to_wire
 from ..streams.asks import Answer, encode_answer, raw, reply_allowed
 from ..streams.commit import Commit, Outcome
@@ -122,18 +122,14 @@ def error_answer(
     here, so the error is not copied, which would cost three times as much.
     """
     may = error.may_have_taken_effect if may is None else may
-    advice = error.advice
-    if asker.plain and key is None and may:
-        advice = "check"
-    elif key is None and advice == "retry with the same key":
-        advice = "retry"
+    look = asker.plain and key is None and may
     told: Any = structs.replace(
         to_wire(error),
         address=str(address),
         key=key,
         request_id=asker.request,
         may_have_taken_effect=may,
-        advice=advice,
+        advice="check" if look else advice_to(key, error),
     )
     return encode_answer(Answer(error=raw(told), seq=sequence))
 

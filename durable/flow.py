@@ -57,6 +57,9 @@ DEADLINE = "(deadline)"
 ENDED = "the flow has ended"
 """What the cause of the error begins with that callers of one get which was cancelled."""
 
+STUCK = "is parked"
+"""What the cause of an error says of a flow that can't go on by itself."""
+
 
 class Drive:
     """One turn. `ended` is the flow's outcome once it has one."""

@@ -46,7 +46,7 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import DEADLINE, Drive, begun_by, ended_by, given_up
+from .flow import DEADLINE, STUCK, Drive, begun_by, ended_by, given_up
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
@@ -544,7 +544,7 @@ class Flows:
     def standing(self, flow: OpenFlow) -> ClusterError:
         """Why a flow has no outcome yet."""
         if flow.parked is not None:
-            why = f"the flow is parked: {flow.parked}"
+            why = f"the flow {STUCK}: {flow.parked}"
             return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
         token: str | None = None
         for record in flow.records:
@@ -559,7 +559,7 @@ def _refusal(flow: OpenFlow) -> ClusterError:
     """What an ask is told while a flow has the entity for itself."""
     if flow.parked is None:
         return Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
-    why = f"flow {flow.name} has the entity for itself, and is parked: {flow.parked}"
+    why = f"flow {flow.name} has the entity for itself, and {STUCK}: {flow.parked}"
     return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
 
 

@@ -40,10 +40,6 @@ FEW = 8
 """Below so many on their way lately commits go alone, whatever was found out in a crowd: a batch
 of few takes longer than they do."""
 
-WINDOW_S = 0.05
-"""What "lately" is, once or twice, in seconds: several batches, even where each is fsynced."""
-
-
 Landed: TypeAlias = AppendAnswer | Exception
 """What came of a commit; an error where the backend broke its promises."""
 
@@ -86,8 +82,6 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._singles: set[asyncio.Future[AppendAnswer]] = set()
         self._under_way = self._stored = 0
-        self._most = self._before = 0  # commits on their way at once, in this window and the last
-        self._window_ends = 0.0
         self._sent = 0
         self._sizes = [0] * len(SIZES)
         self._single = self._batched = self._batches = self._refused = 0
@@ -132,8 +126,10 @@ class Group:
         """The same, sent now or with the next batch. `then` never waits; it is called once."""
         flight = Flight(append, then, self._epoch())
         self._under_way += 1
-        self._most = max(self._most, self._under_way)
-        if self._batching and (self._chooser is None or max(self._most, self._before) >= FEW):
+        chooser = self._chooser
+        if chooser is not None:
+            chooser.crowd.grow(self._under_way)
+        if self._batching and (chooser is None or chooser.crowd.size >= FEW):
             self._queue.append(flight)
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run())
@@ -173,7 +169,7 @@ class Group:
         self._stored += isinstance(landed, Appended)
         if self._chooser is not None:
             now = asyncio.get_running_loop().time()
-            self._chooser.look(now, waiting=self._crowd(now), stored=self._stored)
+            self._chooser.look(now, under_way=self._under_way, stored=self._stored)
             self.choose(batching=self._chooser.batching)
         try:
             flight.then(landed)
@@ -183,16 +179,6 @@ class Group:
                 flight.append.address,
                 extra={"action": "append.failed", "address": str(flight.append.address)},
             )
-
-    def _crowd(self, now: float) -> int:
-        """How many were on their way at once lately. Not now: right after a batch landed, or a
-        burst of acknowledgements, hardly any are, and each would look like the end of the crowd.
-        """
-        if now >= self._window_ends:
-            paused = now >= self._window_ends + WINDOW_S
-            self._before = 0 if paused else self._most
-            self._most, self._window_ends = self._under_way, now + WINDOW_S
-        return max(self._most, self._before)
 
     # -- one at a time --------------------------------------------------------------------------
     def _singly(self, flight: Flight) -> None:

@@ -157,7 +157,7 @@ class SendTimeout(ClusterError, kw_only=True):
 
 
 class Suspended(ClusterError, kw_only=True):
-    """The flow waits for a signal; ask for its result later."""
+    """The flow waits: resume it, or ask for its result later."""
 
     advice: Advice = "wait"
     waits_for: tuple[str, ...] = ()
@@ -213,6 +213,13 @@ def with_details(error: AnyClusterError, **changes: Any) -> AnyClusterError:
     copy.__context__ = error.__context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy.with_traceback(error.__traceback__)
+
+
+def advice_to(key: str | None, error: ClusterError) -> Advice:
+    """The error's advice to whoever has that key; without one, as a read has none, to retry."""
+    if key is None and error.advice == "retry with the same key":
+        return "retry"
+    return error.advice
 
 
 def error_tag(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from .flowrun import Ended, FlowRun
 from .record import Answered, Armed, Asked, Began, Cancelled, Fired, N, Opened, Record, Resolved
 from .state import State
 from .steps import Call, StepFailed
-from .story import CANCELLED, FlowCancelled, Mismatch, Misuse, Story
+from .story import CANCELLED, UNDO, FlowCancelled, Mismatch, Misuse, Story
 from .tagged import Failure, to_wire
 from .waits import WrongValue
 
@@ -76,6 +76,8 @@ class _Effects:
         stage.performed = (*stage.performed, call.name)
         if call.name in stage.steps:
             return _scripted(call, stage.steps[call.name])
+        if call.name.startswith(UNDO) and call.name.removeprefix(UNDO) in stage.steps:
+            return None  # nothing was done that could be undone
         for attempt in range(call.retry.attempts):
             try:
                 return await call.fn(*call.args, **call.kwargs)

@@ -21,6 +21,7 @@ from ..entities.errors import (
     RpcClientError,
     SendTimeout,
     SerializationError,
+    advice_to,
     with_details,
 )
 from .alarm import over
@@ -72,15 +73,12 @@ class Target(Struct, frozen=True):
 
     def told(self, error: ClusterError) -> ClusterError:
         """The error with this call's address, key and request id."""
-        advice = error.advice
-        if advice == "retry with the same key" and self.key is None:  # as a read has none
-            advice = "retry"
         return with_details(
             error,
             address=str(self.address),
             key=self.key,
             request_id=self.request,
-            advice=advice,
+            advice=advice_to(self.key, error),
         )
 
 

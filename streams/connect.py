@@ -6,9 +6,9 @@ of the memory backend.
 
 from __future__ import annotations
 
-from ..entities.errors import RpcClientError
 from ..entities.settings import MEMORY, Settings
 from .port import Session, Unreachable
+from .unreachable import unreachable
 
 
 async def open_session(settings: Settings, name: str) -> Session:
@@ -29,6 +29,4 @@ async def open_session(settings: Settings, name: str) -> Session:
     try:
         return await open_jetstream(settings, name=name)
     except Unreachable as error:
-        raise RpcClientError(
-            cause=str(error), may_have_taken_effect=False, advice="retry"
-        ) from error
+        raise unreachable(error) from error

@@ -17,13 +17,14 @@ from msgspec import Raw, UnsetType
 from typing_extensions import TypeVar
 
 from ..entities.entity import Entity
-from ..entities.errors import RpcClientError, SerializationError
+from ..entities.errors import SerializationError
 from ..entities.event import Event
 from ..entities.key import is_key
 from . import commit as wire
 from .call import Target
 from .caller import Caller
-from .port import Forbidden, Unreachable
+from .port import Unreachable
+from .unreachable import unreachable
 
 Ev_co = TypeVar("Ev_co", bound=Event, covariant=True, default=Never)
 
@@ -136,13 +137,6 @@ def _key(outcome: wire.Outcome) -> str | None:
     if outcome.dead is not None and outcome.dead.key is not None:
         return outcome.dead.key
     return outcome.name if is_key(outcome.name) else None
-
-
-def unreachable(error: Unreachable) -> RpcClientError:
-    """What a reader is told who can't reach what he reads, or may not."""
-    if isinstance(error, Forbidden):
-        return RpcClientError(cause=str(error), may_have_taken_effect=False, advice="fix")
-    return RpcClientError(cause=str(error), may_have_taken_effect=False, advice="retry")
 
 
 def _damaged(error: wire.Damaged) -> SerializationError:

@@ -18,10 +18,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from ..entities.errors import MalformedMessage, SerializationError
 from .commit import Stored
-from .history import unreachable
 from .port import Session, Unreachable
 from .registration import Unreadable, decode
 from .seen import Seen
+from .unreachable import unreachable
 
 logger: logging.Logger = logging.getLogger("perdure.ids")
 

@@ -22,8 +22,8 @@ from ..entities.contract import decoder_of, require_unique
 from ..entities.errors import MalformedMessage
 from ..entities.signal import Signal, hearers_of
 from .codec import Undecodable, decode
-from .history import unreachable
 from .port import Message, Session, Subscription, Unreachable
+from .unreachable import unreachable
 
 logger: logging.Logger = logging.getLogger("perdure.signals")
 

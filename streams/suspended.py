@@ -11,10 +11,10 @@ from ..entities.address import Address
 from ..entities.errors import SerializationError
 from ..entities.suspension import Suspension
 from .caller import Caller
-from .history import unreachable
 from .incoming import value_of
 from .port import Pending, Unreachable
 from .subjects import unescape
+from .unreachable import unreachable
 
 AT_ONCE = 16
 """Owners that are asked at a time: a listing of many is no load beside their work."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from ...durable.flow import ENDED, STUCK
 from ...entities.errors import ClusterError, MalformedMessage, Suspended
 from ...entities.handle import handle_error
 
@@ -49,9 +50,19 @@ def allow(violation: str) -> str:
 
 
 def _connect(error: ClusterError, again: str) -> str:
-    if "permissions violation" in (error.cause or ""):
-        return allow(error.cause or "")
-    return f"perdure check, then {again}" if error.address else START
+    cause = error.cause or ""
+    if "permissions violation" in cause:
+        return allow(cause)
+    if error.address is None:
+        return START
+    if error.advice.startswith("retry"):
+        return f"perdure check, then {again}"
+    if STUCK in cause:
+        return f"{_command('flows list', error)}; mend its code, then perdure flows retry"
+    if cause.startswith(ENDED):  # its key gets that for ever
+        return "to begin anew give another --key"
+    mend = "correct the type's code (its runner's log tells more)"
+    return mend if error.key is None else f"{mend}, then give another --key"
 
 
 def _correct(error: MalformedMessage) -> str:

@@ -26,7 +26,15 @@ from .output import Output, compact, counted, stamp
 from .trouble import FAILED, SUCCESS, Failed, UsageError
 
 Reason: TypeAlias = Literal[
-    "poison", "defect", "malformed", "unencodable", "expired", "too_old", "too_large", "foreign"
+    "poison",
+    "defect",
+    "malformed",
+    "unencodable",
+    "expired",
+    "too_old",
+    "too_large",
+    "cancelled",
+    "foreign",
 ]
 
 HELP = """
@@ -34,7 +42,8 @@ Look at commands that ended as dead letters, and retry or discard them.
 
 A tell becomes a dead letter when it can't be executed: it was malformed, its handler failed every
 time, or it killed its runners. It had no effect, its sender got an error under its key, and that
-verdict stays in the entity's log. Repair the cause first, then:
+verdict stays in the entity's log. So does a flow that broke, or was cancelled: it may have had an
+effect, so it is sent again only with `--force`. Repair the cause first, then:
 
 * `perdure dead list`
 * `perdure dead show @1.42.1764000000000000000.c5a6eceb8a6dcb25`

@@ -10,7 +10,8 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Raw
 
-from ...entities.errors import MalformedMessage
+from ...entities.address import Address
+from ...entities.errors import ClusterError, MalformedMessage
 from ...entities.flow import Token
 from ...streams.caller import Caller
 from ...streams.resuming import resuming
@@ -74,13 +75,13 @@ def resume(
             await wake(caller, address, body.flow, payload)
         except MalformedMessage as error:
             raise Advised(error, _step(error)) from None
-        now = Standing(address=str(address), key=body.flow, status="ended")
-        if before is not None:
-            now = await standing(caller, address, body.flow)
         where = f"flow {body.flow} of {address}"
         if before is None:
-            told = f"nothing changed: {where} isn't open, it has ended or never began"
-        elif body.deferred in before.waits_for and before.parked is None:
+            now, how = await _closed(caller, address, body.flow)
+            output.result(now, f"nothing changed: {where} {how}")
+            return SUCCESS
+        now = await standing(caller, address, body.flow)
+        if body.deferred in before.waits_for and before.parked is None:
             told = f"resumed: {where} {now}"
         else:
             show = f"perdure flows show {address.entity} {quoted(address.id)} {quoted(body.flow)}"
@@ -92,6 +93,16 @@ def resume(
         return SUCCESS
 
     return connected(settings, work)
+
+
+async def _closed(caller: Caller, address: Address, key: str) -> tuple[Standing, str]:
+    """How a flow is that wasn't open, and that in words: its outcome may be forgotten."""
+    try:
+        now = await standing(caller, address, key)
+    except ClusterError:
+        now = Standing(address=str(address), key=key, status="ended")
+        return now, "isn't open, it has ended or never began"
+    return now, str(now)
 
 
 def _value(text: str) -> Raw:

@@ -1,4 +1,4 @@
-"""Group commit: what goes into a batch, what its answer means, and which way is chosen."""
+"""Group commit: what goes into a batch, and what its answer means."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.durable.append import ANOTHER
-from perdure.durable.chooser import (
-    CROWD,
-    LEG_S,
-    LEGS,
-    PENALTY,
-    RETRY_S,
-    SETTLE_S,
-    VERDICT_S,
-    Chooser,
-    Phase,
-)
+from perdure.durable.chooser import CROWD
 from perdure.durable.group import BATCH_BYTES, FEW, Flight, Group, Landed, each, take
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
@@ -35,6 +25,7 @@ from perdure.streams.port import (
 )
 
 from .logs import SilentLog
+from .test_chooser import TRIAL_S
 
 
 def address(id: str) -> Address:
@@ -295,82 +286,6 @@ async def test_what_waits_for_a_connection_that_is_gone_is_not_published() -> No
 def test_each_commit_has_its_own_sequence() -> None:
     assert each(Appended(12), 3) == [Appended(10), Appended(11), Appended(12)]
     assert each(NoAck("?"), 2) == [NoAck("?"), NoAck("?")]
-
-
-STEP_S = 0.01
-TRIAL_S = 2 * LEGS * (SETTLE_S + LEG_S + 2 * STEP_S)
-"""All legs, each a little longer: it ends with the first commit that comes too late for it."""
-
-
-class Load:
-    """Commits of a crowd, with another rate for each way."""
-
-    def __init__(self, single: float, batched: float, waiting: int = 4 * CROWD) -> None:
-        self.rates: dict[bool, float] = {False: single, True: batched}
-        self.chooser, self.waiting = Chooser(), waiting
-        self.now = self.stored = 0.0
-
-    def run(self, seconds: float, step: float = STEP_S) -> Chooser:
-        until = self.now + seconds
-        while self.now < until:
-            self.now += step
-            self.stored += step * self.rates[self.chooser.batching]
-            self.chooser.look(self.now, waiting=self.waiting, stored=int(self.stored))
-        return self.chooser
-
-
-@pytest.mark.parametrize(("single", "batched"), [(1000, 9000), (9000, 1000)])
-def test_the_faster_way_is_kept(single: float, batched: float) -> None:
-    load = Load(single, batched)
-    chooser = load.run(TRIAL_S)
-    assert chooser.phase is Phase.SETTLED
-    assert chooser.batching is (batched > single)
-    assert chooser.rates == pytest.approx((single, batched), rel=0.1)
-
-
-def test_it_looks_again_and_changes_its_mind() -> None:
-    load = Load(9000, 1000)
-    assert not load.run(TRIAL_S).batching
-    load.rates = {False: 1000, True: 9000}
-    assert not load.run(VERDICT_S / 2).batching
-    assert load.run(VERDICT_S / 2 + TRIAL_S).batching
-
-
-@pytest.mark.parametrize(("batched", "kept"), [(1.05 * PENALTY, True), (0.95 * PENALTY, False)])
-def test_of_two_that_are_about_equal_batches_are_kept(batched: float, kept: bool) -> None:
-    assert Load(5000, 5000 * batched).run(TRIAL_S).batching is kept
-
-
-def test_a_machine_that_gets_slower_meanwhile_decides_nothing() -> None:
-    load = Load(5000, 9000)
-    for part in range(4 * LEGS):
-        load.rates = {False: 5000 / (1 + part / 4), True: 9000 / (1 + part / 4)}
-        load.run(TRIAL_S / 4 / LEGS)
-    assert load.chooser.batching
-
-
-def test_without_a_crowd_nothing_is_tried() -> None:
-    chooser = Load(1000, 9000, waiting=CROWD - 1).run(5.0)
-    assert (chooser.phase, chooser.batching) == (Phase.SETTLED, False)
-
-
-def test_a_trial_that_the_crowd_left_goes_on_later() -> None:
-    load = Load(7000, 9000)
-    load.run(TRIAL_S / 2)
-    load.waiting = 1
-    assert load.run(TRIAL_S).phase is Phase.SETTLED
-    assert not load.chooser.batching
-    load.waiting = CROWD
-    assert load.run(RETRY_S + TRIAL_S / 2 + LEG_S).batching  # it goes on where it was
-
-
-def test_a_pause_of_the_load_counts_for_no_way() -> None:
-    load = Load(1000, 9000)
-    for _ in range(20):  # each piece is long enough for a leg or two, not for all
-        load.run(4 * (SETTLE_S + LEG_S))
-        load.now += 10.0
-    assert load.chooser.batching
-    assert load.chooser.rates == pytest.approx((1000, 9000), rel=0.1)
 
 
 async def test_a_refused_batch_goes_alone_only_on_its_own_connection() -> None:
