@@ -187,8 +187,13 @@ class Flows:
         flow = folded.flows.get(body.flow)
         opened = None if flow is None else flow.opened(body.deferred)
         if flow is None or opened is None or opened.nonce != body.nonce:
-            if await self._activation.fresh(folded):  # it was resolved before
-                self._done(folded, item)
+            if not await self._activation.fresh(folded):
+                return
+            if flow is not None and flow.keeps_another(body.deferred, resume.value):
+                why = f"the flow {STUCK}, and keeps another value: see whether that one counts"
+                await self._refuse(folded, item, f"deferred {body.deferred}: {why}")
+                return
+            self._done(folded, item)  # it was resolved before
             return
         await self._happened(folded, flow, item, Resolved(body.deferred, resume.value))
 

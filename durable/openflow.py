@@ -99,6 +99,14 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
         """A deferred, if it is open."""
         return self._pending(Opened, Resolved, name)
 
+    def keeps_another(self, name: str, value: Raw) -> bool:
+        """Whether it is parked with another value for that deferred, which may yet be dropped."""
+        if self.parked is None or self.opened(name) is not None:
+            return False
+        given = (r.value for r in self.records if isinstance(r, Resolved) and r.name == name)
+        *_, kept = value, *given
+        return bytes(kept) != bytes(value)
+
     def asked(self, name: str) -> Asked | None:
         """What another entity is asked, if it hasn't answered."""
         return self._pending(Asked, Answered, name)

@@ -309,12 +309,16 @@ async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
     async with kit(shop, body) as cluster:
         assert "a bug" in str(await outcome(cluster))
         await cluster.resume(shop.tokens[0], "seven")
+        await cluster.resume(shop.tokens[0], "seven")  # the same one, again
+        with pytest.raises(MalformedMessage, match="parked, and keeps another value"):
+            await cluster.resume(shop.tokens[0], 7)
         assert "The flow waits" in await retry(cluster, shop)
         await cluster.crash()
         with pytest.raises(MalformedMessage, match="Expected `int`, got `str`"):
             await cluster.resume(shop.tokens[0], "eight")
         await cluster.resume(shop.tokens[0], 9)
         assert await outcome(cluster) == "9"
+        await cluster.resume(shop.tokens[0], 10)  # changes nothing
 
 
 class Tagged(Event, tag="noted"):
