@@ -57,8 +57,11 @@ DEADLINE = "(deadline)"
 ENDED = "the flow has ended"
 """What the cause of the error begins with that callers of one get which was cancelled."""
 
-STUCK = "is parked"
-"""What the cause of an error says of a flow that can't go on by itself."""
+STUCK = "the flow is parked"
+"""What the cause of an error begins with where a flow can't go on by itself."""
+
+KEPT = f"{STUCK}, and keeps another value"
+"""And what it begins with where that value may count, or be dropped when the flow goes on."""
 
 
 class Drive:

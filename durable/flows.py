@@ -46,7 +46,7 @@ from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
 from .defect import described
-from .flow import DEADLINE, STUCK, Drive, begun_by, ended_by, given_up
+from .flow import DEADLINE, KEPT, STUCK, Drive, begun_by, ended_by, given_up
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
@@ -189,9 +189,8 @@ class Flows:
         if flow is None or opened is None or opened.nonce != body.nonce:
             if not await self._activation.fresh(folded):
                 return
-            if flow is not None and flow.keeps_another(body.deferred, resume.value):
-                why = f"the flow {STUCK}, and keeps another value: see whether that one counts"
-                await self._refuse(folded, item, f"deferred {body.deferred}: {why}")
+            if flow is not None and flow.keeps_another(body.deferred, body.nonce, resume.value):
+                await self._refuse(folded, item, f"{KEPT} for deferred {body.deferred}")
                 return
             self._done(folded, item)  # it was resolved before
             return
@@ -549,7 +548,7 @@ class Flows:
     def standing(self, flow: OpenFlow) -> ClusterError:
         """Why a flow has no outcome yet."""
         if flow.parked is not None:
-            why = f"the flow {STUCK}: {flow.parked}"
+            why = f"{STUCK}: {flow.parked}"
             return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
         token: str | None = None
         for record in flow.records:
@@ -564,7 +563,7 @@ def _refusal(flow: OpenFlow) -> ClusterError:
     """What an ask is told while a flow has the entity for itself."""
     if flow.parked is None:
         return Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
-    why = f"flow {flow.name} has the entity for itself, and {STUCK}: {flow.parked}"
+    why = f"{STUCK} that has the entity for itself, {flow.name}: {flow.parked}"
     return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
+from ..entities.canonical import canonical
 from ..entities.record import (
     Answered,
     Asked,
@@ -18,6 +19,7 @@ from ..entities.record import (
     Resolved,
     Waits,
 )
+from ..entities.story import PARKED
 from ..streams.asks import NULL
 from ..streams.commit import FlowPart, Outcome
 
@@ -99,13 +101,23 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
         """A deferred, if it is open."""
         return self._pending(Opened, Resolved, name)
 
-    def keeps_another(self, name: str, value: Raw) -> bool:
-        """Whether it is parked with another value for that deferred, which may yet be dropped."""
-        if self.parked is None or self.opened(name) is not None:
-            return False
-        given = (r.value for r in self.records if isinstance(r, Resolved) and r.name == name)
-        *_, kept = value, *given
-        return bytes(kept) != bytes(value)
+    def keeps_another(self, name: str, nonce: str, value: Raw) -> bool:
+        """Whether it is parked with another value for that deferred, which may yet be dropped: no
+        turn has come to its end with it."""
+        ours, kept = False, None
+        for record in self.records:
+            match record:
+                case Opened() if record.name == name:
+                    ours = record.nonce == nonce
+                case Resolved() if record.name == name:
+                    kept = record.value
+                case Dropped() if record.name == name:
+                    kept = None
+                case Waits() if record.on != PARKED:
+                    kept = None
+                case _:
+                    pass
+        return self.parked is not None and ours and kept is not None and not _same(kept, value)
 
     def asked(self, name: str) -> Asked | None:
         """What another entity is asked, if it hasn't answered."""
@@ -137,6 +149,16 @@ def begun(outcome: Outcome, now_ms: int) -> OpenFlow:
         *(outcome.name, outcome.payload_hash, command, outcome.birth, now_ms),
         trace=outcome.trace,
     )
+
+
+def _same(one: Raw, other: Raw) -> bool:
+    """Whether two are the same JSON, however it is spelled."""
+    if bytes(one) == bytes(other):
+        return True
+    try:
+        return canonical(msgspec.json.decode(one)) == canonical(msgspec.json.decode(other))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
 
 
 def _bytes(record: Record) -> int:

@@ -168,11 +168,12 @@ class Cluster:
         lost any more. The flow goes on by itself.
 
         The first value counts: to resume again, with any value, is answered like the first time,
-        and changes nothing.
+        and changes nothing. Only while its flow is parked, and hasn't come to look at the first
+        value, another one is refused, since either may count.
 
-        Raises MalformedMessage for a token that isn't genuine or has expired, and for a value that
-        isn't of the deferred's type; MailboxFull, after which the token is as good as before; or
-        another ClusterError.
+        Raises MalformedMessage for a token that isn't genuine or has expired, for a value that
+        isn't of the deferred's type, and then; MailboxFull, after which the token is as good as
+        before; or another ClusterError.
         """
         caller = self._caller
         payload, address = resuming(token, value, caller.settings.max_payload_bytes)

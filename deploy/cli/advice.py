@@ -57,12 +57,14 @@ def _connect(error: ClusterError, again: str) -> str:
         return START
     if error.advice.startswith("retry"):
         return f"perdure check, then {again}"
-    if STUCK in cause:
+    if cause.startswith(STUCK):
         return f"{_command('flows list', error)}; mend its code, then perdure flows retry"
     if cause.startswith(ENDED):  # its key gets that for ever
         return "to begin anew give another --key"
-    mend = "correct the type's code (its runner's log tells more)"
-    return mend if error.key is None else f"{mend}, then give another --key"
+    mend = "mend what it tells of; its runner's log tells more"
+    if error.may_have_taken_effect:
+        mend = f"see what was done: {_command('history', error)}; {mend}"
+    return mend if error.key is None else f"{mend}; then give another --key"
 
 
 def _correct(error: MalformedMessage) -> str:

@@ -10,17 +10,23 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Raw
 
+from ...durable.flow import KEPT
 from ...entities.address import Address
-from ...entities.errors import ClusterError, MalformedMessage
+from ...entities.errors import MalformedMessage, SendTimeout
 from ...entities.flow import Token
+from ...entities.suspension import Suspension
 from ...streams.caller import Caller
 from ...streams.resuming import resuming
-from ...streams.token import TOKEN_CHARS, read_token
+from ...streams.token import TOKEN_CHARS, Body, read_token
 from .advice import quoted
 from .calling import connected
 from .options import NO_OPTIONS, Common
 from .standing import Standing, find, standing, wake
 from .trouble import SUCCESS, Advised, UsageError
+
+OUTCOME_S = 2.0
+"""How long to look for the outcome of a flow that has ended, in seconds: it may be forgotten,
+which no owner tells before the time is over."""
 
 STDIN = "-"
 """In a token's place: it is read from standard input."""
@@ -40,7 +46,8 @@ def resume(
     """Give a flow the value that it waits for, by its token, and tell what came of it.
 
     The first value counts: to resume again, with any value, changes nothing, and is told. A token
-    that isn't genuine or has expired, and a value of another type, are refused and exit with 1.
+    that isn't genuine or has expired, and a value of another type, are refused and exit with 1; so
+    is another value for a flow that is parked and hasn't come to look at the first one.
 
     A token is a secret. Given as `-` it is read from standard input, so that it is neither in the
     shell's history nor in the list of processes.
@@ -74,35 +81,44 @@ def resume(
         try:
             await wake(caller, address, body.flow, payload)
         except MalformedMessage as error:
-            raise Advised(error, _step(error)) from None
-        where = f"flow {body.flow} of {address}"
-        if before is None:
-            now, how = await _closed(caller, address, body.flow)
-            output.result(now, f"nothing changed: {where} {how}")
-            return SUCCESS
-        now = await standing(caller, address, body.flow)
-        if body.deferred in before.waits_for and before.parked is None:
-            told = f"resumed: {where} {now}"
-        else:
-            show = f"perdure flows show {address.entity} {quoted(address.id)} {quoted(body.flow)}"
-            told = (
-                f"recorded, unless it had a value: {where} didn't wait for {body.deferred}"
-                f"{' or was parked' if before.parked else ''}, and {now}; {show} tells"
-            )
+            raise Advised(error, _step(error, address, body)) from None
+        now = await _now(caller, address, body.flow, before)
+        told = _told(now, before, address, body)
+        if now is None:
+            now = Standing(address=str(address), key=body.flow, status="ended")
         output.result(now, told)
         return SUCCESS
 
     return connected(settings, work)
 
 
-async def _closed(caller: Caller, address: Address, key: str) -> tuple[Standing, str]:
-    """How a flow is that wasn't open, and that in words: its outcome may be forgotten."""
+async def _now(
+    caller: Caller, address: Address, key: str, before: Suspension | None
+) -> Standing | None:
+    """How a flow is thereafter; None if it wasn't open before, and nobody knows its outcome."""
+    if before is not None:
+        return await standing(caller, address, key)
     try:
-        now = await standing(caller, address, key)
-    except ClusterError:
-        now = Standing(address=str(address), key=key, status="ended")
-        return now, "isn't open, it has ended or never began"
-    return now, str(now)
+        return await standing(caller, address, key, OUTCOME_S)
+    except SendTimeout:
+        return None
+
+
+def _told(now: Standing | None, before: Suspension | None, address: Address, token: Body) -> str:
+    """What came of it, in words."""
+    where = f"flow {token.flow} of {address}"
+    if now is None:
+        return f"nothing changed: {where} isn't open, it has ended or never began"
+    if before is None and now.status == "ended":
+        return f"nothing changed: {where} {now}"
+    if before is not None and token.deferred in before.waits_for and before.parked is None:
+        return f"resumed: {where} {now}"
+    parked = " or was parked" if before is not None and before.parked else ""
+    show = f"perdure flows show {address.entity} {quoted(address.id)} {quoted(token.flow)}"
+    return (
+        f"recorded, unless it had a value: {where} didn't wait for {token.deferred}{parked}, "
+        f"and {now}; {show} tells"
+    )
 
 
 def _value(text: str) -> Raw:
@@ -128,9 +144,17 @@ def _from_stdin() -> str:
     return text.strip()
 
 
-def _step(error: MalformedMessage) -> str:
-    """What to do about a refused token or value."""
+def _step(
+    error: MalformedMessage, address: Address | None = None, token: Body | None = None
+) -> str:
+    """What to do about a refused token or value; the flow's, where the token could be read."""
     cause = error.cause or ""
+    if cause.startswith(KEPT) and address is not None and token is not None:
+        where = f"{address.entity} {quoted(address.id)} {quoted(token.flow)}"
+        return (
+            f"see it: perdure flows show {where}; mend its code, and perdure flows retry {where} "
+            "tells whether that value counts"
+        )
     if "expired" in cause:
         return "nobody can use it any more: see what the flow does now: perdure suspended TYPE"
     if "resume token" in cause:

@@ -94,8 +94,11 @@ def standing_of(flow: Suspension) -> Standing:
     )
 
 
-async def standing(caller: Caller, address: Address, key: str) -> Standing:
+async def standing(
+    caller: Caller, address: Address, key: str, timeout_s: float | None = None
+) -> Standing:
     """How a flow is that was open a moment ago. Raises a ClusterError."""
+    timeout_s = caller.timeout_s(timeout_s)
     flow = await find(caller, address, key)
     if flow is not None:
         return standing_of(flow)
@@ -103,7 +106,7 @@ async def standing(caller: Caller, address: Address, key: str) -> Standing:
     if not is_key(key):  # owners tell results by keys only
         return ended
     try:
-        answer = await caller.result(caller.target(address, key), timeout_s=caller.timeout_s(None))
+        answer = await caller.result(caller.target(address, key), timeout_s=timeout_s)
     except RpcClientError as error:  # what it has ended with
         cause, head = error.cause or "", f"{ENDED}: "
         if cause.startswith(head):

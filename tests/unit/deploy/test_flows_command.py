@@ -14,6 +14,7 @@ import pytest
 
 from perdure import Entity, Retry, cron
 from perdure.deploy.server import EmbeddedServer
+from perdure.entities.errors import SendTimeout
 from perdure.streams.commit import MARK, unseal
 from perdure.streams.jetstream.direct import records
 from perdure.streams.token import Body, make_token, read_token
@@ -53,14 +54,15 @@ async def shown(at: Place, id: str, key: str) -> list[Any]:
     return ran.lines
 
 
-async def parked(at: Place, id: str, key: str) -> None:
-    """A flow whose code fails where it goes on."""
+async def parked(at: Place, id: str, key: str) -> str:
+    """A flow whose code fails where it goes on; its token."""
     token = await applied(at, id, key)
     world.wrong = "no such month"
     ran = await at.run("resume", token, '{"granted": true, "by": "ann"}')
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"resumed: flow {key} of leave/{id} is parked: ValueError: no such")
     world.wrong = ""
+    return token
 
 
 async def taken(at: Place, id: str, key: str) -> dict[str, Any]:
@@ -296,6 +298,25 @@ async def test_a_value_lets_a_flow_go_on_once(
         ran = await at.run("resume", await applied(at, "b", "k-1"), GRANTED, "--json")
         (line,) = ran.lines
         assert (ran.code, line["status"], line["reply"]) == (0, "ended", 3)
+
+
+async def test_what_no_longer_waits_says_how_it_is(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    async with offices(nats_server, namespace, tmp_path) as at:
+        token = await parked(at, "a", "k-1")
+        ran = await at.run("resume", token, '{"granted": false, "by": "ann"}')
+        assert (ran.code, ran.out) == (1, "")
+        assert "the flow is parked, and keeps another value for deferred verdict" in ran.err
+        assert "; next: see it: perdure flows show leave a k-1; mend its code, and" in ran.err
+        ran = await at.run("resume", token, '{"by": "ann",  "granted": true}')
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.startswith("recorded, unless it had a value: flow k-1 of leave/a didn't")
+        assert (await at.run("flows", "retry", "leave", "a", "k-1")).code == 0
+        with mock.patch("perdure.deploy.cli.resume.standing", side_effect=SendTimeout()):
+            ran = await at.run("resume", token, GRANTED)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.endswith("k-1 of leave/a isn't open, it has ended or never began\n")
 
 
 def forged(token: str) -> str:

@@ -312,6 +312,7 @@ async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
         await cluster.resume(shop.tokens[0], "seven")  # the same one, again
         with pytest.raises(MalformedMessage, match="parked, and keeps another value"):
             await cluster.resume(shop.tokens[0], 7)
+        assert "a bug" in str(await outcome(cluster))
         assert "The flow waits" in await retry(cluster, shop)
         await cluster.crash()
         with pytest.raises(MalformedMessage, match="Expected `int`, got `str`"):
@@ -319,6 +320,46 @@ async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
         await cluster.resume(shop.tokens[0], 9)
         assert await outcome(cluster) == "9"
         await cluster.resume(shop.tokens[0], 10)  # changes nothing
+
+
+async def test_a_second_value_changes_nothing_once_the_first_one_counts() -> None:
+    """Though its flow is parked, later on."""
+
+    async def body(shop: Shop, flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        answer = flow.deferred("answer", dict[str, int])
+        await flow.step("send").run(shop.send, answer.token)
+        given = await answer
+        await flow.sleep("nap", 1)
+        if shop.broken:
+            raise ValueError("a bug")
+        return command.accept(f"{given}")
+
+    shop = Shop()
+    async with kit(shop, body) as cluster:
+        await outcome(cluster)
+        await cluster.resume(shop.tokens[0], {"a": 1})
+        await cluster.advance(2)
+        assert "a bug" in str(await outcome(cluster))
+        await cluster.resume(shop.tokens[0], {"a": 2})
+        assert await retry(cluster, shop) == "{'a': 1}"
+
+
+async def test_the_same_value_in_another_spelling_is_no_other_one() -> None:
+    async def body(shop: Shop, flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        answer = flow.deferred("answer", dict[str, int])
+        await flow.step("send").run(shop.send, answer.token)
+        if shop.broken:
+            raise ValueError("a bug")
+        return command.accept(f"{await answer}")
+
+    shop = Shop()
+    async with kit(shop, body) as cluster:
+        await outcome(cluster)
+        await cluster.resume(shop.tokens[0], Raw(b'{"a":1,"b":2}'))
+        await cluster.resume(shop.tokens[0], Raw(b'{"b": 2, "a": 1}'))
+        with pytest.raises(MalformedMessage, match="keeps another value for deferred answer"):
+            await cluster.resume(shop.tokens[0], Raw(b'{"a":1,"b":3}'))
+        assert await retry(cluster, shop) == "{'a': 1, 'b': 2}"
 
 
 class Tagged(Event, tag="noted"):
@@ -404,7 +445,7 @@ async def test_parked_in_an_exclusive_a_flow_keeps_its_entity(step: bool) -> Non
         await outcome(cluster)
         await cluster.advance(1.01)
         await case.tell(Note("told"))
-        with pytest.raises(RpcClientError, match="has the entity for itself, and is parked"):
+        with pytest.raises(RpcClientError, match="is parked that has the entity for itself"):
             await case.ask(Note("asked"), timeout=5)
         assert await case.query(Read()) == ()
         await let_go(cluster, shop)
