@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("perdure.reading")
 
 READS = 256
-"""Questions that may wait at one entity."""
+"""Questions that may wait at one entity, and as many for results: these wait for a minute, perhaps
+in vain, and must not keep the others away."""
 
 PAST_READS = 4
 """Folds of the past that one entity computes at a time."""
@@ -100,12 +101,18 @@ class Reading:
             return
         if self._repeats(read):
             return
-        if len(self._waiting) >= READS or activation.host.load.full():
+        if self._crowded(read.kind) or activation.host.load.full():
             error = MailboxFull(capacity=READS, may_have_taken_effect=False)
             self._send(read, error)
             return
         activation.host.load.add(read.size)
         self._waiting.append(read)
+
+    def _crowded(self, kind: str) -> bool:
+        """Whether as many wait as may: of those for results, or of all others."""
+        results = kind == "result"
+        of_kind = ((read.kind == "result") is results for read in self._waiting)
+        return len(self._waiting) >= READS and sum(of_kind) >= READS
 
     def _repeats(self, read: Read) -> bool:
         """Whether it repeats a question that waits: then the answer goes to the newer one."""
@@ -179,7 +186,7 @@ class Reading:
             refusal: ClusterError | None = None
             if self._repeats(read):
                 refusal = AlreadyProcessingMessage()
-            elif len(self._waiting) >= READS or (number and activation.host.load.full()):
+            elif self._crowded("result") or (number and activation.host.load.full()):
                 refusal = MailboxFull(capacity=READS)
             if refusal is not None:
                 activation.answers.error([asker], refusal, activation.address, item.key)

@@ -31,6 +31,8 @@ now; they are kept since what is cheap to run again should be."""
 FLOWS = (147225626, *range(1, 9))
 """Seeds with flows beside the rest. Under the first, a question for the result of a turn that
 nobody had kept the runner from everything else."""
+CLUSTERS_FLOWS = (930000086,)
+"""The same with several runners: questions for results that never came kept a query away."""
 
 WITHIN = 1_000
 """Seeds within which a planted bug must be caught."""
@@ -66,10 +68,11 @@ def check(verdict: Verdict) -> None:
     assert verdict.faults >= 20
 
 
-def check_flows(seed: int) -> None:
+def check_flows(seed: int, runners: int = 1) -> None:
     """The same, with flows beside the rest."""
-    verdict = simulate(seed, flows=True)
-    assert not verdict.violations, f"{verdict.violations[:3]}\n{replay_line(seed, flows=True)}"
+    verdict = simulate(seed, runners=runners, flows=True)
+    again = replay_line(seed, runners=runners, flows=True)
+    assert not verdict.violations, f"{verdict.violations[:3]}\n{again}"
     assert verdict.faults >= 20
 
 
@@ -86,6 +89,11 @@ def test_seeds_that_once_failed_with_several_runners(seed: int) -> None:
 @pytest.mark.parametrize("seed", FLOWS)
 def test_seeds_with_flows(seed: int) -> None:
     check_flows(seed)
+
+
+@pytest.mark.parametrize("seed", CLUSTERS_FLOWS)
+def test_seeds_with_flows_and_several_runners(seed: int) -> None:
+    check_flows(seed, runners=3)
 
 
 @pytest.mark.timeout(60 + 2 * SEEDS)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from perdure import Command, Context, Decision, Entity, Event, Failure, Query, Retry, State
+from perdure.durable import reading
 from perdure.entities.address import Address
 from perdure.entities.clock import SystemClock
 from perdure.streams.commit import seal
@@ -504,6 +505,22 @@ async def test_drain_does_not_wait_for_whoever_waits_for_a_result() -> None:
         await w.until(lambda: w.runners[0][0].busy)
         await asyncio.wait_for(w.runners.pop()[0].drain(), 5)
         assert (await waiting)["error"]["type"] == "EntityNotAssignedToRunner"
+
+
+async def test_questions_for_results_that_never_come_keep_no_query_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "READS", 2)
+    fresh = [1, "ask", {"type": "total"}, *[None] * 7, True]
+    async with world(counter) as w:
+        never = [asyncio.create_task(w.ask("c", [1, "result", None, f"k-{n}"])) for n in range(2)]
+        await w.until(lambda: w.runners[0][0].busy)
+        error = (await w.ask("c", [1, "result", None, "k-2"]))["error"]
+        assert (error["type"], error["capacity"]) == ("MailboxFull", 2)
+        assert (await w.ask("c", fresh))["reply"] == 0
+        for n in range(2):
+            assert (await w.ask("c", add(1), key=f"k-{n}"))["reply"] == n + 1
+        assert [(await each)["reply"] for each in never] == [1, 2]
 
 
 async def test_the_result_of_a_refused_tell_is_its_verdict_and_its_key_stays_free() -> None:
