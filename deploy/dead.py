@@ -18,8 +18,8 @@ from msgspec import UNSET, Raw
 
 from ..entities.address import Address
 from ..streams.asks import open_body
-from ..streams.codec import Undecodable
-from ..streams.commands import RETRY, cause_of, retry_key
+from ..streams.codec import Undecodable, digest
+from ..streams.commands import CAUSE, RETRY, cause_of, retry_key
 from ..streams.commit import Damaged, Outcome, unseal
 from ..streams.jetstream.api import delete_message
 from ..streams.jetstream.connection import Connection
@@ -30,6 +30,9 @@ from ..streams.subjects import Subjects, escape, unescape
 
 LARGEST = 1 << 30
 """No limit of our own for what the server stored: it has one."""
+
+NEVER = datetime.fromtimestamp(0, UTC)
+"""The time of a letter that nobody looks at."""
 
 _outcomes = msgspec.json.Decoder(Outcome)
 
@@ -55,10 +58,15 @@ class Letter:
 
     @property
     def cause(self) -> str | None:
-        """What names it."""
-        if self.outcome is None or self.outcome.at is None:
+        """What names it: the place of its tell, or the flow that ended without an outcome."""
+        if self.outcome is None:
             return None
-        return cause_of(self.outcome.at, self.outcome.payload_hash)
+        if self.outcome.at is not None:
+            return cause_of(self.outcome.at, self.outcome.payload_hash)
+        name = self.outcome.name
+        if self.id is None or name.startswith(CAUSE):
+            return name if name.startswith(CAUSE) else None
+        return cause_of_flow(self.entity, self.id, name)
 
     @property
     def name(self) -> str:
@@ -117,6 +125,11 @@ class Letter:
         except (Undecodable, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise Hopeless(f"its payload is no JSON object, or not all of it: {error}") from None
         return payload
+
+
+def cause_of_flow(entity: str, id: str, key: str) -> str:
+    """The name of a flow's dead letter, which no tell's place names."""
+    return CAUSE + digest(f"{entity}/{id} {key}".encode())
 
 
 def tag_of(payload: Raw) -> str:
@@ -210,10 +223,9 @@ def letter_of(record: Record) -> Letter:
 
 def named_by(subject: str, data: bytes) -> tuple[str, str] | None:
     """The id and the cause of a copy; None if its verdict can be in no log."""
-    id, outcome = _id(subject.rpartition(".")[2]), _outcome(data)
-    if id is None or outcome is None or outcome.at is None:
-        return None
-    return id, cause_of(outcome.at, outcome.payload_hash)
+    *_, entity, token = subject.split(".")
+    letter = Letter(0, NEVER, entity, _id(token), _outcome(data))
+    return None if letter.id is None or letter.cause is None else (letter.id, letter.cause)
 
 
 def _outcome(data: bytes) -> Outcome | None:
@@ -240,7 +252,7 @@ def _said(entity: str, record: Record) -> Iterator[tuple[str | None, Letter | No
         return
     for outcome in commit.outcomes:
         verdict: Letter | None = None
-        if outcome.dead is not None and outcome.at is not None:
+        if outcome.dead is not None:
             verdict = Letter(0, commit.time, entity, _id(record.token), outcome)
         names = (outcome.name, None if outcome.dead is None else outcome.dead.key)
         key = next((name for name in names if name and name.startswith(RETRY)), None)

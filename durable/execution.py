@@ -256,7 +256,8 @@ class Execution:
         self._activation.log_item("ledger.hit", item)
         self._host.counts.answered(item.way, "repeat")
         outcome = found.outcome
-        buried = outcome.dead is None or item.way == "ask" or await self.copy_dead(outcome)
+        dead = item.way == "tell" and outcome.dead is not None and outcome.at is not None
+        buried = not dead or await self.copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
             self.finish(item, answer, outcome.name, ack=buried)

@@ -39,7 +39,7 @@ from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
 from .scheduling import tell_next
-from .timers import Timing, arm, listed
+from .timers import Timing, arm, arm_burial, listed
 from .waker import Waker
 
 if TYPE_CHECKING:
@@ -56,12 +56,6 @@ DEADLINE = "(deadline)"
 
 ENDED = "the flow has ended"
 """What the cause of the error begins with that callers of one get which was cancelled."""
-
-STUCK = "the flow is parked"
-"""What the cause of an error begins with where a flow can't go on by itself."""
-
-KEPT = f"{STUCK}, and keeps another value"
-"""And what it begins with where that value may count, or be dropped when the flow goes on."""
 
 
 class Drive:
@@ -280,7 +274,7 @@ class Drive:
         run = self._run
         if self._entered and run.version - len(run.events) != self._folded.version:
             raise Mismatch("others changed the entity while it was held")
-        if not await self._armed():
+        if not await self._armed(outcomes[-1]):
             self.lost = True
             return None
         asked = [record for record in run.story.fresh if isinstance(record, Asked)]
@@ -312,7 +306,7 @@ class Drive:
         if story.find(Armed, DEADLINE) is None:
             story.add(Armed(DEADLINE, item.deadline))
 
-    async def _armed(self) -> bool:
+    async def _armed(self, last: Outcome) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
         first_ms = self._host.server_ms() + again_ms(0)
@@ -324,6 +318,10 @@ class Drive:
                 await self._activation.pause()
                 return False
         if self._is_unlisted() and not await self._arm(listed(self._host.server_ms())):
+            await self._activation.pause()
+            return False
+        address, command = self._activation.address, command_of(self._flow, self._item)
+        if not await arm_burial(self._host, address, self.key, last, command):
             await self._activation.pause()
             return False
         return self._activation.live
@@ -403,6 +401,13 @@ class Drive:
             command=command,
             birth=flow.birth,
         )
+
+
+def command_of(flow: OpenFlow | None, item: Item | None) -> msgspec.Raw | msgspec.UnsetType:
+    """What began a flow, for who looks at its dead letter, or sends it again."""
+    if flow is not None:
+        return flow.command
+    return UNSET if item is None or isinstance(item.command, Waker) else item.raw
 
 
 def ended_by(key: str, flow: OpenFlow, error: BaseException) -> Outcome:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from ..entities.errors import (
     ClusterError,
@@ -45,18 +45,19 @@ from ..streams.token import ASK, BadToken, Body
 from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
+from .deadletter import bury_flow
 from .defect import described
-from .flow import DEADLINE, KEPT, STUCK, Drive, begun_by, ended_by, given_up
+from .flow import DEADLINE, Drive, begun_by, command_of, ended_by, given_up
 from .folded import Folded
 from .item import Item
 from .marks import add_mark, remove_mark
-from .openflow import OpenFlow, names_of
+from .openflow import KEPT, STUCK, OpenFlow, names_of
 from .pages import Absent
 from .paging import load
 from .plan import Plan, Unencodable, defect_error
 from .scheduling import tell_next
-from .timers import Timing, arm, listed
-from .waker import OPEN, AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
+from .timers import Timing, arm, arm_burial, is_over, listed
+from .waker import BURIAL, OPEN, AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -232,6 +233,9 @@ class Flows:
     async def _fired(self, folded: Folded, item: Item, fired: TimerFired) -> None:
         """It counts only if the flow waits for that very time, and it has come by the server."""
         activation = self._activation
+        if fired.timer == BURIAL:
+            await self._bury(folded, item, fired)
+            return
         flow = folded.flows.get(fired.flow)
         asked = None if flow is None else flow.asked(fired.timer.removeprefix(ASK))
         if flow is not None and asked is not None and fired.timer.startswith(ASK):
@@ -258,6 +262,11 @@ class Flows:
             woken.append(Cancelled("its deadline has passed"))
         await self._happened(folded, flow, item, *woken)
 
+    async def _bury(self, folded: Folded, item: Item, fired: TimerFired) -> None:
+        """A flow was to end as a dead letter: see that this has its copy, now or later."""
+        if await self._activation.fresh(folded) and await bury_flow(self._activation, fired):
+            self._done(folded, item)
+
     async def _fired_for_nobody(self, folded: Folded, item: Item, fired: TimerFired) -> None:
         """Nothing that is recorded waits for it: that is over, or it was never recorded.
 
@@ -265,13 +274,14 @@ class Flows:
         frozen, whose commit is on its way. It would wait for what has come already. So unless it
         is over this is recorded: then no such commit fits the log any more.
         """
+        activation = self._activation
         try:
-            over = _is_over(folded, fired)
+            over = is_over(folded, fired)
         except Absent as absent:
-            await load(self._activation, folded, absent)
+            await load(activation, folded, absent)
             return
         if over:
-            recorded = await self._activation.fresh(folded)
+            recorded = await activation.fresh(folded)
         else:
             recorded = await self._store(folded, begun_by(item, None))
         if recorded:
@@ -374,8 +384,9 @@ class Flows:
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
-            self._forget(key, drive.records, was_parked=drive.was_parked)
-            await self._ended(folded, item, *drive.ended, drive.opened)
+            if await self._ended(folded, item, *drive.ended, drive.opened):
+                dead = drive.ended[0].dead is not None
+                self._forget(key, drive.records, was_parked=drive.was_parked, dead=dead)
         self._activation.execution.saving.after_commit(folded)
         self._let_go(folded)
 
@@ -389,9 +400,13 @@ class Flows:
         else:
             self._answer(item, error)
 
-    def _forget(self, key: str, records: Iterable[Record], *, was_parked: bool) -> None:
+    def _forget(
+        self, key: str, records: Iterable[Record], *, was_parked: bool, dead: bool
+    ) -> None:
         """It has ended: nobody waits for its timers."""
         armed = Timing(records).armed(was_parked=was_parked)
+        if dead:
+            armed.append(Armed(BURIAL, 0))
         self._activation.host.forgetting.add(self._activation.address, key, armed)
 
     def _forget_asks(self, key: str, woken: Iterable[Record]) -> None:
@@ -416,14 +431,15 @@ class Flows:
         final: Outcome,
         sequence: int,
         flow: OpenFlow | None = None,
-    ) -> None:
-        """It has its outcome. `flow`: as it was before this turn, if it was open."""
-        execution = self._activation.execution
+    ) -> bool:
+        """It has its outcome. `flow`: as it was before this turn, if it was open. Whether its dead
+        letter has its copy, or needs none: else the timer of its burial sees to that."""
+        execution, buried = self._activation.execution, True
         if final.dead is not None:
-            began = _command_of(flow, item)
-            await execution.copy_dead(msgspec.structs.replace(final, command=began))
+            began = command_of(flow, item)
+            buried = await execution.copy_dead(msgspec.structs.replace(final, command=began))
             if not self._activation.live:
-                return
+                return False
         answer = outcome_answer(final, sequence, folded.version)
         execution.remember(final, answer)
         if flow is not None and flow.asker is not None:
@@ -434,14 +450,15 @@ class Flows:
             counts.decided(item.way, final)
             took_s = asyncio.get_running_loop().time() - item.since
             spans.decided(host.tracer, address, item, final, took_s)
-            execution.finish(item, answer, final.name)
-            return
+            execution.finish(item, answer, final.name, ack=buried)
+            return buried
         counts.decided("flow", final)
         if flow is not None:
             spans.ended(host.tracer, address, flow, final, host.server_ms())
         self._activation.reading.settled(final.name, final.payload_hash, answer)
         if item is not None:
             self._done(folded, item, flow)
+        return buried
 
     def _done(self, folded: Folded, item: Item, flow: OpenFlow | None = None) -> None:
         """What woke a flow, if it is open, is recorded."""
@@ -500,16 +517,19 @@ class Flows:
         """A flow was cancelled, and can't be run to where it waits: it ends as it is."""
         key = drive.key
         flow = folded.flows[key]
-        await tell_next(self._activation.host, self._activation.address, key)
+        host, address = self._activation.host, self._activation.address
+        await tell_next(host, address, key)
         final = ended_by(key, flow, FlowCancelled(why))
+        if not await arm_burial(host, address, key, final, flow.command):
+            await self._activation.pause()
+            return
         own: list[Outcome] = []
         if item is not None and not drive.stored:
             own = [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
-        if sequence is not None:
-            self._forget(key, flow.records, was_parked=flow.was_parked)
-            await self._ended(folded, item, final, sequence, flow)
+        if sequence is not None and await self._ended(folded, item, final, sequence, flow):
+            self._forget(key, flow.records, was_parked=flow.was_parked, dead=True)
 
     async def _park(
         self,
@@ -565,25 +585,6 @@ def _refusal(flow: OpenFlow) -> ClusterError:
         return Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
     why = f"{STUCK} that has the entity for itself, {flow.name}: {flow.parked}"
     return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
-
-
-def _command_of(flow: OpenFlow | None, item: Item | None) -> Raw | UnsetType:
-    """What began a flow, for who looks at its dead letter, or sends it again."""
-    if flow is not None:
-        return flow.command
-    return UNSET if item is None or isinstance(item.command, Waker) else item.raw
-
-
-def _is_over(folded: Folded, fired: TimerFired) -> bool:
-    """Whether what a timer was for is recorded, and has passed. Raises Absent."""
-    flow = folded.flows.get(fired.flow)
-    if flow is None:
-        return folded.ledger.find(fired.flow) is not None
-    return any(
-        isinstance(record, Fired | Answered)
-        and fired.timer in (record.name, f"{ASK}{record.name}")
-        for record in flow.records
-    )
 
 
 def _told(error: Raw) -> str:

@@ -28,6 +28,12 @@ FLOW_BYTES = 512
 RECORD_BYTES = 200
 """What a record takes beside its value. Generous."""
 
+STUCK = "the flow is parked"
+"""What the cause of an error begins with where a flow can't go on by itself."""
+
+KEPT = f"{STUCK}, and keeps another value"
+"""And what it begins with where that value may count, or be dropped when the flow goes on."""
+
 
 P = TypeVar("P", Opened, Asked)
 

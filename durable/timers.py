@@ -13,19 +13,29 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.address import Address
 from ..entities.record import Answered, Armed, Asked, Fired, Record, Waits
+from ..streams.commit import Outcome
 from ..streams.port import Session
 from ..streams.token import ASK
-from .waker import OPEN, TimerFired, timer_token
+from .waker import BURIAL, OPEN, TimerFired, timer_token
 
 if TYPE_CHECKING:
+    from .folded import Folded
     from .host import Host
 
 LISTED_MS = 30 * 86_400_000
 """For how long, in milliseconds, a flow that waits for no time is listed before that is done anew:
 a tell a month, and a timer of a flow that has ended lasts no longer."""
+
+BURIAL_MS = 30_000
+"""How long, in milliseconds, a flow's dead letter may have no copy: its owner died between the
+two, or the copies' stream took none."""
+
+COMMAND_BYTES = 65_536
+"""Of a command at most, for its dead letter's copy to have it in that case."""
 
 FORGOTTEN = 4096
 """Timers that wait to be forgotten, at most, in one runner; more of them just fire for nobody."""
@@ -36,11 +46,48 @@ def listed(now_ms: int) -> Armed:
     return Armed(OPEN, now_ms + LISTED_MS)
 
 
-async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
+def burial(now_ms: int) -> Armed:
+    """What a flow arms before it ends as a dead letter, and anew while that has no copy."""
+    return Armed(BURIAL, now_ms + BURIAL_MS)
+
+
+async def arm(
+    host: Host,
+    address: Address,
+    flow: str,
+    armed: Armed,
+    command: Raw | UnsetType = UNSET,
+) -> bool:
     """Set a timer of a flow; whether that was confirmed."""
     timer = timer_token(flow, armed)
-    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms))
+    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms, command))
     return await host.session.schedules.arm(address, timer, armed.due_ms, data)
+
+
+async def arm_burial(
+    host: Host, address: Address, flow: str, final: Outcome, command: Raw | UnsetType
+) -> bool:
+    """Before a flow ends so: see to it that a dead letter gets its copy; whether that is settled.
+
+    One in the commit that its tell is acknowledged by needs no timer: the tell comes again.
+    """
+    if final.dead is None or final.at is not None:
+        return True
+    if isinstance(command, Raw) and len(command) > COMMAND_BYTES:
+        command = UNSET
+    return await arm(host, address, flow, burial(host.server_ms()), command)
+
+
+def is_over(folded: Folded, fired: TimerFired) -> bool:
+    """Whether what a timer was for is recorded, and has passed. Raises Absent."""
+    flow = folded.flows.get(fired.flow)
+    if flow is None:
+        return folded.ledger.find(fired.flow) is not None
+    return any(
+        isinstance(record, Fired | Answered)
+        and fired.timer in (record.name, f"{ASK}{record.name}")
+        for record in flow.records
+    )
 
 
 class Timing:

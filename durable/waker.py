@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.record import Armed
 from ..streams.asks import NULL, Answer
@@ -22,6 +22,8 @@ from .item import Item
 FIRED = "$fired"
 OPEN = "(open)"
 """The timer of a flow that waits for no time, by which it is found: no code can name one so."""
+BURIAL = "(burial)"
+"""The timer of a flow that ends as a dead letter, by which that gets its copy, whoever dies."""
 
 
 class Resume(msgspec.Struct, frozen=True, tag=RESUME, forbid_unknown_fields=True):
@@ -50,18 +52,22 @@ class AnswerCame(msgspec.Struct, frozen=True, tag=ANSWER, forbid_unknown_fields=
     answer: Answer
 
 
-class TimerFired(msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True):
+class TimerFired(
+    msgspec.Struct, frozen=True, tag=FIRED, forbid_unknown_fields=True, omit_defaults=True
+):
     """A timer's time has come, says whoever relays the schedules."""
 
     flow: str
     timer: str
     due_ms: int
+    command: Raw | UnsetType = UNSET
+    """Of a burial: what began the flow."""
 
 
 def timer_token(flow: str, armed: Armed) -> str:
     """The subject token of a timer: another one for each due time; but a question is asked again
-    by one timer at a time, the last one that was set, and a flow is found by one."""
-    if armed.name == OPEN or armed.name.startswith(ASK):
+    by one timer at a time, the last one that was set, and a flow is found, or buried, by one."""
+    if armed.name in (OPEN, BURIAL) or armed.name.startswith(ASK):
         return digest(f"{flow}\0{armed.name}".encode())
     return digest(f"{flow}\0{armed.name}\0{armed.due_ms}".encode())
 

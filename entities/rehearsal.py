@@ -6,6 +6,7 @@ deterministic is found here. Time passes only by `advance`; steps are run, or gi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any, Generic, Never, TypeVar, cast
 
@@ -80,7 +81,8 @@ class _Effects:
             return None  # nothing was done that could be undone
         for attempt in range(call.retry.attempts):
             try:
-                return await call.fn(*call.args, **call.kwargs)
+                made: Any = call.fn(*call.args, **call.kwargs)
+                return await made if inspect.isawaitable(made) else made
             except Exception as error:
                 if type(error) in call.outcomes:
                     raise
@@ -274,6 +276,8 @@ def _driven(coroutine: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:
         given = coroutine.send(None)
     except StopIteration as stop:
         return True, stop.value
+    except Ended:  # at what woke it, which can't be taken
+        return False, None
     if not isinstance(given, _Stop):
         coroutine.close()
         raise AssertionError(

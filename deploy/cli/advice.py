@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from ...durable.flow import ENDED, STUCK
+from ...durable.flow import ENDED
+from ...durable.openflow import STUCK
 from ...entities.errors import ClusterError, MalformedMessage, Suspended
 from ...entities.handle import handle_error
 

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Raw
 
-from ...durable.flow import KEPT
+from ...durable.openflow import KEPT
 from ...entities.address import Address
 from ...entities.errors import MalformedMessage, SendTimeout
 from ...entities.flow import Token

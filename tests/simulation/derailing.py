@@ -471,3 +471,13 @@ def what_is_parked_cannot_be_cancelled() -> Patches:
             leave(self)
 
     return [(Story, "leave", deaf)]
+
+
+@bug_of_flows
+def a_dead_letter_is_copied_after_the_commit_or_never() -> Patches:
+    """Nothing was armed that would see to it where its owner dies between the two."""
+
+    async def unarmed(*given: Any) -> bool:
+        return True
+
+    return [(turns, "arm_burial", unarmed), (flows, "arm_burial", unarmed)]

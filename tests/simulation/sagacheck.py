@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -96,6 +96,11 @@ class SagaLog:
                 self.problems.append(f"ended twice: {self.entity} {name} at {message.sequence}")
             self.finals[name] = outcome
 
+    def unburied(self, copies: Sequence[bytes]) -> list[str]:
+        """The flows whose dead letters are in none of these."""
+        dead = [name for name in self.flows if self.finals.get(name, {}).get("dead") is not None]
+        return [n for n in dead if not any(f'"{n}"'.encode() in copy for copy in copies)]
+
     def _alone(self, outcome: Json, part: Json | None) -> None:
         """While a flow has the entity for itself, no command is taken."""
         let_in = any(event["line"] == 0 for event in outcome.get("events", []))
@@ -131,6 +136,8 @@ def saga_violations(sagas: Sagas) -> list[str]:
             found += _flow(flow, sagas)
             found += _waits(flow, sagas)
     found += _calls(logs, sagas)
+    for log in logs.values():
+        found += [f"no copy of a dead letter: {name}" for name in log.unburied(sagas.dead_copies)]
     for call in sagas.calls:
         found += _seen(logs[call.entity], call)
     found += _given(logs, sagas)

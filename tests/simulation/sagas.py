@@ -41,6 +41,7 @@ class Sagas:
     pokes: dict[int, str] = field(default_factory=dict[int, str])  # uid: entity
     logs: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
     waiting: list[int] = field(default_factory=list[int])  # tells that are left
+    dead_copies: list[bytes] = field(default_factory=list[bytes])
     cancelled: set[str] = field(default_factory=set[str])  # keys
     buggy: set[int] = field(default_factory=set[int])
     """Of flows whose code was wrong once, their uids."""

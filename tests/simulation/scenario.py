@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from perdure.durable import chooser, claim, execution, group, host, pages, reading, shard, snapshot
+from perdure.durable import (
+    chooser,
+    claim,
+    execution,
+    group,
+    host,
+    pages,
+    reading,
+    shard,
+    snapshot,
+    timers,
+)
 from perdure.entities.duration import seconds
 from perdure.entities.retry import Retry
 from perdure.entities.settings import Settings
@@ -65,6 +76,7 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
     (pages, "LOADED_PAGES", [2, 8]),
     (pages, "DOOMED_PARTS", [2, 1_000]),
     (host, "RECOVERIES", [1, 64]),
+    (timers, "BURIAL_MS", [250, 3_000, 30_000]),
     (group, "BATCH_COMMITS", [2, 3, 256]),
     (group, "BATCH_BYTES", [1_000, 8_388_608]),
     (chooser, "CROWD", [2, 4]),

@@ -78,6 +78,7 @@ def simulate(seed: int, *, trace: bool = False, runners: int = 1, flows: bool = 
         found = violations(world.evidence, world.scenario.limits)
         if outside is not None:
             sagas.logs, sagas.waiting = world.saga_logs(), world.saga_tells()
+            sagas.dead_copies = [data for _, data in world.evidence.dead_copies]
             sagas.effects = outside.effects
             sagas.sent_ms = {
                 uid: (EPOCH_NS + round(at_s * 1e9)) // 1_000_000

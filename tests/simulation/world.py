@@ -415,11 +415,11 @@ class World:
         return [s for s in range(1, queue.last_sequence + 1) if queue.by_sequence(s) is not None]
 
     def open_flows(self) -> bool:
-        """Whether a flow hasn't ended, or a tell to one waits."""
-        logs = self.saga_logs()
-        found = (SagaLog(entity, messages) for entity, messages in logs.items())
-        ended = all(flow.final for log in found for flow in log.flows.values())
-        return bool(self.saga_tells()) or not ended
+        """Whether a flow hasn't ended, or its dead letter has no copy, or a tell to one waits."""
+        copies = [dead.data for dead in self.broker.streams("perdure").dead]
+        logs = [SagaLog(entity, messages) for entity, messages in self.saga_logs().items()]
+        ended = all(flow.final for log in logs for flow in log.flows.values())
+        return bool(self.saga_tells()) or not ended or any(log.unburied(copies) for log in logs)
 
     def saga_logs(self) -> dict[str, list[Logged]]:
         """What the logs of flows say."""

@@ -256,9 +256,14 @@ async def test_a_flow_that_nobody_wants_is_cancelled(
         assert (ran.code, "next: to begin anew give another --key" in ran.err) == (1, True)
         (letter,) = (await at.run("dead", "list", "--reason", "cancelled", "--json")).lines
         assert (letter["address"], letter["key"], letter["command"]) == ("leave/a", "k-1", "apply")
-        ran = await at.run("dead", "retry", str(letter["seq"]))
+        ran = await at.run("dead", "retry", letter["cause"])
         assert (ran.code, "may have taken effect already" in ran.err) == (1, True)
-        assert (await at.run("dead", "retry", str(letter["seq"]), "--force")).code == 0
+        assert (await at.run("dead", "retry", letter["cause"], "--force")).code == 0
+        status = ""
+        async with asyncio.timeout(PATIENCE_S):
+            while status != "retried":
+                ran = await at.run("dead", "list", "leave", "a", "--settled", "--json")
+                (status,) = [row["status"] for row in ran.lines if row["key"] == "k-1"]
         await at.run("tell", "leave", "a", "add", '{"days":9}', "--at", "1d", "--key", "k-9")
         await taken(at, "a", "k-9")
         ran = await at.run("flows", "cancel", "leave", "a", "k-9", "--json")

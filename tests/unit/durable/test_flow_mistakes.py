@@ -198,6 +198,45 @@ async def test_what_a_step_refers_to_leaves_memory_with_its_flow() -> None:
         assert [ref() for ref in left] == [None]
 
 
+@pytest.mark.parametrize("how", ["its owner dies", "none is taken"])
+async def test_the_dead_letter_of_a_flow_gets_its_copy_whoever_dies(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its verdict was in the log alone, for ever, where its owner died before it copied that."""
+
+    async def body(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.sleep("a while", 1)
+        await flow.step("t", retry=ONCE).run(panics)
+        return command.accept("")
+
+    copies: list[bytes] = []
+    tries, stuck, tried = 0, how == "its owner dies", asyncio.Event()
+
+    async def put(self: MemoryDeadLetters, address: Address, data: bytes) -> bool:
+        nonlocal tries
+        tries += 1
+        tried.set()
+        if stuck:
+            await asyncio.Event().wait()
+        if tries > 4:
+            copies.append(data)
+        return tries > 4
+
+    monkeypatch.setattr(MemoryDeadLetters, "put", put)
+    async with kit(body) as cluster:
+        await cluster.at(Case, "c").tell(Open(7))
+        if stuck:
+            advancing = asyncio.create_task(cluster.advance(2))
+            await asyncio.wait_for(tried.wait(), 5)
+            advancing.cancel()
+            await cluster.crash()
+            stuck = False
+        await cluster.advance(200)
+    (letter,) = [letter_of(Record(1, 0, "perdure.dead.case.c", data, None)) for data in copies]
+    assert (letter.command, msgspec.json.decode(letter.payload())["n"]) == ("open", 7)
+    assert letter.cause is not None
+
+
 async def test_the_dead_letter_of_a_flow_has_the_command_that_began_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from perdure import Decision, Entity, Flow, Retry, given
@@ -77,6 +79,27 @@ def test_a_flow_that_is_cancelled_is_undone() -> None:
     for ended in (cancelled, begun.advance(120)):
         with pytest.raises(AssertionError, match="nothing is to be cancelled: the flow"):
             ended.cancel()
+
+
+def test_a_plain_function_is_a_step_too_as_in_a_runner() -> None:
+    def seven() -> int:
+        return 7
+
+    async def runs(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+        plain: Any = seven
+        return command.accept(str(await flow.step("seven").run(plain)))
+
+    given(Entity(Case(), decide, evolve, flows=[runs])).when(Try()).accepts("7")
+
+
+def test_a_value_of_the_wrong_type_is_told() -> None:
+    async def waits(flow: Flow[Case, Noted], command: Try) -> Decision[Noted]:
+        return command.accept(str(await flow.deferred("answer", int)))
+
+    when = given(Entity(Case(), decide, evolve, flows=[waits])).when(Try())
+    with pytest.raises(AssertionError, match="deferred answer: Expected `int`, got `str`"):
+        when.resume("answer", "seven")
+    when.resume("answer", 7).accepts("7")
 
 
 def test_what_the_test_gave_is_not_undone_for_real() -> None:
