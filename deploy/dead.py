@@ -66,7 +66,7 @@ class Letter:
         name = self.outcome.name
         if self.id is None or name.startswith(CAUSE):
             return name if name.startswith(CAUSE) else None
-        return cause_of_flow(self.entity, self.id, name)
+        return cause_of_flow(self.entity, self.id, self.outcome)
 
     @property
     def name(self) -> str:
@@ -127,9 +127,11 @@ class Letter:
         return payload
 
 
-def cause_of_flow(entity: str, id: str, key: str) -> str:
-    """The name of a flow's dead letter, which no tell's place names."""
-    return CAUSE + digest(f"{entity}/{id} {key}".encode())
+def cause_of_flow(entity: str, id: str, outcome: Outcome) -> str:
+    """The name of a flow's dead letter, which no tell's place names: by what its copy and its
+    verdict have in common. A key may begin another flow once it is forgotten."""
+    said = (entity, id, outcome.name, outcome.payload_hash, outcome.birth, outcome.request)
+    return CAUSE + digest(msgspec.json.encode(said))
 
 
 def tag_of(payload: Raw) -> str:

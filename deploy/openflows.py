@@ -2,8 +2,9 @@
 
 Timers are armed before they are recorded, so all that `PERDURE_TIME` holds of a type follows from
 its log: what a flow waits for, that a question is to be asked again, that a flow is open at all.
-Hence a backup has no timers. Pure: it is fed a log, and remembers the open flows without the
-values in their records.
+Hence a backup has no timers; where it missed the burial of a dead letter that has no copy yet,
+this is in the log alone (`perdure dead list --settled`). Pure: it is fed a log, and remembers the
+open flows without the values in their records.
 """
 
 from __future__ import annotations

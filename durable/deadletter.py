@@ -11,27 +11,28 @@ import logging
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.errors import ClusterError, MalformedMessage
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.codec import raw_hash
 from ..streams.commands import cause_of
-from ..streams.commit import At, Damaged, Dead, Outcome
+from ..streams.commit import At, Damaged, Dead, Outcome, unseal
 from ..streams.port import Delivery, Unreachable
 from .host import Host
-from .pages import Absent
-from .paging import load
 from .plan import DEAD_BYTES, kept
-from .recorded import find_recorded
-from .timers import arm, burial
+from .timers import arm_burial, burial_token, has_burial
 
 if TYPE_CHECKING:
     from .activation import Activation
+    from .folded import Folded
     from .waker import TimerFired
 
 logger: logging.Logger = logging.getLogger("perdure.deadletter")
+
+LOOKED_AT = 500
+"""Messages of the log, at most, among which a flow's verdict is looked for: it is the next one
+after its burial was armed, unless others wrote meanwhile."""
 
 
 def told(dead: Dead) -> str:
@@ -63,47 +64,52 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
     return stored
 
 
-async def bury_flow(activation: Activation, fired: TimerFired) -> bool:
-    """See that the dead letter of a flow that is over has its copy, now or when the timer of its
-    burial fires again; whether that is settled."""
-    if await _is_buried(activation, fired.flow, fired.command):
-        return activation.live
+async def copy_flow(
+    activation: Activation, final: Outcome, command: msgspec.Raw | msgspec.UnsetType
+) -> bool:
+    """Copy a flow's dead letter; whether that is stored. Then it needs no burial any more."""
+    if not await activation.execution.copy_dead(msgspec.structs.replace(final, command=command)):
+        return False
+    if has_burial(final):
+        timer = burial_token(final.name)
+        await activation.host.session.schedules.disarm(activation.address, timer)
+    return True
+
+
+async def bury_flow(activation: Activation, folded: Folded, fired: TimerFired) -> bool:
+    """See that a flow's dead letter has its copy, now or when the timer of its burial fires again;
+    whether that is settled. Whoever brought it to its end ended before the copy was made."""
+    try:
+        outcome = await _verdict(activation, folded, fired)
+    except Unreachable:
+        await activation.pause()
+        return False
+    except Damaged as error:
+        activation.quarantine(str(error))
+        return False
     if not activation.live:
         return False
-    host, address = activation.host, activation.address
-    again = burial(host.server_ms())
-    if await arm(host, address, fired.flow, again, fired.command):
-        return activation.live
-    await activation.pause()
-    return False
-
-
-async def _is_buried(activation: Activation, key: str, command: Raw | UnsetType) -> bool:
-    """Whether the dead letter of a flow that is over has its copy, or needs none.
-
-    Whoever brought it to its end may have ended before the copy was made. So where the timer of
-    its burial isn't forgotten it is copied again, with the command, which the verdict hasn't.
-    """
-    folded = activation.folded
-    if folded is None or key in folded.flows:
-        return folded is not None
-    while True:
-        try:
-            seen = folded.ledger.find(key)
-            break
-        except Absent as absent:
-            if not await load(activation, folded, absent):
+    if outcome is not None:
+        copy = msgspec.structs.replace(outcome, command=fired.command)
+        if not await activation.execution.copy_dead(copy) and activation.live:
+            host, address = activation.host, activation.address
+            if not await arm_burial(host, address, fired.flow, fired.after, fired.command):
+                await activation.pause()
                 return False
-    if seen is None:  # it is forgotten, and so is its verdict
-        return True
+    return activation.live
+
+
+async def _verdict(activation: Activation, folded: Folded, fired: TimerFired) -> Outcome | None:
+    """The dead letter that a burial was armed for: in one of the commits that came next, if at
+    all. Raises Unreachable, Damaged."""
+    read = 0
     log, address = activation.host.session.log, activation.address
-    try:
-        found = await find_recorded(log, address, seen.sequence, lambda o: o.name == key)
-    except (Unreachable, Damaged):
-        return False
-    if found is None or found.outcome.dead is None:
-        return True
-    outcome = found.outcome
-    if outcome.command is UNSET:
-        outcome = msgspec.structs.replace(outcome, command=command)
-    return await activation.execution.copy_dead(outcome)
+    async for stored in log.read(address, after=fired.after, upto=folded.sequence):
+        commit = unseal(stored)
+        for outcome in () if commit is None else commit.outcomes:
+            if outcome.name == fired.flow and outcome.dead is not None:
+                return outcome
+        read += 1
+        if read == LOOKED_AT:
+            break
+    return None

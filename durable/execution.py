@@ -44,6 +44,7 @@ from .recorded import find_recorded
 from .residents import KEPT_BYTES
 from .saving import Saving
 from .spans import decided
+from .timers import has_burial
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -256,8 +257,8 @@ class Execution:
         self._activation.log_item("ledger.hit", item)
         self._host.counts.answered(item.way, "repeat")
         outcome = found.outcome
-        dead = item.way == "tell" and outcome.dead is not None and outcome.at is not None
-        buried = not dead or await self.copy_dead(outcome)
+        copied = item.way == "ask" or outcome.dead is None or has_burial(outcome)
+        buried = copied or await self.copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
             self.finish(item, answer, outcome.name, ack=buried)
@@ -428,7 +429,7 @@ class Execution:
         """The operators' copy; whether it is stored. The verdict itself is in the log.
 
         Without a copy the tell stays un-acked: it is delivered again later, found in the ledger,
-        and copied then.
+        and copied then. A flow that had begun before has a burial for that.
         """
         data = msgspec.json.encode(outcome)
         for _ in range(2):

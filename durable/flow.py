@@ -39,7 +39,7 @@ from .item import Item
 from .openflow import OpenFlow
 from .plan import Plan, encode
 from .scheduling import tell_next
-from .timers import Timing, arm, arm_burial, listed
+from .timers import Timing, arm, arm_burial, has_burial, listed
 from .waker import Waker
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Drive:
         run = self._run
         if self._entered and run.version - len(run.events) != self._folded.version:
             raise Mismatch("others changed the entity while it was held")
-        if not await self._armed(outcomes[-1]):
+        if not await self._armed() or not await self._buries(outcomes[-1]):
             self.lost = True
             return None
         asked = [record for record in run.story.fresh if isinstance(record, Asked)]
@@ -306,7 +306,7 @@ class Drive:
         if story.find(Armed, DEADLINE) is None:
             story.add(Armed(DEADLINE, item.deadline))
 
-    async def _armed(self, last: Outcome) -> bool:
+    async def _armed(self) -> bool:
         """Arm the timers that are about to be recorded: whoever ends in between has at worst one
         armed too many."""
         first_ms = self._host.server_ms() + again_ms(0)
@@ -320,11 +320,17 @@ class Drive:
         if self._is_unlisted() and not await self._arm(listed(self._host.server_ms())):
             await self._activation.pause()
             return False
-        address, command = self._activation.address, command_of(self._flow, self._item)
-        if not await arm_burial(self._host, address, self.key, last, command):
-            await self._activation.pause()
-            return False
         return self._activation.live
+
+    async def _buries(self, last: Outcome) -> bool:
+        """Whether the copy of what is about to be recorded is seen to, if it will need one."""
+        if not has_burial(last):
+            return True
+        address, command = self._activation.address, command_of(self._flow, self._item)
+        if await arm_burial(self._host, address, self.key, self._folded.sequence, command):
+            return self._activation.live
+        await self._activation.pause()
+        return False
 
     def _is_unlisted(self) -> bool:
         """Whether it is about to wait, and nothing that is armed would tell of it."""

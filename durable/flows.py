@@ -45,7 +45,7 @@ from ..streams.token import ASK, BadToken, Body
 from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
-from .deadletter import bury_flow
+from .deadletter import bury_flow, copy_flow
 from .defect import described
 from .flow import DEADLINE, Drive, begun_by, command_of, ended_by, given_up
 from .folded import Folded
@@ -56,7 +56,7 @@ from .pages import Absent
 from .paging import load
 from .plan import Plan, Unencodable, defect_error
 from .scheduling import tell_next
-from .timers import Timing, arm, arm_burial, is_over, listed
+from .timers import Timing, arm, arm_burial, has_burial, is_over, listed
 from .waker import BURIAL, OPEN, AnswerCame, Cancel, Resume, Retry, TimerFired, Waker
 
 if TYPE_CHECKING:
@@ -264,7 +264,13 @@ class Flows:
 
     async def _bury(self, folded: Folded, item: Item, fired: TimerFired) -> None:
         """A flow was to end as a dead letter: see that this has its copy, now or later."""
-        if await self._activation.fresh(folded) and await bury_flow(self._activation, fired):
+        if fired.flow in folded.flows:  # a slow owner's commit may be on its way, which then fails
+            settled = await self._store(folded, begun_by(item, None))
+        else:
+            settled = await self._activation.fresh(folded) and await bury_flow(
+                self._activation, folded, fired
+            )
+        if settled:
             self._done(folded, item)
 
     async def _fired_for_nobody(self, folded: Folded, item: Item, fired: TimerFired) -> None:
@@ -384,9 +390,8 @@ class Flows:
         if drive.ended is None:
             self._waits(folded, key, item)
         else:
-            if await self._ended(folded, item, *drive.ended, drive.opened):
-                dead = drive.ended[0].dead is not None
-                self._forget(key, drive.records, was_parked=drive.was_parked, dead=dead)
+            self._forget(key, drive.records, was_parked=drive.was_parked)
+            await self._ended(folded, item, *drive.ended, drive.opened)
         self._activation.execution.saving.after_commit(folded)
         self._let_go(folded)
 
@@ -400,13 +405,9 @@ class Flows:
         else:
             self._answer(item, error)
 
-    def _forget(
-        self, key: str, records: Iterable[Record], *, was_parked: bool, dead: bool
-    ) -> None:
+    def _forget(self, key: str, records: Iterable[Record], *, was_parked: bool) -> None:
         """It has ended: nobody waits for its timers."""
         armed = Timing(records).armed(was_parked=was_parked)
-        if dead:
-            armed.append(Armed(BURIAL, 0))
         self._activation.host.forgetting.add(self._activation.address, key, armed)
 
     def _forget_asks(self, key: str, woken: Iterable[Record]) -> None:
@@ -431,17 +432,19 @@ class Flows:
         final: Outcome,
         sequence: int,
         flow: OpenFlow | None = None,
-    ) -> bool:
-        """It has its outcome. `flow`: as it was before this turn, if it was open. Whether its dead
-        letter has its copy, or needs none: else the timer of its burial sees to that."""
-        execution, buried = self._activation.execution, True
-        if final.dead is not None:
-            began = command_of(flow, item)
-            buried = await execution.copy_dead(msgspec.structs.replace(final, command=began))
-            if not self._activation.live:
-                return False
+    ) -> None:
+        """It has its outcome. `flow`: as it was before this turn, if it was open."""
+        execution = self._activation.execution
+        buried = final.dead is None or await copy_flow(
+            self._activation, final, command_of(flow, item)
+        )
+        if not self._activation.live:
+            return
         answer = outcome_answer(final, sequence, folded.version)
-        execution.remember(final, answer)
+        if buried or has_burial(
+            final
+        ):  # else its tell comes again, and isn't to be answered by this
+            execution.remember(final, answer)
         if flow is not None and flow.asker is not None:
             self._push(flow.asker, answer)
         host, address = self._activation.host, self._activation.address
@@ -450,15 +453,14 @@ class Flows:
             counts.decided(item.way, final)
             took_s = asyncio.get_running_loop().time() - item.since
             spans.decided(host.tracer, address, item, final, took_s)
-            execution.finish(item, answer, final.name, ack=buried)
-            return buried
+            execution.finish(item, answer, final.name, ack=buried or has_burial(final))
+            return
         counts.decided("flow", final)
         if flow is not None:
             spans.ended(host.tracer, address, flow, final, host.server_ms())
         self._activation.reading.settled(final.name, final.payload_hash, answer)
         if item is not None:
             self._done(folded, item, flow)
-        return buried
 
     def _done(self, folded: Folded, item: Item, flow: OpenFlow | None = None) -> None:
         """What woke a flow, if it is open, is recorded."""
@@ -520,7 +522,7 @@ class Flows:
         host, address = self._activation.host, self._activation.address
         await tell_next(host, address, key)
         final = ended_by(key, flow, FlowCancelled(why))
-        if not await arm_burial(host, address, key, final, flow.command):
+        if not await arm_burial(host, address, key, folded.sequence, flow.command):
             await self._activation.pause()
             return
         own: list[Outcome] = []
@@ -528,8 +530,9 @@ class Flows:
             own = [begun_by(item, FlowPart(key, tuple(woken)))]
         plan = Plan(outcomes=[*own, final], state=folded.state)
         sequence = await self._activation.execution.store(folded, plan)
-        if sequence is not None and await self._ended(folded, item, final, sequence, flow):
-            self._forget(key, flow.records, was_parked=flow.was_parked, dead=True)
+        if sequence is not None:
+            self._forget(key, flow.records, was_parked=flow.was_parked)
+            await self._ended(folded, item, final, sequence, flow)
 
     async def _park(
         self,

@@ -35,7 +35,9 @@ BURIAL_MS = 30_000
 two, or the copies' stream took none."""
 
 COMMAND_BYTES = 65_536
-"""Of a command at most, for its dead letter's copy to have it in that case."""
+WRAPPED_BYTES = 512
+"""Of a command at most, for its dead letter's copy to have it in that case; and what is around it
+in the tell of a timer, which is bounded like any other."""
 
 FORGOTTEN = 4096
 """Timers that wait to be forgotten, at most, in one runner; more of them just fire for nobody."""
@@ -46,36 +48,35 @@ def listed(now_ms: int) -> Armed:
     return Armed(OPEN, now_ms + LISTED_MS)
 
 
-def burial(now_ms: int) -> Armed:
-    """What a flow arms before it ends as a dead letter, and anew while that has no copy."""
-    return Armed(BURIAL, now_ms + BURIAL_MS)
-
-
-async def arm(
-    host: Host,
-    address: Address,
-    flow: str,
-    armed: Armed,
-    command: Raw | UnsetType = UNSET,
-) -> bool:
+async def arm(host: Host, address: Address, flow: str, armed: Armed) -> bool:
     """Set a timer of a flow; whether that was confirmed."""
     timer = timer_token(flow, armed)
-    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms, command))
+    data = msgspec.json.encode(TimerFired(flow, armed.name, armed.due_ms))
     return await host.session.schedules.arm(address, timer, armed.due_ms, data)
 
 
-async def arm_burial(
-    host: Host, address: Address, flow: str, final: Outcome, command: Raw | UnsetType
-) -> bool:
-    """Before a flow ends so: see to it that a dead letter gets its copy; whether that is settled.
+def has_burial(final: Outcome) -> bool:
+    """Whether a flow's outcome is a dead letter that has a burial. One in the commit with which
+    its flow began has none: its tell isn't acknowledged before, and comes again."""
+    return final.dead is not None and final.flow is not None
 
-    One in the commit that its tell is acknowledged by needs no timer: the tell comes again.
-    """
-    if final.dead is None or final.at is not None:
-        return True
-    if isinstance(command, Raw) and len(command) > COMMAND_BYTES:
+
+async def arm_burial(
+    host: Host, address: Address, flow: str, after: int, command: Raw | UnsetType
+) -> bool:
+    """Before a flow ends as a dead letter: see to it that this gets its copy, whoever dies;
+    whether that was confirmed. `after`: the log's sequence before that."""
+    most = min(COMMAND_BYTES, host.settings.max_payload_bytes - WRAPPED_BYTES)
+    if isinstance(command, Raw) and len(command) > most:
         command = UNSET
-    return await arm(host, address, flow, burial(host.server_ms()), command)
+    due_ms = host.server_ms() + BURIAL_MS
+    data = msgspec.json.encode(TimerFired(flow, BURIAL, due_ms, command, after))
+    return await host.session.schedules.arm(address, burial_token(flow), due_ms, data)
+
+
+def burial_token(flow: str) -> str:
+    """The name of a burial's timer."""
+    return timer_token(flow, Armed(BURIAL, 0))
 
 
 def is_over(folded: Folded, fired: TimerFired) -> bool:

@@ -62,6 +62,8 @@ class TimerFired(
     due_ms: int
     command: Raw | UnsetType = UNSET
     """Of a burial: what began the flow."""
+    after: int = 0
+    """Of a burial: the sequence that the entity's log had before the verdict."""
 
 
 def timer_token(flow: str, armed: Armed) -> str:

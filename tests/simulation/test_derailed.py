@@ -41,7 +41,6 @@ CAUGHT = {
     "an_exclusive_flow_lets_others_in": (0, "let in"),
     "what_a_flow_emits_is_not_in_memory": (0, "a line saw another state"),
     "a_cancellation_is_answered_and_forgotten": (2, "answered before it was recorded"),
-    "a_dead_letter_is_copied_after_the_commit_or_never": (73, "no copy of a dead letter"),
     "a_cancelled_flow_goes_on": (0, "cancelled and not ended so, or the other way round"),
     "what_was_done_first_is_undone_first": (1, "undone otherwise"),
     "a_cancelled_flow_is_not_undone": (0, "undone otherwise"),
@@ -51,6 +50,7 @@ CAUGHT = {
         21,
         "cancelled and not ended so, or the other way round",
     ),
+    "a_dead_letter_is_copied_after_the_commit_or_never": (73, "no copy of a dead letter"),
 }
 """The first seed that caught it when this was written, and the rule."""
 
