@@ -138,7 +138,7 @@ def tag_of(payload: Raw) -> str:
     """The `type` of a command's JSON; empty if it has none."""
     try:
         return msgspec.json.decode(payload, type=_Tagged).type
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return ""
 
 

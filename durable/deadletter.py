@@ -11,11 +11,12 @@ import logging
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.errors import ClusterError, MalformedMessage
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
-from ..streams.codec import raw_hash
+from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At, Damaged, Dead, Outcome, unseal
 from ..streams.port import Delivery, Unreachable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("perdure.deadletter")
 
+COPIED = 16
+"""Verdicts on one entity's flows, at most, that aren't copied again by a burial that came late."""
 LOOKED_AT = 500
 """Messages of the log, at most, among which a flow's verdict is looked for: it is the next one
 after its burial was armed, unless others wrote meanwhile."""
@@ -65,11 +68,16 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
 
 
 async def copy_flow(
-    activation: Activation, final: Outcome, command: msgspec.Raw | msgspec.UnsetType
+    activation: Activation, sequence: int, final: Outcome, command: Raw | UnsetType
 ) -> bool:
-    """Copy a flow's dead letter; whether that is stored. Then it needs no burial any more."""
-    if not await activation.execution.copy_dead(msgspec.structs.replace(final, command=command)):
+    """Copy a flow's dead letter, recorded at that sequence, with the command that began it if
+    there is room for it; whether that is stored. Then it needs no burial any more."""
+    copy = msgspec.structs.replace(final, command=command)
+    if isinstance(command, Raw) and len(msgspec.json.encode(copy)) > activation.host.most_bytes:
+        copy = msgspec.structs.replace(final, command=UNSET)
+    if not await activation.execution.copy_dead(copy):
         return False
+    activation.flows.copied.append(sequence)
     if has_burial(final):
         timer = burial_token(final.name)
         await activation.host.session.schedules.disarm(activation.address, timer)
@@ -80,7 +88,7 @@ async def bury_flow(activation: Activation, folded: Folded, fired: TimerFired) -
     """See that a flow's dead letter has its copy, now or when the timer of its burial fires again;
     whether that is settled. Whoever brought it to its end ended before the copy was made."""
     try:
-        outcome = await _verdict(activation, folded, fired)
+        found = await _verdict(activation, folded, fired)
     except Unreachable:
         await activation.pause()
         return False
@@ -89,26 +97,41 @@ async def bury_flow(activation: Activation, folded: Folded, fired: TimerFired) -
         return False
     if not activation.live:
         return False
-    if outcome is not None:
-        copy = msgspec.structs.replace(outcome, command=fired.command)
-        if not await activation.execution.copy_dead(copy) and activation.live:
+    if found is not None and found[0] not in activation.flows.copied:
+        sequence, outcome = found
+        command = _checked(activation.host, fired.command, outcome)
+        if not await copy_flow(activation, sequence, outcome, command) and activation.live:
             host, address = activation.host, activation.address
-            if not await arm_burial(host, address, fired.flow, fired.after, fired.command):
+            if not await arm_burial(host, address, fired.flow, fired.after, command):
                 await activation.pause()
                 return False
     return activation.live
 
 
-async def _verdict(activation: Activation, folded: Folded, fired: TimerFired) -> Outcome | None:
-    """The dead letter that a burial was armed for: in one of the commits that came next, if at
-    all. Raises Unreachable, Damaged."""
+def _checked(host: Host, command: Raw | UnsetType, outcome: Outcome) -> Raw | UnsetType:
+    """The command, if it is what began the flow: anybody can say that a timer has fired."""
+    if not isinstance(command, Raw):
+        return UNSET
+    entity, limit = host.entity, host.settings.max_payload_bytes
+    try:
+        given = decode(entity.messages, bytes(command), limit=limit, what=entity.name)
+        return command if payload_hash(given) == outcome.payload_hash else UNSET
+    except Undecodable:
+        return UNSET
+
+
+async def _verdict(
+    activation: Activation, folded: Folded, fired: TimerFired
+) -> tuple[int, Outcome] | None:
+    """The dead letter that a burial was armed for, and its sequence: in one of the commits that
+    came next, if at all. Raises Unreachable, Damaged."""
     read = 0
     log, address = activation.host.session.log, activation.address
     async for stored in log.read(address, after=fired.after, upto=folded.sequence):
         commit = unseal(stored)
         for outcome in () if commit is None else commit.outcomes:
-            if outcome.name == fired.flow and outcome.dead is not None:
-                return outcome
+            if outcome.name == fired.flow and has_burial(outcome):
+                return stored.sequence, outcome
         read += 1
         if read == LOOKED_AT:
             break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -45,7 +45,7 @@ from ..streams.token import ASK, BadToken, Body
 from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
-from .deadletter import bury_flow, copy_flow
+from .deadletter import COPIED, bury_flow, copy_flow
 from .defect import described
 from .flow import DEADLINE, Drive, begun_by, command_of, ended_by, given_up
 from .folded import Folded
@@ -81,6 +81,8 @@ class Flows:
         self._activation = activation
         self.held: list[Item] = []
         """Tells that wait while a flow has the entity for itself."""
+        self.copied: deque[int] = deque(maxlen=COPIED)
+        """Sequences of the last verdicts on flows whose copies are stored."""
         self._attempts: dict[str, int] = {}  # turns in a row that failed, by flow
         self._stored: OrderedDict[str, None] = OrderedDict()  # asks that are in the stream
 
@@ -265,12 +267,10 @@ class Flows:
     async def _bury(self, folded: Folded, item: Item, fired: TimerFired) -> None:
         """A flow was to end as a dead letter: see that this has its copy, now or later."""
         if fired.flow in folded.flows:  # a slow owner's commit may be on its way, which then fails
-            settled = await self._store(folded, begun_by(item, None))
+            known = await self._store(folded, begun_by(item, None))
         else:
-            settled = await self._activation.fresh(folded) and await bury_flow(
-                self._activation, folded, fired
-            )
-        if settled:
+            known = await self._activation.fresh(folded)
+        if known and await bury_flow(self._activation, folded, fired):
             self._done(folded, item)
 
     async def _fired_for_nobody(self, folded: Folded, item: Item, fired: TimerFired) -> None:
@@ -436,7 +436,7 @@ class Flows:
         """It has its outcome. `flow`: as it was before this turn, if it was open."""
         execution = self._activation.execution
         buried = final.dead is None or await copy_flow(
-            self._activation, final, command_of(flow, item)
+            self._activation, sequence, final, command_of(flow, item)
         )
         if not self._activation.live:
             return

@@ -7,10 +7,10 @@ any other tell.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from ..entities.record import Armed
 from ..streams.asks import NULL, Answer
@@ -62,7 +62,7 @@ class TimerFired(
     due_ms: int
     command: Raw | UnsetType = UNSET
     """Of a burial: what began the flow."""
-    after: int = 0
+    after: Annotated[int, Meta(ge=0)] = 0
     """Of a burial: the sequence that the entity's log had before the verdict."""
 
 

@@ -30,6 +30,7 @@ from perdure.streams.jetstream.direct import Record
 from perdure.streams.memory.ports import MemoryDeadLetters
 
 from .case import Case, Denied, Note, Noted, Open, Read, decide, evolve
+from .test_parked import publish
 
 Body = Callable[[Flow[Case, Noted], Open], Awaitable[Decision[Noted]]]
 ONCE = Retry(attempts=1)
@@ -240,6 +241,48 @@ async def test_the_dead_letter_of_a_flow_gets_its_copy_whoever_dies(
     (letter,) = [letter_of(Record(1, 0, "perdure.dead.case.c", data, None)) for data in copies]
     assert (letter.command, msgspec.json.decode(letter.payload())["n"]) == ("open", 7)
     assert letter.cause is not None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"after":-5',
+        '"after":0,"command":{"type":"open","n":9}',
+        '"after":0,"command":{"type":"\xff"}',
+        '"after":0,"command":7',
+        '"after":99999999',
+    ],
+)
+async def test_a_burial_that_somebody_made_up_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    async def body(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+        await flow.sleep("a while", 1)
+        await flow.step("t", retry=ONCE).run(panics)
+        return command.accept("")
+
+    copies: list[bytes] = []
+
+    async def put(self: MemoryDeadLetters, address: Address, data: bytes) -> bool:
+        copies.append(data)
+        return True
+
+    monkeypatch.setattr(MemoryDeadLetters, "put", put)
+    forged = f'{{"type":"$fired","flow":"k","timer":"(burial)","due_ms":0,{said}}}'
+    async with kit(body) as cluster:
+        await publish(cluster, forged.encode("latin-1"))
+        await cluster.at(Case, "c").tell(Open(7), key="k")
+        await cluster.advance(2)
+        await publish(cluster, forged.encode("latin-1"))
+        await cluster.quiet()
+        await cluster.crash()
+        await publish(cluster, forged.encode("latin-1"))
+        await cluster.quiet()
+        assert await cluster.at(Case, "c").query(Read()) == ()
+    letters = [letter_of(Record(1, 0, "perdure.dead.case.c", data, None)) for data in copies]
+    flows = [letter for letter in letters if letter.key == "k"]
+    assert {letter.command for letter in flows} <= {"open", ""}
+    assert [msgspec.json.decode(one.payload())["n"] for one in flows if one.command] == [7]
 
 
 async def test_the_dead_letter_of_a_flow_has_the_command_that_began_it(

@@ -438,10 +438,9 @@ async def test_a_denial_of_what_was_given_up_is_forgotten_with_it() -> None:
 
 async def test_what_was_given_up_is_bounded() -> None:
     replies = Replies("_INBOX.x", 1.0)
-    begin = asyncio.get_running_loop().time()
     for number in range(GIVEN_UP + 1):
         replies.ack(f"log.{number}")
-    replies.sweep(begin + 1.1)
+    replies.sweep(asyncio.get_running_loop().time() + 1.1)
     for number, certain in ((0, True), (1, False)):
         _, one = replies.ack(f"log.{number}")
         replies.deny(f"log.{number}")
