@@ -30,7 +30,7 @@ from perdure.streams.jetstream.direct import Record
 from perdure.streams.memory.ports import MemoryDeadLetters
 
 from .case import Case, Denied, Note, Noted, Open, Read, decide, evolve
-from .test_parked import publish
+from .test_flows import publish
 
 Body = Callable[[Flow[Case, Noted], Open], Awaitable[Decision[Noted]]]
 ONCE = Retry(attempts=1)
