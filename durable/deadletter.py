@@ -77,7 +77,7 @@ async def copy_flow(
         copy = msgspec.structs.replace(final, command=UNSET)
     if not await activation.execution.copy_dead(copy):
         return False
-    activation.flows.copied.append(sequence)
+    activation.flows.copied = (*activation.flows.copied, sequence)[-COPIED:]
     if has_burial(final):
         timer = burial_token(final.name)
         await activation.host.session.schedules.disarm(activation.address, timer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -45,7 +45,7 @@ from ..streams.token import ASK, BadToken, Body
 from . import spans
 from .answers import FLOW, outcome_answer
 from .asking import again_ms
-from .deadletter import COPIED, bury_flow, copy_flow
+from .deadletter import bury_flow, copy_flow
 from .defect import described
 from .flow import DEADLINE, Drive, begun_by, command_of, ended_by, given_up
 from .folded import Folded
@@ -81,7 +81,7 @@ class Flows:
         self._activation = activation
         self.held: list[Item] = []
         """Tells that wait while a flow has the entity for itself."""
-        self.copied: deque[int] = deque(maxlen=COPIED)
+        self.copied: tuple[int, ...] = ()
         """Sequences of the last verdicts on flows whose copies are stored."""
         self._attempts: dict[str, int] = {}  # turns in a row that failed, by flow
         self._stored: OrderedDict[str, None] = OrderedDict()  # asks that are in the stream
