@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ..entities.errors import ClusterError, MalformedMessage
+from ..entities.record import Armed
 from ..entities.tagged import to_wire
 from ..streams.asks import raw
 from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
@@ -22,7 +23,8 @@ from ..streams.commit import At, Damaged, Dead, Outcome, unseal
 from ..streams.port import Delivery, Unreachable
 from .host import Host
 from .plan import DEAD_BYTES, kept
-from .timers import arm_burial, burial_token, has_burial
+from .timers import arm_burial, has_burial
+from .waker import BURIAL
 
 if TYPE_CHECKING:
     from .activation import Activation
@@ -79,8 +81,8 @@ async def copy_flow(
         return False
     activation.flows.copied = (*activation.flows.copied, sequence)[-COPIED:]
     if has_burial(final):
-        timer = burial_token(final.name)
-        await activation.host.session.schedules.disarm(activation.address, timer)
+        # Not awaited: many at once keep the server from arming others, and the entity is held.
+        activation.host.forgetting.add(activation.address, final.name, [Armed(BURIAL, 0)])
     return True
 
 

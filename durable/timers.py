@@ -71,12 +71,8 @@ async def arm_burial(
         command = UNSET
     due_ms = host.server_ms() + BURIAL_MS
     data = msgspec.json.encode(TimerFired(flow, BURIAL, due_ms, command, after))
-    return await host.session.schedules.arm(address, burial_token(flow), due_ms, data)
-
-
-def burial_token(flow: str) -> str:
-    """The name of a burial's timer."""
-    return timer_token(flow, Armed(BURIAL, 0))
+    timer = timer_token(flow, Armed(BURIAL, due_ms))
+    return await host.session.schedules.arm(address, timer, due_ms, data)
 
 
 def is_over(folded: Folded, fired: TimerFired) -> bool:
