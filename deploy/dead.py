@@ -31,9 +31,6 @@ from ..streams.subjects import Subjects, escape, unescape
 LARGEST = 1 << 30
 """No limit of our own for what the server stored: it has one."""
 
-NEVER = datetime.fromtimestamp(0, UTC)
-"""The time of a letter that nobody looks at."""
-
 _outcomes = msgspec.json.Decoder(Outcome)
 
 
@@ -59,14 +56,7 @@ class Letter:
     @property
     def cause(self) -> str | None:
         """What names it: the place of its tell, or the flow that ended without an outcome."""
-        if self.outcome is None:
-            return None
-        if self.outcome.at is not None:
-            return cause_of(self.outcome.at, self.outcome.payload_hash)
-        name = self.outcome.name
-        if self.id is None or name.startswith(CAUSE):
-            return name if name.startswith(CAUSE) else None
-        return cause_of_flow(self.entity, self.id, self.outcome)
+        return None if self.outcome is None else cause_in(self.entity, self.id, self.outcome)
 
     @property
     def name(self) -> str:
@@ -127,9 +117,15 @@ class Letter:
         return payload
 
 
-def cause_of_flow(entity: str, id: str, outcome: Outcome) -> str:
-    """The name of a flow's dead letter, which no tell's place names: by what its copy and its
-    verdict have in common. A key may begin another flow once it is forgotten."""
+def cause_in(entity: str, id: str | None, outcome: Outcome) -> str | None:
+    """The name of a dead letter. That of a flow, which no tell's place names, is made of what its
+    copy and its verdict have in common: a key may begin another flow once it is forgotten."""
+    if outcome.at is not None:
+        return cause_of(outcome.at, outcome.payload_hash)
+    if outcome.name.startswith(CAUSE):
+        return outcome.name
+    if id is None:
+        return None
     said = (entity, id, outcome.name, outcome.payload_hash, outcome.birth, outcome.request)
     return CAUSE + digest(msgspec.json.encode(said))
 
@@ -226,8 +222,9 @@ def letter_of(record: Record) -> Letter:
 def named_by(subject: str, data: bytes) -> tuple[str, str] | None:
     """The id and the cause of a copy; None if its verdict can be in no log."""
     *_, entity, token = subject.split(".")
-    letter = Letter(0, NEVER, entity, _id(token), _outcome(data))
-    return None if letter.id is None or letter.cause is None else (letter.id, letter.cause)
+    id, outcome = _id(token), _outcome(data)
+    cause = None if outcome is None else cause_in(entity, id, outcome)
+    return None if id is None or cause is None else (id, cause)
 
 
 def _outcome(data: bytes) -> Outcome | None:

@@ -20,10 +20,10 @@ LEG_S = 0.15
 """How long one way is counted, in seconds: hundreds of commits even where each is fsynced."""
 LEGS = 4
 """Of each way before a verdict."""
-CLEAR = 1.5
 CLEAR_LEGS = 2
-"""After so many of each way already, where each of one brought so many times what any of the
-other did."""
+"""Of each way where one is clearly the faster."""
+CLEAR = 1.5
+"""It is if each of its legs brought so many times what any of the other did."""
 PENALTY = 0.9
 """Batches are kept if they bring at least so much of what single appends do."""
 GAP_S = 1.0

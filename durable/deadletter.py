@@ -24,12 +24,11 @@ from ..streams.port import Delivery, Unreachable
 from .host import Host
 from .plan import DEAD_BYTES, kept
 from .timers import arm_burial, has_burial
-from .waker import BURIAL
+from .waker import BURIAL, TimerFired
 
 if TYPE_CHECKING:
     from .activation import Activation
     from .folded import Folded
-    from .waker import TimerFired
 
 logger: logging.Logger = logging.getLogger("perdure.deadletter")
 

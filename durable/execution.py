@@ -257,8 +257,8 @@ class Execution:
         self._activation.log_item("ledger.hit", item)
         self._host.counts.answered(item.way, "repeat")
         outcome = found.outcome
-        copied = item.way == "ask" or outcome.dead is None or has_burial(outcome)
-        buried = copied or await self.copy_dead(outcome)
+        owed = item.way == "tell" and outcome.dead is not None and not has_burial(outcome)
+        buried = not owed or await self.copy_dead(outcome)
         if self._activation.live:
             answer = outcome_answer(outcome, sequence, found.version)
             self.finish(item, answer, outcome.name, ack=buried)

@@ -280,14 +280,13 @@ class Flows:
         frozen, whose commit is on its way. It would wait for what has come already. So unless it
         is over this is recorded: then no such commit fits the log any more.
         """
-        activation = self._activation
         try:
             over = is_over(folded, fired)
         except Absent as absent:
-            await load(activation, folded, absent)
+            await load(self._activation, folded, absent)
             return
         if over:
-            recorded = await activation.fresh(folded)
+            recorded = await self._activation.fresh(folded)
         else:
             recorded = await self._store(folded, begun_by(item, None))
         if recorded:
@@ -441,9 +440,8 @@ class Flows:
         if not self._activation.live:
             return
         answer = outcome_answer(final, sequence, folded.version)
-        if buried or has_burial(
-            final
-        ):  # else its tell comes again, and isn't to be answered by this
+        settled = buried or has_burial(final)
+        if settled:  # else its tell comes again, to be copied
             execution.remember(final, answer)
         if flow is not None and flow.asker is not None:
             self._push(flow.asker, answer)
@@ -453,7 +451,7 @@ class Flows:
             counts.decided(item.way, final)
             took_s = asyncio.get_running_loop().time() - item.since
             spans.decided(host.tracer, address, item, final, took_s)
-            execution.finish(item, answer, final.name, ack=buried or has_burial(final))
+            execution.finish(item, answer, final.name, ack=settled)
             return
         counts.decided("flow", final)
         if flow is not None:

@@ -110,6 +110,8 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
     def keeps_another(self, name: str, nonce: str, value: Raw) -> bool:
         """Whether it is parked with another value for that deferred, which may yet be dropped: no
         turn has come to its end with it."""
+        if self.parked is None:
+            return False
         ours, kept = False, None
         for record in self.records:
             match record:
@@ -123,7 +125,7 @@ class OpenFlow(msgspec.Struct, array_like=True, eq=False):
                     kept = None
                 case _:
                     pass
-        return self.parked is not None and ours and kept is not None and not _same(kept, value)
+        return ours and kept is not None and not _same(kept, value)
 
     def asked(self, name: str) -> Asked | None:
         """What another entity is asked, if it hasn't answered."""

@@ -35,9 +35,9 @@ BURIAL_MS = 30_000
 two, or the copies' stream took none."""
 
 COMMAND_BYTES = 65_536
+"""Of a command at most, for its dead letter's copy to have it in that case."""
 WRAPPED_BYTES = 512
-"""Of a command at most, for its dead letter's copy to have it in that case; and what is around it
-in the tell of a timer, which is bounded like any other."""
+"""What is around it in the tell of a timer, which is bounded like any other. Generous."""
 
 FORGOTTEN = 4096
 """Timers that wait to be forgotten, at most, in one runner; more of them just fire for nobody."""

@@ -81,7 +81,8 @@ def resume(
         try:
             await wake(caller, address, body.flow, payload)
         except MalformedMessage as error:
-            raise Advised(error, _step(error, address, body)) from None
+            kept = (error.cause or "").startswith(KEPT)
+            raise Advised(error, _judged(address, body) if kept else _step(error)) from None
         now = await _now(caller, address, body.flow, before)
         told = _told(now, before, address, body)
         if now is None:
@@ -144,17 +145,18 @@ def _from_stdin() -> str:
     return text.strip()
 
 
-def _step(
-    error: MalformedMessage, address: Address | None = None, token: Body | None = None
-) -> str:
-    """What to do about a refused token or value; the flow's, where the token could be read."""
+def _judged(address: Address, token: Body) -> str:
+    """How to find out which value counts that a parked flow was given."""
+    where = f"{address.entity} {quoted(address.id)} {quoted(token.flow)}"
+    return (
+        f"see it: perdure flows show {where}; mend its code, and perdure flows retry {where} "
+        "tells whether that value counts"
+    )
+
+
+def _step(error: MalformedMessage) -> str:
+    """What to do about a refused token or value."""
     cause = error.cause or ""
-    if cause.startswith(KEPT) and address is not None and token is not None:
-        where = f"{address.entity} {quoted(address.id)} {quoted(token.flow)}"
-        return (
-            f"see it: perdure flows show {where}; mend its code, and perdure flows retry {where} "
-            "tells whether that value counts"
-        )
     if "expired" in cause:
         return "nobody can use it any more: see what the flow does now: perdure suspended TYPE"
     if "resume token" in cause:
