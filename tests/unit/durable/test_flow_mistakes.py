@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -25,7 +25,9 @@ from perdure import (
 )
 from perdure.deploy.dead import letter_of
 from perdure.durable.testing import TestCluster
+from perdure.durable.timers import Forgetting
 from perdure.entities.address import Address
+from perdure.entities.record import Armed
 from perdure.streams.jetstream.direct import Record
 from perdure.streams.memory.ports import MemoryDeadLetters
 
@@ -199,6 +201,25 @@ async def test_what_a_step_refers_to_leaves_memory_with_its_flow() -> None:
         assert [ref() for ref in left] == [None]
 
 
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The copies of dead letters, as they are stored."""
+    stored: list[bytes] = []
+
+    async def put(self: MemoryDeadLetters, address: Address, data: bytes) -> bool:
+        stored.append(data)
+        return True
+
+    monkeypatch.setattr(MemoryDeadLetters, "put", put)
+    return stored
+
+
+async def breaks_later(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
+    await flow.sleep("a while", 1)
+    await flow.step("t", retry=ONCE).run(panics)
+    return command.accept("")
+
+
 @pytest.mark.parametrize("how", ["its owner dies", "none is taken", "none is taken at first"])
 async def test_the_dead_letter_of_a_flow_gets_its_copy_whoever_dies(
     monkeypatch: pytest.MonkeyPatch, how: str
@@ -254,22 +275,10 @@ async def test_the_dead_letter_of_a_flow_gets_its_copy_whoever_dies(
     ],
 )
 async def test_a_burial_that_somebody_made_up_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, said: str
+    copies: list[bytes], said: str
 ) -> None:
-    async def body(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
-        await flow.sleep("a while", 1)
-        await flow.step("t", retry=ONCE).run(panics)
-        return command.accept("")
-
-    copies: list[bytes] = []
-
-    async def put(self: MemoryDeadLetters, address: Address, data: bytes) -> bool:
-        copies.append(data)
-        return True
-
-    monkeypatch.setattr(MemoryDeadLetters, "put", put)
     forged = f'{{"type":"$fired","flow":"k","timer":"(burial)","due_ms":0,{said}}}'
-    async with kit(body) as cluster:
+    async with kit(breaks_later) as cluster:
         await publish(cluster, forged.encode("latin-1"))
         await cluster.at(Case, "c").tell(Open(7), key="k")
         await cluster.advance(2)
@@ -285,8 +294,21 @@ async def test_a_burial_that_somebody_made_up_changes_nothing(
     assert [msgspec.json.decode(one.payload())["n"] for one in flows if one.command] == [7]
 
 
+async def test_a_burial_that_comes_late_makes_no_second_copy(
+    copies: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(self: Forgetting, address: Address, flow: str, armed: Iterable[Armed]) -> None:
+        """Nothing is disarmed, as where the server has no time for that."""
+
+    monkeypatch.setattr(Forgetting, "add", add)
+    async with kit(breaks_later) as cluster:
+        await cluster.at(Case, "c").tell(Open(7))
+        await cluster.advance(200)
+    assert len(copies) == 1
+
+
 async def test_the_dead_letter_of_a_flow_has_the_command_that_began_it(
-    monkeypatch: pytest.MonkeyPatch,
+    copies: list[bytes],
 ) -> None:
     async def body(flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
         if command.n:
@@ -294,13 +316,6 @@ async def test_the_dead_letter_of_a_flow_has_the_command_that_began_it(
         await flow.step("t", retry=ONCE).run(panics)
         return command.accept("")
 
-    copies: list[bytes] = []
-
-    async def put(self: MemoryDeadLetters, address: Address, data: bytes) -> bool:
-        copies.append(data)
-        return True
-
-    monkeypatch.setattr(MemoryDeadLetters, "put", put)
     async with kit(body) as cluster:
         for n in (0, 1):
             await cluster.at(Case, "c").tell(Open(n))

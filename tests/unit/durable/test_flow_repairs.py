@@ -295,18 +295,23 @@ async def test_an_emit_that_was_removed_while_it_was_parked_is_told() -> None:
         assert shop.done == ["hotel"]
 
 
-async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
-    """The flow was parked for ever, and its token used up."""
+def parked_before(kind: type[object]) -> Body:
+    """A flow that is parked before it comes to wait for a value of that type."""
 
     async def body(shop: Shop, flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
-        answer = flow.deferred("answer", int)
+        answer = flow.deferred("answer", kind)
         await flow.step("send").run(shop.send, answer.token)
         if shop.broken:
             raise ValueError("a bug")
         return command.accept(f"{await answer}")
 
+    return body
+
+
+async def test_a_wrong_value_that_came_while_it_was_parked_is_dropped() -> None:
+    """The flow was parked for ever, and its token used up."""
     shop = Shop()
-    async with kit(shop, body) as cluster:
+    async with kit(shop, parked_before(int)) as cluster:
         assert "a bug" in str(await outcome(cluster))
         await cluster.resume(shop.tokens[0], "seven")
         await cluster.resume(shop.tokens[0], "seven")  # the same one, again
@@ -345,15 +350,8 @@ async def test_a_second_value_changes_nothing_once_the_first_one_counts() -> Non
 
 
 async def test_the_same_value_in_another_spelling_is_no_other_one() -> None:
-    async def body(shop: Shop, flow: Flow[Case, Noted], command: Open) -> Decision[Noted]:
-        answer = flow.deferred("answer", dict[str, int])
-        await flow.step("send").run(shop.send, answer.token)
-        if shop.broken:
-            raise ValueError("a bug")
-        return command.accept(f"{await answer}")
-
     shop = Shop()
-    async with kit(shop, body) as cluster:
+    async with kit(shop, parked_before(dict[str, int])) as cluster:
         await outcome(cluster)
         await cluster.resume(shop.tokens[0], Raw(b'{"a":1,"b":2}'))
         await cluster.resume(shop.tokens[0], Raw(b'{"b": 2, "a": 1}'))
