@@ -37,12 +37,15 @@ class JetStreamConsumer:
         on_lost: Callable[[str], None],
     ) -> None:
         self.name = name
-        self.pull: Pull = Pull(connection, stream, name, self._arrived, self._ended)
+        self.pull: Pull = Pull(
+            connection, stream, name, self._arrived, self._ended, on_given=self._given
+        )
         self._connection = connection
         self._stream = stream
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._lost = False
+        self._last = 0  # the consumer sequence of what arrived last
 
     def grant(self, credit: int) -> None:
         """Allow this many more deliveries than were allowed so far."""
@@ -77,7 +80,17 @@ class JetStreamConsumer:
             self._on_lost(reason)
 
     def _arrived(self, message: Message) -> None:
-        self._on_delivery(delivery_of(message))
+        delivery = delivery_of(message)
+        self._last = delivery.consumer_sequence
+        self._on_delivery(delivery)
+
+    def _given(self, last: int) -> None:
+        """The server has given so many. What was lost on its way, between servers for instance,
+        it would give again after `ack_wait` only, and nothing need ever come behind it."""
+        if last > self._last and not self._lost:
+            logger.info("pull of %s: a delivery got lost", self.name)
+            self._lost = True
+            self._on_lost("gap")
 
 
 def delivery_of(message: Message) -> Delivery:

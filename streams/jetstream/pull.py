@@ -81,6 +81,8 @@ class Pull:
 
     `on_denied` is told if this login may not pull, or not hear what comes. Without it that is only
     logged, and the pull goes on trying: a runner survives a moment of wrong permissions.
+    `on_given` is told now and then how much this consumer has given so far, to whomever: what was
+    sent before that has arrived, or never will.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Pull:
         on_message: Callable[[Message], None],
         on_end: Callable[[str], None],
         on_denied: Callable[[str], None] | None = None,
+        on_given: Callable[[int], None] | None = None,
     ) -> None:
         self.over: bool = False
         self.requests: int = 0
@@ -102,6 +105,7 @@ class Pull:
         self._on_message = on_message
         self._on_end = on_end
         self._on_denied = on_denied
+        self._on_given = on_given
         self._denied = False  # and that was told
         self._credit = Credit()
         self._loop = asyncio.get_running_loop()
@@ -150,8 +154,10 @@ class Pull:
     def _status(self, headers: Mapping[str, str]) -> None:
         status, text = headers.get("Status", ""), headers.get("Description", "")
         match status, text.lower():
-            case "100", _:
-                pass  # a heartbeat
+            case "100", _:  # a heartbeat
+                given = headers.get("Nats-Last-Consumer", "")
+                if self._on_given is not None and given.isascii() and given.isdigit():
+                    self._on_given(int(given))
             case "409", "consumer deleted":
                 self._end("deleted")
             case "409", "server shutdown":

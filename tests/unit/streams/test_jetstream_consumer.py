@@ -373,6 +373,37 @@ async def test_the_only_server_of_a_stream_that_falls_silent_may_be_back_with_le
     await until(lambda: term.lost == ["restarted"])
 
 
+async def test_a_delivery_that_gets_lost_behind_all_others_ends_its_term(
+    session: JetStreamSession, nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes behind it that would show a gap; the server would give it again after 60 s."""
+    monkeypatch.setattr(pull_module, "HEARTBEAT_S", 0.2)
+    await tell(session, 2)
+    term = await Term(session, "g1-s0-t1-aa").begin(3)
+    await until(lambda: len(term.got) == 2)
+    stream = session.subjects.command_stream("account")
+    pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{term.name}"
+    info = f"$JS.API.CONSUMER.INFO.{stream}.{term.name}"
+    other = await plain_client(nats_server)
+    elsewhere = await other.subscribe("elsewhere")
+    await other.publish(pull, b'{"batch":1,"expires":20000000000}', reply="elsewhere")
+    async with asyncio.timeout(20):
+        while b'"num_waiting":2' not in (await session.asks.request(info, b"", timeout_s=5)).data:
+            pass
+    assert term.lost == []
+    await tell(session, 2)  # one as far as credit reaches, and one that we never see
+    assert (await elsewhere.next_msg(timeout=20)).subject.endswith(".a-1")
+    await other.close()
+    term.consumer.grant(5)
+    await until(lambda: term.lost == ["gap"])
+    assert term.sequences == [1, 2, 3]
+    term.consumer.ack(term.got[0].handle)
+    await session.commands.delete("account", term.name)
+    after = await Term(session, "g1-s0-t2-aa").begin(10)
+    await until(lambda: len(after.got) == 4)
+    assert after.sequences == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("status", "text", "lost"),
     [
@@ -382,6 +413,9 @@ async def test_the_only_server_of_a_stream_that_falls_silent_may_be_back_with_le
         ("409", "Batch Completed", []),
         ("408", "Request Timeout", []),
         ("100", "Idle Heartbeat", []),
+        ("100 2", "Idle Heartbeat", []),
+        ("100 3", "Idle Heartbeat", ["gap"]),
+        ("100 many", "Idle Heartbeat", []),
         ("400", "Bad Request", []),
     ],
 )
@@ -391,7 +425,8 @@ async def test_what_each_status_does(
     await tell(session, 4)
     term = await Term(session, "g1-s0-t1-aa").begin(2)
     await until(lambda: len(term.got) == 2)
-    headers = {"Status": status, "Description": text}
+    status, _, given = status.partition(" ")
+    headers = {"Status": status, "Description": text, "Nats-Last-Consumer": given}
     session.asks.send(term.consumer.pull.inbox + ".1", b"", headers=headers)
     term.consumer.grant(2)
     if lost:
