@@ -422,7 +422,9 @@ class Activation:
             self._folded_from_start, self._from_start = self._from_start, False
             self._troubles = 0
             self.vouched = epoch
-            self.execution.forget()  # what was answered on another fold may be in no log any more
+            # What was answered, or copied, on another fold may be in no log any more.
+            self.execution.forget()
+            self.flows.copied = ()
             self.phase = Running(folded)
             host.counts.activated += 1
             self.execution.saving.if_due(folded)

@@ -21,6 +21,7 @@ from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At, Damaged, Dead, Outcome, unseal
 from ..streams.port import Delivery, Unreachable
+from .folded import milliseconds
 from .host import Host
 from .plan import DEAD_BYTES, kept
 from .timers import arm_burial, has_burial
@@ -69,14 +70,19 @@ async def bury_unaddressed(host: Host, delivery: Delivery, at: At, why: str) -> 
 
 
 async def copy_flow(
-    activation: Activation, sequence: int, final: Outcome, command: Raw | UnsetType
+    activation: Activation,
+    sequence: int,
+    final: Outcome,
+    command: Raw | UnsetType,
+    *,
+    tries: int = 2,
 ) -> bool:
     """Copy a flow's dead letter, recorded at that sequence, with the command that began it if
     there is room for it; whether that is stored. Then it needs no burial any more."""
     copy = msgspec.structs.replace(final, command=command)
     if isinstance(command, Raw) and len(msgspec.json.encode(copy)) > activation.host.most_bytes:
         copy = msgspec.structs.replace(final, command=UNSET)
-    if not await activation.execution.copy_dead(copy):
+    if not await activation.execution.copy_dead(copy, tries=tries):
         return False
     activation.flows.copied = (*activation.flows.copied, sequence)[-COPIED:]
     if has_burial(final):
@@ -99,13 +105,24 @@ async def bury_flow(activation: Activation, folded: Folded, fired: TimerFired) -
     if not activation.live:
         return False
     if found is not None and found[0] not in activation.flows.copied:
-        sequence, outcome = found
-        command = _checked(activation.host, fired.command, outcome)
-        if not await copy_flow(activation, sequence, outcome, command) and activation.live:
-            host, address = activation.host, activation.address
-            if not await arm_burial(host, address, fired.flow, fired.after, command):
-                await activation.pause()
-                return False
+        return await _copied_or_armed(activation, fired, *found)
+    return True
+
+
+async def _copied_or_armed(
+    activation: Activation, fired: TimerFired, sequence: int, since_ms: int, outcome: Outcome
+) -> bool:
+    """Copy that verdict, recorded at `since_ms`, or set its timer anew; whether either is done."""
+    host, address = activation.host, activation.address
+    command = _checked(host, fired.command, outcome)
+    copied = await copy_flow(activation, sequence, outcome, command, tries=1)
+    if not copied and activation.live:
+        armed = await arm_burial(
+            host, address, fired.flow, fired.after, command, since_ms=since_ms
+        )
+        if not armed:
+            await activation.pause()
+            return False
     return activation.live
 
 
@@ -119,20 +136,24 @@ def _checked(host: Host, command: Raw | UnsetType, outcome: Outcome) -> Raw | Un
         return command if payload_hash(given) == outcome.payload_hash else UNSET
     except Undecodable:
         return UNSET
+    except Exception:  # user types may do anything; the letter is copied without it
+        logger.exception("a command can't be compared", extra={"action": "deadletter.strange"})
+        return UNSET
 
 
 async def _verdict(
     activation: Activation, folded: Folded, fired: TimerFired
-) -> tuple[int, Outcome] | None:
-    """The dead letter that a burial was armed for, and its sequence: in one of the commits that
-    came next, if at all. Raises Unreachable, Damaged."""
+) -> tuple[int, int, Outcome] | None:
+    """The dead letter that a burial was armed for, after its sequence and when it was recorded, in
+    Unix ms: in one of the commits that came next, if at all. Raises Unreachable, Damaged."""
     read = 0
     log, address = activation.host.session.log, activation.address
     async for stored in log.read(address, after=fired.after, upto=folded.sequence):
         commit = unseal(stored)
-        for outcome in () if commit is None else commit.outcomes:
-            if outcome.name == fired.flow and has_burial(outcome):
-                return stored.sequence, outcome
+        if commit is not None:
+            for outcome in commit.outcomes:
+                if outcome.name == fired.flow and has_burial(outcome):
+                    return stored.sequence, milliseconds(commit.time), outcome
         read += 1
         if read == LOOKED_AT:
             break

@@ -425,17 +425,18 @@ class Execution:
         self._activation.log("append.rejected", level=logging.ERROR)
         await asyncio.sleep(REJECTED_S)
 
-    async def copy_dead(self, outcome: Outcome) -> bool:
+    async def copy_dead(self, outcome: Outcome, *, tries: int = 2) -> bool:
         """The operators' copy; whether it is stored. The verdict itself is in the log.
 
         Without a copy the tell stays un-acked: it is delivered again later, found in the ledger,
         and copied then. A flow that had begun before has a burial for that.
         """
         data = msgspec.json.encode(outcome)
-        for _ in range(2):
+        for tried in range(tries):
+            if tried:
+                await asyncio.sleep(RETRY_S)
             if await self._host.session.dead.put(self._address, data):
                 return True
-            await asyncio.sleep(RETRY_S)
         self._activation.log("deadletter.not_copied", level=logging.ERROR)
         return False
 

@@ -31,8 +31,10 @@ LISTED_MS = 30 * 86_400_000
 a tell a month, and a timer of a flow that has ended lasts no longer."""
 
 BURIAL_MS = 30_000
+BURIAL_MAX_MS = 3_600_000
 """How long, in milliseconds, a flow's dead letter may have no copy: its owner died between the
-two, or the copies' stream took none."""
+two. Where the copies' stream takes none it is tried when that is as long ago again: many that wait
+must not keep their entities, and the timers, busy."""
 
 COMMAND_BYTES = 65_536
 """Of a command at most, for its dead letter's copy to have it in that case."""
@@ -61,15 +63,28 @@ def has_burial(final: Outcome) -> bool:
     return final.dead is not None and final.flow is not None
 
 
+def burial_due_ms(now_ms: int, since_ms: int) -> int:
+    """When a dead letter that was recorded at `since_ms` is to be copied, if it isn't by then."""
+    return now_ms + min(max(now_ms - since_ms, BURIAL_MS), BURIAL_MAX_MS)
+
+
 async def arm_burial(
-    host: Host, address: Address, flow: str, after: int, command: Raw | UnsetType
+    host: Host,
+    address: Address,
+    flow: str,
+    after: int,
+    command: Raw | UnsetType,
+    *,
+    since_ms: int | None = None,
 ) -> bool:
     """Before a flow ends as a dead letter: see to it that this gets its copy, whoever dies;
-    whether that was confirmed. `after`: the log's sequence before that."""
+    whether that was confirmed. `after`: the log's sequence before that; `since_ms`: when it was
+    recorded, if it was."""
     most = min(COMMAND_BYTES, host.settings.max_payload_bytes - WRAPPED_BYTES)
     if isinstance(command, Raw) and len(command) > most:
         command = UNSET
-    due_ms = host.server_ms() + BURIAL_MS
+    now_ms = host.server_ms()
+    due_ms = burial_due_ms(now_ms, now_ms if since_ms is None else since_ms)
     data = msgspec.json.encode(TimerFired(flow, BURIAL, due_ms, command, after))
     timer = timer_token(flow, Armed(BURIAL, due_ms))
     return await host.session.schedules.arm(address, timer, due_ms, data)

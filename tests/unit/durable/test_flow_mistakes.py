@@ -25,7 +25,7 @@ from perdure import (
 )
 from perdure.deploy.dead import letter_of
 from perdure.durable.testing import TestCluster
-from perdure.durable.timers import Forgetting
+from perdure.durable.timers import Forgetting, burial_due_ms
 from perdure.entities.address import Address
 from perdure.entities.record import Armed
 from perdure.streams.jetstream.direct import Record
@@ -255,7 +255,7 @@ async def test_the_dead_letter_of_a_flow_gets_its_copy_whoever_dies(
             advancing.cancel()
             await cluster.crash()
             stuck = False
-        await cluster.advance(200)
+        await cluster.advance(600)  # the later the less often
         while how.endswith("first") and not copies:
             await cluster.crash()  # it is delivered again
             await cluster.quiet()
@@ -324,3 +324,10 @@ async def test_the_dead_letter_of_a_flow_has_the_command_that_began_it(
     letters = [letter_of(Record(1, 0, "perdure.dead.case.c", data, None)) for data in copies]
     assert [letter.command for letter in letters] == ["open", "open"]
     assert [msgspec.json.decode(letter.payload())["n"] for letter in letters[1:]] == [1]
+
+
+def test_a_letter_that_is_not_taken_is_tried_less_and_less_often() -> None:
+    assert burial_due_ms(100_000, 100_000) == 130_000
+    assert burial_due_ms(190_000, 100_000) == 280_000
+    assert burial_due_ms(86_500_000, 100_000) == 90_100_000
+    assert burial_due_ms(100_000, 900_000) == 130_000  # by another clock
