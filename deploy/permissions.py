@@ -268,7 +268,9 @@ def _resizing(subjects: Subjects, entity: str) -> Iterator[Need]:
     yield _api(f"STREAM.UPDATE.{commands}", "resize")
     yield _api(f"STREAM.MSG.GET.{commands}", "find what a resize stored itself")
     yield _api(f"STREAM.MSG.DELETE.{commands}", "remove what a resize stored itself")
-    yield _api(f"CONSUMER.LIST.{commands}", "find terms of runners that are gone")
+    yield _api(f"CONSUMER.NAMES.{commands}", "find terms of runners that are gone")
+    looked = f"CONSUMER.INFO.{commands}"
+    yield _api(f"{looked}.*", "look at terms of runners that are gone", f"{looked}.{PROBE}")
     ended = f"CONSUMER.DELETE.{commands}"
     yield _api(f"{ended}.*", "remove terms of runners that are gone", f"{ended}.{PROBE}")
 
@@ -329,7 +331,8 @@ def _taking(subjects: Subjects, entity: str) -> Iterator[Need]:
         yield _api(f"STREAM.INFO.{name}", "check a stream")
     yield _api(f"STREAM.MSG.GET.{commands}", "read a waiting tell again")
     yield _api(f"STREAM.MSG.DELETE.{commands}", "remove a tell that no consumer finds")
-    yield _api(f"CONSUMER.LIST.{commands}", "find earlier terms")
+    yield _api(f"CONSUMER.NAMES.{commands}", "find earlier terms")
+    yield _api(f"CONSUMER.LIST.{commands}", "see who holds which shard")
     start = f"CONSUMER.CREATE.{commands}."
     probe = f"{start}{PROBE}.{subjects.command(entity, 0, 0, PROBE)}"
     yield _api(f"{start}*.{subjects.command(entity, '*', '*', '*')}", "start a term", probe)

@@ -136,10 +136,13 @@ async def _remove_terms(session: Session, entity: str, now: Sharding) -> None:
 
     A runner that was cut off all the while finds its terms gone, and the next ones refused.
     """
+
+    def is_old(consumer: str) -> bool:
+        term = parse_term(consumer)
+        return term is not None and term.generation < now.generation
+
     try:
-        for info in await session.commands.consumers(entity):
-            term = parse_term(info.name)
-            if term is not None and term.generation < now.generation:
-                await session.commands.delete(entity, info.name)
+        for info in await session.commands.consumers(entity, is_old):
+            await session.commands.delete(entity, info.name)
     except Unreachable as error:
         logger.debug("terms of %s stay: %s", entity, error, extra={"action": "resize.terms_kept"})

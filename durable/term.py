@@ -117,13 +117,12 @@ async def holders(
     session: Session, entity: str, sharding: Sharding, shard: int
 ) -> tuple[ConsumerInfo, ...]:
     """The consumers of one shard. Raises Unreachable."""
-    found = await session.commands.consumers(entity)
-    names = [(info, parse_term(info.name)) for info in found]
-    return tuple(
-        info
-        for info, name in names
-        if name is not None and name.shard == shard and name.generation == sharding.generation
-    )
+
+    def of_shard(consumer: str) -> bool:
+        name = parse_term(consumer)
+        return name is not None and (name.generation, name.shard) == (sharding.generation, shard)
+
+    return tuple(await session.commands.consumers(entity, of_shard))
 
 
 async def is_gone(session: Session, runner: str) -> bool:

@@ -220,8 +220,8 @@ class Commands(Protocol):
         """Store a tell."""
         ...
 
-    async def consumers(self, entity: str) -> list[ConsumerInfo]:
-        """All consumers of the type's command stream. Raises Unreachable."""
+    async def consumers(self, entity: str, of: Callable[[str], bool] = bool) -> list[ConsumerInfo]:
+        """All consumers of the type's command stream, or `of` these names. Raises Unreachable."""
         ...
 
     async def create(

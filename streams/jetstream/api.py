@@ -98,11 +98,11 @@ class ConsumerResponse(Response, frozen=True):
     cluster: Cluster | None = None
 
 
-class ConsumerList(Response, frozen=True):
-    """One page of consumers."""
+class ConsumerNames(Response, frozen=True):
+    """One page of the names of consumers."""
 
     total: int = 0
-    consumers: list[ConsumerResponse] = []
+    consumers: list[str] = []
 
 
 class RawMessage(msgspec.Struct, frozen=True):

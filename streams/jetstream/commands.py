@@ -27,7 +27,7 @@ from ..port import (
 from ..subjects import Sharding, Subjects, escape
 from ..topology import halted_by
 from .api import (
-    ConsumerList,
+    ConsumerNames,
     ConsumerResponse,
     RawMessage,
     Response,
@@ -54,7 +54,9 @@ ELECTION_S = 8.0
 """How long a new consumer may take to have a leader, in seconds, beyond the time for a request:
 servers wait for 4 to 9 seconds until they choose one in the place of another that is gone."""
 ASK_S = 2.0
-"""How long it may take to say whether it is there, until that is asked again, in seconds."""
+"""How long it may take to say whether one is there, until that is asked again, in seconds."""
+AT_ONCE = 64
+"""Consumers that are asked for at once, where many are."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -83,17 +85,36 @@ class JetStreamCommands:
             return await self._nobody(address.entity)
         return answer_of(result.data, stream=stream)
 
-    async def consumers(self, entity: str) -> list[ConsumerInfo]:
-        """All consumers of the type's command stream. Raises Unreachable."""
+    async def consumers(self, entity: str, of: Callable[[str], bool] = bool) -> list[ConsumerInfo]:
+        """All consumers of the type's command stream, or `of` these names. Raises Unreachable.
+
+        Not by the server's list: it asks all of a stream's consumers, those of other shards too,
+        and waits 4 s for each that has no leader, as many have where a server is gone.
+        """
         stream = self._subjects.command_stream(entity)
+        names = [name for name in await self._names(stream) if of(name)]
         found: list[ConsumerInfo] = []
+        for begin in range(0, len(names), AT_ONCE):
+            some = (self._described(stream, name) for name in names[begin : begin + AT_ONCE])
+            found += [one for one in await asyncio.gather(*some) if one is not None]
+        return found
+
+    async def _names(self, stream: str) -> list[str]:
+        names: list[str] = []
         while True:
             page = await self._call(
-                f"CONSUMER.LIST.{stream}", {"offset": len(found)}, ConsumerList, NO_STREAM
+                f"CONSUMER.NAMES.{stream}", {"offset": len(names)}, ConsumerNames, NO_STREAM
             )
-            found.extend(described(consumer) for consumer in page.consumers)
-            if not page.consumers or len(found) >= page.total:
-                return found
+            names += page.consumers
+            if not page.consumers or len(names) >= page.total:
+                return names
+
+    async def _described(self, stream: str, name: str) -> ConsumerInfo | None:
+        try:
+            found = await info(self._connection, stream, name, ASK_S)
+        except Incompatible as error:
+            raise Unreachable(str(error)) from None
+        return None if found is None else described(found)
 
     async def create(
         self,

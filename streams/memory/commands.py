@@ -112,11 +112,12 @@ class MemoryCommands:
         except Unreachable as error:
             return NoAck(str(error))
 
-    async def consumers(self, entity: str) -> list[ConsumerInfo]:
-        """All consumers of the type's command stream."""
+    async def consumers(self, entity: str, of: Callable[[str], bool] = bool) -> list[ConsumerInfo]:
+        """All consumers of the type's command stream, or `of` these names."""
         self._connection.demand()
         queue = self._streams.queues.get(entity)
-        return await self._connection.answer([] if queue is None else queue.consumers())
+        found = [] if queue is None else queue.consumers()
+        return await self._connection.answer([info for info in found if of(info.name)])
 
     async def create(
         self,

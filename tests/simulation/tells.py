@@ -121,8 +121,8 @@ class SimulatedCommands:
         except Unreachable as error:
             return NoAck(str(error))
 
-    async def consumers(self, entity: str) -> list[ConsumerInfo]:
-        return await self._wire.call("consumers", lambda: self._inner.consumers(entity))
+    async def consumers(self, entity: str, of: Callable[[str], bool] = bool) -> list[ConsumerInfo]:
+        return await self._wire.call("consumers", lambda: self._inner.consumers(entity, of))
 
     async def create(
         self,

@@ -143,7 +143,7 @@ MANAGING = [
     api("CONSUMER.DURABLE.CREATE.PERDURE_CMD_counter.x", body=PUSH),
     api("CONSUMER.LIST.PERDURE_LOG_counter"),
     api("CONSUMER.LIST.PERDURE_CMD_counter", RUNNER),
-    api("CONSUMER.NAMES.PERDURE_CMD_counter"),
+    api("CONSUMER.NAMES.PERDURE_CMD_counter", RUNNER),
     api("CONSUMER.DELETE.PERDURE_CMD_hotel.x"),
     api("CONSUMER.DELETE.PERDURE_CMD_counter.none", RUNNER),
     api("CONSUMER.DELETE.PERDURE_TIME.relay"),

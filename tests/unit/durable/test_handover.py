@@ -375,7 +375,7 @@ async def test_who_is_refused_a_term_leaves_the_others_as_it_is() -> None:
         refused = 0
         create = commands.create
 
-        async def nothing(entity: str) -> list[ConsumerInfo]:
+        async def nothing(*_: object) -> list[ConsumerInfo]:
             return []
 
         async def counted(*args: Any, **more: Any) -> Any:
