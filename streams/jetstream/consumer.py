@@ -8,6 +8,7 @@ old acknowledgement would remove a new command.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -23,6 +24,26 @@ NONCE = "perdure-nonce"
 
 ACK = b"+ACK"
 PROGRESS = b"+WPI"
+
+LOST_S = 15.0
+"""How long a delivery that the server has counted may take to arrive, in seconds. That of a
+replicated consumer is counted first, and sent once a majority knows of it, which may be long where
+there is none; a new term for each such delivery would only make that worse."""
+
+
+class Missing:
+    """Whether something is lost of what the server says that it has given."""
+
+    def __init__(self) -> None:
+        self.arrived: int = 0  # the consumer sequence of what came last
+        self._given = 0
+        self._since = 0.0
+
+    def is_lost(self, given: int, now: float) -> bool:
+        """`given` is the server's word at `now`: whether an earlier one hasn't come true since."""
+        if self.arrived >= self._given:
+            self._given, self._since = given, now
+        return self.arrived < self._given and now - self._since >= LOST_S
 
 
 class JetStreamConsumer:
@@ -45,7 +66,7 @@ class JetStreamConsumer:
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._lost = False
-        self._last = 0  # the consumer sequence of what arrived last
+        self._missing = Missing()
 
     def grant(self, credit: int) -> None:
         """Allow this many more deliveries than were allowed so far."""
@@ -81,13 +102,14 @@ class JetStreamConsumer:
 
     def _arrived(self, message: Message) -> None:
         delivery = delivery_of(message)
-        self._last = delivery.consumer_sequence
+        self._missing.arrived = delivery.consumer_sequence
         self._on_delivery(delivery)
 
-    def _given(self, last: int) -> None:
+    def _given(self, given: int) -> None:
         """The server has given so many. What was lost on its way, between servers for instance,
         it would give again after `ack_wait` only, and nothing need ever come behind it."""
-        if last > self._last and not self._lost:
+        now = asyncio.get_running_loop().time()
+        if not self._lost and self._missing.is_lost(given, now):
             logger.info("pull of %s: a delivery got lost", self.name)
             self._lost = True
             self._on_lost("gap")

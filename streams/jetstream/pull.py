@@ -81,8 +81,7 @@ class Pull:
 
     `on_denied` is told if this login may not pull, or not hear what comes. Without it that is only
     logged, and the pull goes on trying: a runner survives a moment of wrong permissions.
-    `on_given` is told now and then how much this consumer has given so far, to whomever: what was
-    sent before that has arrived, or never will.
+    `on_given` is told now and then how much this consumer has given so far, to whomever.
     """
 
     def __init__(
@@ -261,7 +260,11 @@ def _request(batch: int) -> bytes:
 async def info(
     connection: Connection, stream: str, consumer: str, timeout_s: float = TIMEOUT_S
 ) -> ConsumerResponse | None:
-    """What the server says of a consumer; None if it is gone. Raises Unreachable."""
+    """What the server says of a consumer; None if it is gone. Raises Unreachable.
+
+    In a cluster a server that just started answers, too, and knows nothing but how it was made:
+    without a word about the cluster it isn't the leader's.
+    """
     found = await call(
         connection,
         f"CONSUMER.INFO.{stream}.{consumer}",
@@ -270,4 +273,8 @@ async def info(
         accept=(NO_CONSUMER, NO_STREAM),
         timeout_s=timeout_s,
     )
-    return None if found.error is not None else found
+    if found.error is not None:
+        return None
+    if found.cluster is None and connection.clustered:
+        raise Unreachable(f"the leader of {consumer} didn't answer")
+    return found

@@ -13,10 +13,12 @@ from perdure.deploy.server import EmbeddedServer
 from perdure.entities.address import Address
 from perdure.streams.jetstream import api as api_module
 from perdure.streams.jetstream import commands as commands_module
+from perdure.streams.jetstream import consumer as consumer_module
 from perdure.streams.jetstream import pull as pull_module
 from perdure.streams.jetstream.api import Cluster, ConsumerResponse
-from perdure.streams.jetstream.consumer import JetStreamConsumer
+from perdure.streams.jetstream.consumer import LOST_S, JetStreamConsumer, Missing
 from perdure.streams.jetstream.outbox import Outbox
+from perdure.streams.jetstream.reader import Reader
 from perdure.streams.jetstream.session import JetStreamSession
 from perdure.streams.port import Appended, Delivery, Taken, Unreachable
 
@@ -378,6 +380,7 @@ async def test_a_delivery_that_gets_lost_behind_all_others_ends_its_term(
 ) -> None:
     """Nothing comes behind it that would show a gap; the server would give it again after 60 s."""
     monkeypatch.setattr(pull_module, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(consumer_module, "LOST_S", 0.5)
     await tell(session, 2)
     term = await Term(session, "g1-s0-t1-aa").begin(3)
     await until(lambda: len(term.got) == 2)
@@ -404,6 +407,34 @@ async def test_a_delivery_that_gets_lost_behind_all_others_ends_its_term(
     assert after.sequences == [1, 2, 3, 4]
 
 
+def test_what_a_majority_must_know_of_first_is_not_lost() -> None:
+    missing = Missing()
+    assert not missing.is_lost(0, 100)
+    missing.arrived = 2
+    assert not missing.is_lost(3, 110)
+    assert not missing.is_lost(3, 110 + LOST_S - 1)
+    missing.arrived = 3
+    assert not missing.is_lost(3, 110 + LOST_S)
+    assert not missing.is_lost(4, 200)
+    missing.arrived = 4
+    assert not missing.is_lost(5, 200 + LOST_S)  # another one
+    assert missing.is_lost(7, 200 + 2 * LOST_S)
+
+
+async def test_in_a_cluster_only_a_leader_knows_what_was_given(
+    nats_server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server, just started, says of a consumer that it has given nothing."""
+    monkeypatch.setattr(Reader, "clustered", True)
+    async with nats_session(nats_server, namespace, shards=1) as session:
+        await session.provision("account")
+        term = await Term(session, "g1-s0-t1-aa").begin()
+        with pytest.raises(Unreachable, match="didn't answer"):
+            await term.consumer.info()
+        with pytest.raises(Unreachable, match="didn't answer"):
+            await session.commands.consumers("account")
+
+
 @pytest.mark.parametrize(
     ("status", "text", "lost"),
     [
@@ -414,7 +445,7 @@ async def test_a_delivery_that_gets_lost_behind_all_others_ends_its_term(
         ("408", "Request Timeout", []),
         ("100", "Idle Heartbeat", []),
         ("100 2", "Idle Heartbeat", []),
-        ("100 3", "Idle Heartbeat", ["gap"]),
+        ("100 3", "Idle Heartbeat", []),
         ("100 many", "Idle Heartbeat", []),
         ("400", "Bad Request", []),
     ],
