@@ -21,7 +21,6 @@ from ..streams.codec import Undecodable, decode, payload_hash, raw_hash
 from ..streams.commands import cause_of
 from ..streams.commit import At, Damaged, Dead, Outcome, unseal
 from ..streams.port import Delivery, Unreachable
-from .folded import milliseconds
 from .host import Host
 from .plan import DEAD_BYTES, kept
 from .timers import arm_burial, has_burial
@@ -145,7 +144,8 @@ async def _verdict(
     activation: Activation, folded: Folded, fired: TimerFired
 ) -> tuple[int, int, Outcome] | None:
     """The dead letter that a burial was armed for, after its sequence and when it was recorded, in
-    Unix ms: in one of the commits that came next, if at all. Raises Unreachable, Damaged."""
+    Unix ms by the server: in one of the commits that came next, if at all. Raises Unreachable,
+    Damaged."""
     read = 0
     log, address = activation.host.session.log, activation.address
     async for stored in log.read(address, after=fired.after, upto=folded.sequence):
@@ -153,7 +153,7 @@ async def _verdict(
         if commit is not None:
             for outcome in commit.outcomes:
                 if outcome.name == fired.flow and has_burial(outcome):
-                    return stored.sequence, milliseconds(commit.time), outcome
+                    return stored.sequence, stored.time_ns // 1_000_000, outcome
         read += 1
         if read == LOOKED_AT:
             break

@@ -87,6 +87,9 @@ CONSTANTS: list[tuple[Any, str, list[float]]] = [
 ]
 """Bounds that are no settings, and that a small world would never reach as they are."""
 
+ALWAYS: list[tuple[Any, str, float]] = [(timers, "BURIAL_MAX_MS", 30_000)]
+"""The same, of which no world waits for more."""
+
 PINGS = [(0.25, 1.0), (0.8, 2.5), (0.8, 2.5), (1.2, 4.0)]
 """`ping_every` and `frozen_after`, in seconds: as close together as settings allow, so that a few
 lost messages are taken for a death. Where they are quick, most of what happens is pings."""
@@ -183,7 +186,7 @@ def _constants(random: Random, troubles: frozenset[str]) -> tuple[tuple[Any, str
     drawn = [(module, name, random.choice(values)) for module, name, values in CONSTANTS]
     if "damage" in troubles:  # what a quarantined entity holds may not starve its neighbours here
         drawn = [c for c in drawn if c[1] != "HELD"]
-    return tuple(drawn)
+    return (*drawn, *ALWAYS)
 
 
 def _skews(settings: Settings) -> tuple[float, ...]:
