@@ -583,7 +583,12 @@ class Flows:
 def _refusal(flow: OpenFlow) -> ClusterError:
     """What an ask is told while a flow has the entity for itself."""
     if flow.parked is None:
-        return Suspended(waits_for=names_of(flow), may_have_taken_effect=True)
+        return Suspended(
+            cause=f"a flow has the entity for itself: {flow.name}",
+            waits_for=names_of(flow),
+            may_have_taken_effect=True,  # another owner may have a copy
+            advice="retry with the same key",
+        )
     why = f"{STUCK} that has the entity for itself, {flow.name}: {flow.parked}"
     return RpcClientError(cause=why, may_have_taken_effect=True, advice="fix")
 

@@ -75,6 +75,8 @@ def _correct(error: MalformedMessage) -> str:
 
 
 def _suspended(error: Suspended) -> str:
+    if error.advice.startswith("retry"):  # it was refused for the sake of another's flow
+        return f"{_command('flows list', error)}; then {_again(error)}"
     waits_for = f"it waits for {', '.join(error.waits_for)}: " if error.waits_for else ""
     if error.resume_token is None:
         return f"{waits_for}{_command('flows list', error)}; then {_look_up(error)}"

@@ -23,7 +23,7 @@ from perdure.deploy.cli.hosting import next_commands, options
 from perdure.deploy.cli.output import told as told_error
 from perdure.durable.runner import schemas_of
 from perdure.entities.contract import contract_of
-from perdure.entities.errors import REASONS, MailboxFull, RpcClientError, SendTimeout
+from perdure.entities.errors import REASONS, MailboxFull, RpcClientError, SendTimeout, Suspended
 from perdure.entities.message import Command
 from perdure.entities.settings import Settings
 from perdure.entities.state import Value
@@ -66,6 +66,13 @@ def test_what_may_have_happened_is_never_simply_sent_again() -> None:
     assert next_step(SendTimeout(address="account/a-1")).endswith("perdure history account a-1")
     full = MailboxFull(address="account/a-1", key="k")
     assert next_step(full) == "wait a moment, then try again with --key k"
+
+
+def test_what_a_flow_keeps_away_is_asked_again_and_its_own_caller_waits() -> None:
+    own = Suspended(address="account/a-1", key="k", waits_for=("approval",))
+    assert next_step(own).endswith("then perdure result account a-1 k")
+    another = Suspended(address="account/a-1", key="k", advice="retry with the same key")
+    assert next_step(another) == "perdure flows list account a-1; then try again with --key k"
 
 
 def test_an_error_of_no_entity_is_about_the_server() -> None:

@@ -39,6 +39,8 @@ async def test_while_a_flow_is_exclusive_asks_are_refused_and_tells_wait() -> No
             await case.ask(Note("ask"), key="a", on_suspend="raise")
         assert caught.value.waits_for == ("answer",)
         assert caught.value.may_have_taken_effect
+        assert caught.value.advice == "retry with the same key"  # it isn't kept
+        assert "for itself: k" in str(caught.value)
         told = [await case.tell(Note(f"told {n}"), key=f"t-{n}") for n in range(20)]
         assert await case.query(Read()) == ("begun",)
         await cluster.crash()
