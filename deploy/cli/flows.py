@@ -138,7 +138,7 @@ def show(type: str, id: str, key: str, /, *, common: Common = NO_OPTIONS) -> int
 def _not_there(address: Address, key: str, *, plain: bool) -> Failed:
     where = f"{address.entity} {quoted(address.id)}"
     if plain:
-        what = f"{key} of {address} is no flow: what it asks was done at once, in one commit"
+        what = f"{key} of {address} is no flow: its command had its outcome at once, in one commit"
         return Failed(what, f"perdure history {where}, or perdure result {where} {quoted(key)}")
     what = f"{address} has no flow {key}, and never had"
     return Failed(what, f"perdure flows list {where}, or perdure history {where}")

@@ -158,7 +158,7 @@ async def test_what_isnt_there_is_told_with_a_next_step(
             ("flows list leaves a", "there is no entity type 'leaves'"),
             ("flows show leaves a k", "there is no entity type 'leaves'"),
             ("flows show leave a k", "leave/a has no flow k, and never had; next: perdure flows"),
-            ("flows show leave a plain", "plain of leave/a is no flow: what it asks was done at"),
+            ("flows show leave a plain", "plain of leave/a is no flow: its command had its"),
             ("flows retry leave a k", "leave/a has no open flow k: it has ended, or never began"),
             ("flows cancel leave a k", "; next: perdure flows show leave a k"),
         ):
