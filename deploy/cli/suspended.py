@@ -37,7 +37,7 @@ def suspended(
     limit: int | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """List the flows of a type that are open: what each waits for, since when, until when.
+    """List the flows of a type that are open: what each waits for, since when, its next timer.
 
     They are found by their timers, and then the owners of their entities are asked: so it needs
     runners, and takes a while for many. Tells for later are listed, too: they wait for their time.
