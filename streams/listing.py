@@ -5,8 +5,9 @@ meanwhile moves to the end, but once only: so it takes two rounds, one to where 
 when the listing began, and one to where it ended after the first. Who registers later may be told
 or not.
 
-Between two reads it rests, for a multiple of the time that the read took: a busy server gets more
-rest, and those who publish hardly notice (docs/adr/0008-a-registry-of-ids.md has the figures).
+Between two reads it rests, for a multiple of the time that the read took, and so it does after
+each half a millisecond of its own work: a busy server gets more rest, and those who publish hardly
+notice (docs/adr/0008-a-registry-of-ids.md has the figures).
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from .unreachable import unreachable
 
 logger: logging.Logger = logging.getLogger("perdure.ids")
 
-REST = 4.0
-"""A listing rests that many times as long as its reads take: it is at work a fifth of its time."""
+REST = 9.0
+"""A listing rests that many times as long as its reads take, and what it does with what it read:
+it is at work a tenth of its time."""
+AT_WORK_S = 0.0005
+"""How long it is at work on what it read between two rests, in seconds: who publishes on the same
+machine waits no longer for it."""
 REST_MAX_S = 0.5
 """Between two reads at most, in seconds, so that a million ids take two minutes at worst. A server
 that is slow for another reason isn't helped by more."""
@@ -93,6 +98,7 @@ class Listing(AsyncIterator[str]):
         await self._ids.aclose()
 
     async def _walk(self) -> AsyncGenerator[str]:
+        now = asyncio.get_running_loop().time
         end = await self._session.ids.last(self._entity)
         if self._sequence > end + 1:
             cause = f"ids: the registry of {self._entity} has no place {self.place}"
@@ -100,22 +106,32 @@ class Listing(AsyncIterator[str]):
         for _ in range(2):
             while self._sequence <= end:
                 found, rest_until = await self._read(end)
+                worked, since = 0.0, now()
                 for stored in found:
                     for id in self._new(stored):
+                        worked += now() - since
                         yield id
-                    await asyncio.sleep(0)  # else whoever shares the loop waits for all of them
+                        since = now()  # what its reader does isn't this one's work
+                    worked += now() - since
+                    if worked >= AT_WORK_S:
+                        await asyncio.sleep(REST * worked)
+                        worked = 0.0
+                    else:
+                        await asyncio.sleep(0)  # else whoever shares the loop waits for them all
+                    since = now()
                 if not found or self._sequence > end:
                     break
-                await asyncio.sleep(max(0.0, rest_until - _now()))
+                await asyncio.sleep(max(0.0, rest_until - now()))
             end = await self._session.ids.last(self._entity)
 
     async def _read(self, end: int) -> tuple[list[Stored], float]:
         """The next messages, and when the ones after them may be read, in the loop's time."""
-        began = _now()
+        now = asyncio.get_running_loop().time
+        began = now()
         after = max(0, self._sequence - 1)
         found = await self._session.ids.read(self._entity, after=after, upto=end)
-        now = _now()
-        return found, now + min(REST * (now - began), REST_MAX_S)
+        ended = now()
+        return found, ended + min(REST * (ended - began), REST_MAX_S)
 
     def _new(self, stored: Stored) -> Iterator[str]:
         """The ids of a message that weren't given yet. The place moves along with them."""
@@ -129,7 +145,3 @@ class Listing(AsyncIterator[str]):
             if id.startswith(self._prefix) and self._seen.add(id):
                 yield id
         self._sequence, self._given = stored.sequence + 1, 0
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
