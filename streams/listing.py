@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from ..entities.errors import MalformedMessage, SerializationError
 from .commit import Stored
@@ -47,6 +47,32 @@ def place_of(text: object) -> tuple[int, int]:
     if match is None:
         raise MalformedMessage(cause=f"ids: after={text!r} isn't the place of a listing"[:100])
     return int(match[1]), int(match[2])
+
+
+class Work:
+    """How long a listing was at work since it rested, without what its reader did meanwhile."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """`now` tells the time in seconds."""
+        self._now = now
+        self._worked_s = 0.0
+        self._since = now()
+
+    def stop(self) -> None:
+        """It is its reader's turn."""
+        self._worked_s += self._now() - self._since
+
+    def start(self) -> None:
+        """It goes on."""
+        self._since = self._now()
+
+    def rest_s(self) -> float:
+        """Stop, and rest for so many seconds: 0 before it was at work for AT_WORK_S."""
+        self.stop()
+        if self._worked_s < AT_WORK_S:
+            return 0.0
+        rest_s, self._worked_s = REST * self._worked_s, 0.0
+        return rest_s
 
 
 class Listing(AsyncIterator[str]):
@@ -106,19 +132,15 @@ class Listing(AsyncIterator[str]):
         for _ in range(2):
             while self._sequence <= end:
                 found, rest_until = await self._read(end)
-                worked, since = 0.0, now()
+                work = Work(now)
                 for stored in found:
                     for id in self._new(stored):
-                        worked += now() - since
+                        work.stop()
                         yield id
-                        since = now()  # what its reader does isn't this one's work
-                    worked += now() - since
-                    if worked >= AT_WORK_S:
-                        await asyncio.sleep(REST * worked)
-                        worked = 0.0
-                    else:
-                        await asyncio.sleep(0)  # else whoever shares the loop waits for them all
-                    since = now()
+                        work.start()
+                    # Also for no time: else whoever shares the loop waits for all of them.
+                    await asyncio.sleep(work.rest_s())
+                    work.start()
                 if not found or self._sequence > end:
                     break
                 await asyncio.sleep(max(0.0, rest_until - now()))

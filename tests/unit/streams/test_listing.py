@@ -11,7 +11,7 @@ import pytest
 from perdure import MalformedMessage, RpcClientError, SerializationError, Settings
 from perdure.streams.client import Cluster
 from perdure.streams.commit import Stored
-from perdure.streams.listing import REST, REST_MAX_S, place_of
+from perdure.streams.listing import AT_WORK_S, REST, REST_MAX_S, Work, place_of
 from perdure.streams.memory.broker import MemoryBroker
 from perdure.streams.memory.ids import MemoryIds
 from perdure.streams.port import IDS_BYTES, Appended
@@ -182,6 +182,19 @@ async def test_a_lost_connection_is_told_and_the_listing_goes_on_from_its_place(
         [id async for id in listing]
     r.broker.reconnect(r.reader)
     assert [id[0] for id in await r.list(after=listing.place)] == ["x", "y", "c"]
+
+
+def test_it_rests_for_its_own_work_and_not_for_its_readers() -> None:
+    moments = [0.0, 0.25, 10.25, 10.5, 20.0, 20.75, 30.0, 30.0]
+    work = Work(lambda: AT_WORK_S * moments.pop(0))
+    work.stop()  # a quarter of what makes it rest
+    work.start()  # after ten times that of its reader's
+    assert work.rest_s() == 0.0  # a half
+    work.start()
+    assert work.rest_s() == pytest.approx(REST * 1.25 * AT_WORK_S)
+    work.start()
+    assert work.rest_s() == 0.0
+    assert not moments
 
 
 def test_it_rests_between_reads(monkeypatch: pytest.MonkeyPatch) -> None:
