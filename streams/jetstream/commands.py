@@ -45,7 +45,7 @@ from .errors import (
 )
 from .errors import publish_answer as answer_of
 from .messages import headers_block
-from .pull import info, look
+from .pull import info
 from .scan import bounds
 from .storing import answered
 from .topology import sharding
@@ -185,7 +185,7 @@ class JetStreamCommands:
         while not consumer.pull.over:
             began = loop.time()
             try:
-                return await look(self._connection, stream, consumer.name, ASK_S) is not None
+                return await info(self._connection, stream, consumer.name, ASK_S) is not None
             except (Unreachable, Incompatible):
                 silent = loop.time() - began > ASK_S / 2
                 if not silent or loop.time() > until:

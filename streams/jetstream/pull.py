@@ -260,21 +260,11 @@ def _request(batch: int) -> bytes:
 async def info(
     connection: Connection, stream: str, consumer: str, timeout_s: float = TIMEOUT_S
 ) -> ConsumerResponse | None:
-    """What the leader of a consumer says of it; None if it is gone. Raises Unreachable.
+    """What the server says of a consumer; None if it is gone. Raises Unreachable.
 
     In a cluster a server that just started answers, too, and knows nothing but how it was made:
     without a word about the cluster it isn't the leader's.
     """
-    found = await look(connection, stream, consumer, timeout_s)
-    if found is not None and found.cluster is None and connection.clustered:
-        raise Unreachable(f"the leader of {consumer} didn't answer")
-    return found
-
-
-async def look(
-    connection: Connection, stream: str, consumer: str, timeout_s: float
-) -> ConsumerResponse | None:
-    """What any server says of it: enough to know whether it was made. Raises Unreachable."""
     found = await call(
         connection,
         f"CONSUMER.INFO.{stream}.{consumer}",
@@ -283,4 +273,8 @@ async def look(
         accept=(NO_CONSUMER, NO_STREAM),
         timeout_s=timeout_s,
     )
-    return None if found.error is not None else found
+    if found.error is not None:
+        return None
+    if found.cluster is None and connection.clustered:
+        raise Unreachable(f"the leader of {consumer} didn't answer")
+    return found

@@ -306,11 +306,11 @@ async def test_a_consumer_whose_making_was_not_answered(
             silent -= 1
             await asyncio.sleep(0.2)
             raise Unreachable("no answer")
-        return await pull_module.look(*arguments)
+        return await pull_module.info(*arguments)
 
     monkeypatch.setattr(commands_module, "ASK_S", 0.2)
     monkeypatch.setattr(commands_module, "call", unanswered)
-    monkeypatch.setattr(commands_module, "look", leaderless)
+    monkeypatch.setattr(commands_module, "info", leaderless)
     await tell(session, 1)
     if made:
         term = await Term(session, "g1-s0-t1-aa").begin(1)
