@@ -33,8 +33,7 @@ AT_WORK_S = 0.0005
 """How long it is at work on what it read between two rests, in seconds: who publishes on the same
 machine waits no longer for it."""
 REST_MAX_S = 0.5
-"""Between two reads at most, in seconds, so that a million ids take two minutes at worst. A server
-that is slow for another reason isn't helped by more."""
+"""At a time at most, in seconds: a server that is slow for another reason isn't helped by more."""
 
 _PLACE = re.compile(r"(\d{1,19})\.(\d{1,9})")
 
@@ -72,7 +71,7 @@ class Work:
         if self._worked_s < AT_WORK_S:
             return 0.0
         rest_s, self._worked_s = REST * self._worked_s, 0.0
-        return rest_s
+        return min(rest_s, REST_MAX_S)  # the process may have been frozen
 
 
 class Listing(AsyncIterator[str]):

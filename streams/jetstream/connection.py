@@ -123,7 +123,6 @@ class Connection:
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
         self.max_payload: int = DEFAULT_PAYLOAD
-        self.clustered: bool = False  # by the server's greeting
         prefix = f"{settings.inbox_prefix}.{entropy.token(INBOX_BYTES)}"
         self._room = Room(IN_FLIGHT_BYTES)
         self.replies: Replies = Replies(prefix, ACK_TIMEOUT_S, self._room.give)
@@ -421,7 +420,6 @@ class Connection:
             self._retire(link)
             raise
         self.max_payload = link.client.max_payload
-        self.clustered = link.client.clustered
         self._add_discovered(link.client)
         self._lost.clear()
         self.link = link

@@ -88,11 +88,6 @@ class Reader(Client):
         elif queue.empty():  # else nats-py's flusher is about to send all there is
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
-    @property
-    def clustered(self) -> bool:
-        """Whether the server is one of a cluster, by its greeting."""
-        return bool(self._server_info.get("cluster"))
-
     def _connect_command(self) -> bytes:
         """What logs in, password and all: so only on a line as secret as was asked for.
 

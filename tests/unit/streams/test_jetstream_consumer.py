@@ -18,7 +18,6 @@ from perdure.streams.jetstream import pull as pull_module
 from perdure.streams.jetstream.api import Cluster, ConsumerResponse
 from perdure.streams.jetstream.consumer import LOST_S, JetStreamConsumer, Missing
 from perdure.streams.jetstream.outbox import Outbox
-from perdure.streams.jetstream.reader import Reader
 from perdure.streams.jetstream.session import JetStreamSession
 from perdure.streams.port import Appended, Delivery, Taken, Unreachable
 
@@ -419,20 +418,6 @@ def test_what_a_majority_must_know_of_first_is_not_lost() -> None:
     missing.arrived = 4
     assert not missing.is_lost(5, 200 + LOST_S)  # another one
     assert missing.is_lost(7, 200 + 2 * LOST_S)
-
-
-async def test_in_a_cluster_only_a_leader_knows_what_was_given(
-    nats_server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another server, just started, says of a consumer that it has given nothing."""
-    monkeypatch.setattr(Reader, "clustered", True)
-    async with nats_session(nats_server, namespace, shards=1) as session:
-        await session.provision("account")
-        term = await Term(session, "g1-s0-t1-aa").begin()
-        with pytest.raises(Unreachable, match="didn't answer"):
-            await term.consumer.info()
-        with pytest.raises(Unreachable, match="didn't answer"):
-            await session.commands.consumers("account")
 
 
 @pytest.mark.parametrize(
