@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -206,10 +206,21 @@ class Group:
 
     # -- batches --------------------------------------------------------------------------------
     async def _run(self) -> None:
-        """One batch after the other, as long as something waits."""
+        """One batch after the other, as long as something waits.
+
+        The next is sent before anybody is told what the one before came to: while that is adopted
+        and answered the server stores already.
+        """
+        before: list[Flight] = []
+        answers: Sequence[Landed] = []
         try:
-            while batch := self._take():
-                await self._settle(batch)
+            while True:
+                batch = self._take()
+                sent = self._publish(batch) if batch else None
+                self._settle(before, answers)
+                if sent is None:
+                    return
+                before, answers = batch, await self._answers(sent, len(batch))
         finally:
             self._task = None
 
@@ -223,12 +234,7 @@ class Group:
                 return batch
         return []
 
-    async def _settle(self, batch: list[Flight]) -> None:
-        answers: Sequence[Landed]
-        try:
-            answers = await self._publish([flight.append for flight in batch])
-        except Exception as error:  # whoever waits must hear of it
-            answers = [error] * len(batch)
+    def _settle(self, batch: list[Flight], answers: Sequence[Landed]) -> None:
         for flight, answer in zip(batch, answers, strict=True):
             self._tell(flight, answer, alone=len(batch) == 1)
 
@@ -241,21 +247,38 @@ class Group:
         elif not flight.over:
             self._singly(flight)
 
-    async def _publish(self, appends: list[Append]) -> list[AppendAnswer]:
-        if len(appends) == 1:
-            self._single += 1
-            (one,) = appends
-            return [await self._log.append(one.address, one.commit, expected=one.expected)]
-        self._batches += 1
-        self._sent += len(appends)
-        self._sizes[(len(appends) - 1).bit_length()] += 1
-        logger.debug("a batch of %d commits", len(appends), extra={"action": "append.batch"})
-        answer = await self._log.append_batch(appends)
-        if isinstance(answer, Appended):
-            self._batched += len(appends)
-        elif not isinstance(answer, NoAck):
-            self._refused += 1
-        return each(answer, len(appends))
+    def _publish(self, batch: list[Flight]) -> Awaitable[AppendAnswer]:
+        """Send it, one commit as a message like any other."""
+        appends = [flight.append for flight in batch]
+        try:
+            if len(appends) == 1:
+                self._single += 1
+                (one,) = appends
+                return self._log.append(one.address, one.commit, expected=one.expected)
+            self._batches += 1
+            self._sent += len(appends)
+            self._sizes[(len(appends) - 1).bit_length()] += 1
+            logger.debug("a batch of %d commits", len(appends), extra={"action": "append.batch"})
+            return self._log.append_batch(appends)
+        except Exception as error:  # whoever waits must hear of it
+            return _failed(error)
+
+    async def _answers(self, sent: Awaitable[AppendAnswer], count: int) -> Sequence[Landed]:
+        """What that batch came to, for each of so many commits."""
+        try:
+            answer = await sent
+        except Exception as error:  # whoever waits must hear of it
+            return [error] * count
+        if count > 1:
+            if isinstance(answer, Appended):
+                self._batched += count
+            elif not isinstance(answer, NoAck):
+                self._refused += 1
+        return each(answer, count)
+
+
+async def _failed(error: Exception) -> AppendAnswer:
+    raise error
 
 
 def take(queue: deque[Flight], epoch: int = 0) -> tuple[list[Flight], list[Flight]]:
