@@ -61,7 +61,7 @@ class Answers:
             reply = asker.reply
             if self._push is not None and reply.startswith(FLOW):
                 self._push(reply, data)
-            elif self.allowed(reply):
+            elif reply_allowed(reply, self._prefixes):
                 self._asks.send(reply, data)
             elif reply:  # else nobody waits for it
                 self.not_answered("no answer was sent", reply)

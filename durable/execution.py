@@ -173,7 +173,7 @@ class Execution:
     def _decide(self, folded: Folded) -> Plan:
         """What to do with the front of the queue; how long that took is counted."""
         host = self._host
-        clock = asyncio.get_running_loop().time
+        clock = host.loop_time
         began = clock()
         plan = make_plan(
             host.entity,
@@ -392,16 +392,19 @@ class Execution:
         """Answer everybody, and ack; dead letters, which are to be copied first, are returned."""
         self._outcomes = None
         dead: list[tuple[Item, Outcome]] = []
-        counts, now = self._host.counts, asyncio.get_running_loop().time()
+        counts, tracer = self._host.counts, self._host.tracer
+        now = self._host.loop_time()
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
             data = outcome_answer(outcome, sequence, version)
             counts.decided(item.way, outcome, now - item.since)
-            decided(self._host.tracer, self._address, item, outcome, now - item.since)
+            if tracer is not None:
+                decided(tracer, self._address, item, outcome, now - item.since)
             if outcome.dead is None:
                 self.remember(outcome, data)
-                self.finish(item, data, outcome.name)
+                self._answer(item, data, outcome.name)
+                self._end(item, ack=True)
             else:
                 why = told(outcome.dead)
                 self._activation.log_item("command.dead", item, level=logging.ERROR, why=why)

@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -165,12 +165,9 @@ class Group:
         """It is over: count it, and tell whoever waits."""
         if flight.over:
             return
-        self.give_up(flight)
+        flight.over = True
+        self._under_way -= 1
         self._stored += isinstance(landed, Appended)
-        if self._chooser is not None:
-            now = asyncio.get_running_loop().time()
-            self._chooser.look(now, under_way=self._under_way, stored=self._stored)
-            self.choose(batching=self._chooser.batching)
         try:
             flight.then(landed)
         except Exception:  # whatever one does with it, the others of the batch are told
@@ -179,6 +176,17 @@ class Group:
                 flight.append.address,
                 extra={"action": "append.failed", "address": str(flight.append.address)},
             )
+
+    @cached_property
+    def _loop_time(self) -> Callable[[], float]:
+        return asyncio.get_running_loop().time
+
+    def _look(self) -> None:
+        """Something landed: see which way is the better one."""
+        chooser = self._chooser
+        if chooser is not None:
+            chooser.look(self._loop_time(), under_way=self._under_way, stored=self._stored)
+            self.choose(batching=chooser.batching)
 
     # -- one at a time --------------------------------------------------------------------------
     def _singly(self, flight: Flight) -> None:
@@ -203,6 +211,7 @@ class Group:
             self._land(flight, answer.result())
         elif isinstance(error, Exception):
             self._land(flight, error)
+        self._look()
 
     # -- batches --------------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -237,6 +246,8 @@ class Group:
     def _settle(self, batch: list[Flight], answers: Sequence[Landed]) -> None:
         for flight, answer in zip(batch, answers, strict=True):
             self._tell(flight, answer, alone=len(batch) == 1)
+        if batch:
+            self._look()
 
     def _tell(self, flight: Flight, answer: Landed, *, alone: bool) -> None:
         """What its batch came to; what was refused for another's sake, or its own, goes alone."""

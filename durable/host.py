@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..entities.duration import seconds
@@ -127,6 +128,12 @@ class Host:
 
     def __repr__(self) -> str:
         return f"Host({self.entity.name!r}, {self.runner!r}, {self.load})"
+
+    @cached_property
+    def loop_time(self) -> Callable[[], float]:
+        """The event loop's clock, in seconds. Asking for the running loop is a system call
+        (CPython's `getpid`), and a command asks four times."""
+        return asyncio.get_running_loop().time
 
     @property
     def epoch(self) -> int:

@@ -143,9 +143,9 @@ class Ledger:
             self._seal(self._total // self._page_names - 2)
             self._boundary = mark
 
-    def too_old(self, birth: int, log_time_ms: int) -> bool:
+    def too_old(self, birth: int) -> bool:
         """Whether an unknown made key may be a forgotten one, so that it must not be executed."""
-        expired = birth + self._limits.made_window_ms < log_time_ms
+        expired = birth + self._limits.made_window_ms < self._log_time_ms
         return expired or birth <= self._forgotten_birth
 
     def prune(self, *, log_time_ms: int, watermark_ms: int) -> None:
@@ -154,7 +154,8 @@ class Ledger:
         self._prune_made(min(log_time_ms, watermark_ms) - self._limits.made_window_ms)
         if self._pages is not None:
             self._first = self._pages.forget(self._first, self._horizon_ms)
-        self._prune_rows(self._expired_rows())
+        if self._rows:
+            self._prune_rows(self._expired_rows())
         excess = self._total - self._first - self._limits.keys
         if excess > 0:
             self._evict(excess)

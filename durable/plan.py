@@ -35,7 +35,7 @@ from ..streams.asks import raw
 from ..streams.chain import link, shown
 from ..streams.commit import Dead, Outcome
 from .defect import ENDS, described
-from .folded import Folded, evolve_all, milliseconds
+from .folded import Folded, evolve_all
 from .item import Item
 from .ledger import Seen
 from .pages import Absent
@@ -139,10 +139,10 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if _below(folded, item):
+    if item.at is not None and _below(folded, item):
         return Standing.PROCESSED, None
     # In a rewound stream, too: this copy's outcome may have been forgotten.
-    if item.birth is not None and folded.ledger.too_old(item.birth, milliseconds(folded.time)):
+    if item.birth is not None and folded.ledger.too_old(item.birth):
         return Standing.TOO_OLD, None
     if item.at is not None and item.at.sequence <= folded.watermark.sequence:
         return Standing.REWOUND, None
@@ -180,8 +180,9 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        crowded = _crowds(folded, item, verdict)
-        if not crowded and drives(item, verdict, now_ms=now_ms):
+        crowded = item.moves and _crowds(folded, item, verdict)
+        moves = item.moves or verdict is Standing.OPEN
+        if moves and not crowded and drives(item, verdict, now_ms=now_ms):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break

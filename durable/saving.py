@@ -42,17 +42,13 @@ class Saving:
 
     def after_commit(self, folded: Folded) -> None:
         """Store a snapshot if it is time, and say what the ledger had no room for."""
-        self._tell_evicted(folded)
+        if evicted := folded.ledger.take_evicted():
+            self._tell_evicted(folded, evicted)
         self.if_due(folded)
 
     def if_due(self, folded: Folded) -> None:
         """Store a snapshot if it is time; after a long recovery, too: none should be repeated."""
-        settings = self._activation.host.settings
-        if self._task is None and snapshot.due(
-            folded,
-            min_commits=settings.snapshot_min_commits,
-            max_commits=settings.snapshot_max_commits,
-        ):
+        if self._task is None and snapshot.due(folded, self._activation.host.settings):
             self._task = asyncio.get_running_loop().create_task(self._save(folded))
 
     def on_leaving(self, folded: Folded) -> Coroutine[Any, Any, None] | None:
@@ -85,11 +81,8 @@ class Saving:
             host.load.leaving -= len(body)
         activation.log("snapshot.stored" if stored else "snapshot.not_stored")
 
-    def _tell_evicted(self, folded: Folded) -> None:
+    def _tell_evicted(self, folded: Folded, evicted: int) -> None:
         """Keys that left the ledger before their time: counted, and told once an entity."""
-        evicted = folded.ledger.take_evicted()
-        if not evicted:
-            return
         activation = self._activation
         activation.host.load.evicted_early += evicted
         if folded.ledger.evicted_early == evicted:

@@ -374,7 +374,7 @@ class Shard:
         if found is None and (load.full() or load.residents.crowded):
             self._overload(message, token)
             return
-        taken = take_ask(self.host, message, loop_time())
+        taken = take_ask(self.host, message, self.host.loop_time())
         address, taken = self._addressed(token, taken) if found is None else (found.address, taken)
         match taken:
             case Item():

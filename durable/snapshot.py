@@ -83,11 +83,12 @@ _flows = msgspec.json.Decoder(list[OpenFlow])
 _heads = msgspec.msgpack.Decoder(_Head)
 
 
-def due(folded: Folded, *, min_commits: int, max_commits: int) -> bool:
+def due(folded: Folded, settings: Settings) -> bool:
     """Whether it is time for a snapshot."""
-    if folded.tail_commits >= max_commits:
-        return True
-    return folded.tail_commits >= min_commits and folded.tail_bytes > folded.snapshot_bytes
+    commits = folded.tail_commits
+    if commits < settings.snapshot_min_commits:
+        return False
+    return commits >= settings.snapshot_max_commits or folded.tail_bytes > folded.snapshot_bytes
 
 
 def due_on_leaving(folded: Folded) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -23,11 +24,11 @@ LEAST = 256
 """Entries that are not worth being tidied up."""
 
 
-def over(moment: float) -> bool:
-    """Whether a moment that was waited for (loop time, seconds) has come. Whoever compares it with
-    the loop's time alone is woken too early, finds that there is time left, and tries again and
+def over(moment: float, now: float) -> bool:
+    """Whether a moment that was waited for has come, `now` being the loop's time (both in
+    seconds). Whoever compares the two alone is woken too early, finds that there is time left, and tries again and
     again, as long as the clock stands: a loop with something to do doesn't look at it."""
-    return asyncio.get_running_loop().time() >= moment - EARLY_S
+    return now >= moment - EARLY_S
 
 
 class Moment(Struct, order=False, eq=False):
@@ -51,6 +52,11 @@ class Alarm:
 
     def __repr__(self) -> str:
         return f"Alarm({len(self)} wait)"
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of all calls: which one runs costs a system call (CPython's `getpid`)."""
+        return asyncio.get_running_loop()
 
     def at(self, when: float, wake: Callable[[], object]) -> Moment:
         """Call a function that never waits at a time (loop time, seconds)."""
@@ -80,13 +86,13 @@ class Alarm:
     def _arm(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._when = asyncio.get_running_loop().call_at(when, self._ring), when
+        self._timer, self._when = self.loop.call_at(when, self._ring), when
 
     def _ring(self) -> None:
         """The earliest moment has come: call what is due, and wait for the next."""
         self._timer = None
         # A loop may ring a little early, by its own clock.
-        now = max(asyncio.get_running_loop().time(), self._when)
+        now = max(self.loop.time(), self._when)
         while self._heap:
             when, _, moment = self._heap[0]
             if moment.wake is not None and when > now:

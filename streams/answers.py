@@ -64,7 +64,7 @@ class Answers:
         if self._held:
             return
         self.check()
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._waiter = waiter = self._alarm.loop.create_future()
         moment = self._alarm.at(until, self._wake)
         try:
             await waiter

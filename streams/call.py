@@ -144,7 +144,7 @@ class Call:
                     answer = self._take(message)
                     if answer is not None:
                         return answer
-                elif over(self._deadline):
+                elif over(self._deadline, self._loop.time()):
                     raise self._failed(self._expired())
                 elif not self._try_send(envelope):
                     await self._send(envelope)
@@ -170,7 +170,8 @@ class Call:
         """One attempt, if there is a way and the time isn't up; False, with nothing done, if the
         route has to be asked for first (`_send`)."""
         self._answers.check()
-        if over(self._deadline):
+        now = self._loop.time()
+        if over(self._deadline, now):
             return True
         if self._subject:
             self._look_denied()
@@ -180,7 +181,6 @@ class Call:
             return True
         if self._refresh:
             return False
-        now = self._loop.time()
         route = self._shared.routes.current(self._target.address.entity, now)
         if route is None:
             return False

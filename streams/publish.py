@@ -85,7 +85,7 @@ async def _ready(
     loop = asyncio.get_running_loop()
     while not answers.held:
         answers.check()
-        late = over(deadline)
+        late = over(deadline, loop.time())
         if session.connected:
             if late:
                 raise unpublished(state, timeout_s)

@@ -341,8 +341,8 @@ class Connection:
         """The headers as they are sent; raises if the server wouldn't take the message."""
         check_subject(subject, reply)
         block = headers_block(headers) if headers else b""
-        if len(data) + len(block) > self.max_payload:
-            size = len(data) + len(block)
+        size = len(data) + len(block)
+        if size > self.max_payload:
             raise TooLarge(f"{size} bytes, the server takes {self.max_payload}")
         return block
 

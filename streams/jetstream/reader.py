@@ -154,12 +154,12 @@ class Reader(Client):
         handler = self.handlers.get(sid)
         if handler is None:
             return False
+        to, answer = subject.decode(errors="replace"), reply.decode(errors="replace")
         try:
             if headers is None:
-                handler(Message(subject.decode(), data, reply.decode()))
+                handler(Message(to, data, answer))
             else:
-                found = headers_of(headers)
-                handler(received(subject.decode(), reply.decode(), data, found))
+                handler(received(to, answer, data, headers_of(headers)))
         except (Exception, asyncio.CancelledError):
             # Either would end nats-py's reader of this connection.
             logger.exception("a handler of %s failed", subject)
@@ -239,9 +239,10 @@ class StrictParser(Parser):
                 headers = _headers(bytes(buffer[start:body])) if header_size else None
                 payload = bytes(buffer[body:end])
                 begin = end + 2
-                message = int(sid), _text(subject), _text(reply), payload, headers
-                if not client.take(*message):
-                    await client._process_msg(*message)
+                number = int(sid)
+                if not client.take(number, subject, reply, payload, headers):
+                    to, answer = _text(subject), _text(reply)
+                    await client._process_msg(number, to, answer, payload, headers)
         finally:
             del buffer[:begin]
 

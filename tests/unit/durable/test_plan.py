@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from perdure import Command, Decision, Entity, Event, Failure, State
-from perdure.durable.folded import Folded
+from perdure.durable.folded import Folded, milliseconds
 from perdure.durable.item import Item
 from perdure.durable.ledger import Ledger, LedgerLimits, Seen
 from perdure.durable.openflow import OpenFlow
@@ -88,6 +88,8 @@ counter = Entity(Counter(), decide, evolve)
 
 def folded(**changes: Any) -> Folded:
     ledger = Ledger(LedgerLimits(10_000, 100, 1000, 100))
+    if "time" in changes:
+        ledger.prune(log_time_ms=milliseconds(changes["time"]), watermark_ms=0)
     return Folded(Counter(), ledger, **changes)
 
 

@@ -31,6 +31,8 @@ class Heard:
 
     def __init__(self) -> None:
         self.messages: list[Got] = []
+        self.natspy: list[Any] = []
+        self.takes = True
         self.signals: list[Any] = []
         self.said: list[str] = []
         self.takes_errors = False
@@ -39,7 +41,10 @@ class Heard:
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> bool:
         self.messages.append((sid, subject, reply, data, headers))
-        return True
+        return self.takes
+
+    async def _process_msg(self, *message: Any) -> None:
+        self.natspy.append(message)
 
     def taken(self, error: str) -> bool:
         self.said.append(error)
@@ -123,10 +128,18 @@ def test_other_white_space_divides_nothing(space: bytes) -> None:
     """`x<VT>1` in a subject must not choose the subscription 1."""
     subject = b"ask.x" + space + b"1"
     heard = parse(b"MSG " + subject + b" 12 2\r\n{}\r\n")
-    told = subject.decode(errors="replace").encode()
-    assert heard.messages == [(12, told, b"", b"{}", None)]
+    assert heard.messages == [(12, subject, b"", b"{}", None)]
     heard = parse(b"MSG a 12 " + subject + b" 2\r\n{}\r\n")
-    assert heard.messages == [(12, b"a", told, b"{}", None)]
+    assert heard.messages == [(12, b"a", subject, b"{}", None)]
+
+
+def test_nats_py_is_given_utf_8_alone() -> None:
+    """It decodes strictly: what it can't would end its connection."""
+    heard = Heard()
+    heard.takes = False
+    asyncio.run(StrictParser(heard).parse(b"MSG a\xff 12 b\x80 2\r\n{}\r\n"))
+    replaced = "\ufffd".encode()
+    assert heard.natspy == [(12, b"a" + replaced, b"b" + replaced, b"{}", None)]
 
 
 @given(
@@ -141,8 +154,7 @@ def test_any_bytes_arrive_whole(subject: bytes, reply: bytes, block: bytes, data
     heard = parse(b" ".join(words) + b"\r\n" + block + data + b"\r\nPING\r\n")
     ((sid, got_subject, got_reply, got_data, headers),) = heard.messages
     assert (sid, got_data) == (7, data)
-    assert got_subject.decode() == subject.decode(errors="replace")
-    assert got_reply.decode() == reply.decode(errors="replace")
+    assert (got_subject, got_reply) == (subject, reply)
     assert headers is None or headers.partition(b"\r\n")[0].isascii()
     assert heard.signals == ["ping"]
 
