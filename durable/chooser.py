@@ -24,7 +24,7 @@ CLEAR_LEGS = 2
 """Of each way where one is clearly the faster."""
 CLEAR = 1.5
 """It is if each of its legs brought so many times what any of the other did."""
-PENALTY = 0.9
+PENALTY = 0.95
 """Batches are kept if they bring at least so much of what single appends do."""
 GAP_S = 1.0
 """A leg without a commit for so long, in seconds, is counted anew: the load paused."""
