@@ -29,7 +29,7 @@ from ..entities.errors import (
     SerializationError,
     with_details,
 )
-from ..streams.commit import At, Damaged
+from ..streams.commit import GENESIS, At, Damaged
 from ..streams.port import Unreachable
 from ..streams.subjects import escape
 from .answers import Answers
@@ -320,8 +320,8 @@ class Activation:
         self._woken = False
         if not self.live:
             return False
-        folded, urgent = self.folded, self.reading.urgent()
-        if folded is None or urgent or self.doubted or self.flows.first(folded):
+        folded = self.folded
+        if folded is None or self._needs_worker(folded):
             if self._has_work:
                 self.work(None)
             return False
@@ -368,6 +368,9 @@ class Activation:
                             await self.execution.step(folded)
                     case Cold():
                         await self._recover()
+                        found = self.folded
+                        if found is not None and not self._needs_worker(found):
+                            break  # what waits is plain, most likely
                     case Quarantined() as phase:
                         if not self.reconsider():
                             self._refuse_all(phase)
@@ -378,6 +381,13 @@ class Activation:
         self.kick()
         if self.live:
             self._weigh()
+
+    def _needs_worker(self, folded: Folded) -> bool:
+        """Whether something comes before what waits: a question, a look at the log, a flow, or,
+        for a new entity, its registration."""
+        if self.reading.urgent() or self.doubted or self.flows.first(folded):
+            return True
+        return folded.hash == GENESIS
 
     @property
     def _has_work(self) -> bool:

@@ -103,7 +103,7 @@ class Execution:
                 activation.work(None)
                 return
         plan = self._decide(folded)
-        if not (is_plain(plan) and folded.hash != GENESIS):
+        if not is_plain(plan):
             activation.work(partial(self._carry_out, folded, plan))
             return
         commit, sealed = self._seal(folded, plan)

@@ -22,6 +22,7 @@ import msgspec
 
 from ..entities.address import Address
 from ..entities.entity import Entity
+from ..entities.settings import Settings
 from ..streams.codec import digest
 from ..streams.commit import At
 from ..streams.port import Snapshots

@@ -26,8 +26,9 @@ LEAST = 256
 
 def over(moment: float, now: float) -> bool:
     """Whether a moment that was waited for has come, `now` being the loop's time (both in
-    seconds). Whoever compares the two alone is woken too early, finds that there is time left, and tries again and
-    again, as long as the clock stands: a loop with something to do doesn't look at it."""
+    seconds). Whoever compares the two alone is woken too early, finds that there is time left, and
+    tries again and again, as long as the clock stands: a loop with something to do doesn't look at
+    it."""
     return now >= moment - EARLY_S
 
 

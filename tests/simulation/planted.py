@@ -164,15 +164,29 @@ def a_refused_batch_is_taken_for_stored() -> Patches:
 @bug
 def an_unknown_batch_is_taken_for_stored() -> Patches:
     """A batch without an acknowledgement is believed to be in the log."""
-    real: Any = getattr(Group, "_publish")  # noqa: B009
 
-    async def publish(self: Any, appends: Any) -> Any:
-        answers = await real(self, appends)
-        if len(appends) > 1 and isinstance(answers[0], NoAck):
-            return [Appended(one.expected + 1) for one in appends]
-        return answers
+    async def answers(self: Any, batch: Any, found: Any) -> Any:
+        if len(batch) > 1 and isinstance(found[0], NoAck):
+            return [Appended(flight.append.expected + 1) for flight in batch]
+        return found
 
-    return [(Group, "_publish", publish)]
+    return _batches(answers)
+
+
+def _batches(then: Any) -> Patches:
+    """What a batch came to goes through `then(group, batch, answers)`."""
+    publish: Any = getattr(Group, "_publish")  # noqa: B009
+    answers: Any = getattr(Group, "_answers")  # noqa: B009
+    sent: dict[Any, Any] = {}  # the batch under way, by group
+
+    def remember(self: Any, batch: Any) -> Any:
+        sent[self] = batch
+        return publish(self, batch)
+
+    async def changed(self: Any, awaited: Any, count: int) -> Any:
+        return await then(self, sent[self], await answers(self, awaited, count))
+
+    return [(Group, "_publish", remember), (Group, "_answers", changed)]
 
 
 @bug
@@ -217,16 +231,14 @@ def only_the_first_of_a_batch_has_a_condition() -> Patches:
 @bug
 def a_refused_batch_is_published_again() -> Patches:
     """As a batch, until it is taken: nobody looks for the one whose condition failed."""
-    real: Any = getattr(Group, "_publish")  # noqa: B009
 
-    async def publish(self: Any, appends: Any) -> Any:
-        while True:
-            answers = await real(self, appends)
-            if len(appends) == 1 or not isinstance(answers[0], WrongLast):
-                return answers
-            await asyncio.sleep(0.1)
+    async def answers(self: Any, batch: Any, found: Any) -> Any:
+        if len(batch) == 1 or not isinstance(found[0], WrongLast):
+            return found
+        await asyncio.sleep(0.1)
+        return await self._answers(self._publish(batch), len(batch))
 
-    return [(Group, "_publish", publish)]
+    return _batches(answers)
 
 
 @bug
@@ -270,14 +282,13 @@ def what_does_not_fit_a_batch_is_forgotten() -> Patches:
 def nothing_is_batched_after_a_failure() -> Patches:
     """The task that sends batches ends with one that isn't stored, and nobody starts another."""
 
-    async def settle(self: Any, batch: Any) -> None:
-        answers = await self._publish([flight.append for flight in batch])
-        for flight, answer in zip(batch, answers, strict=True):
-            self._tell(flight, answer, alone=len(batch) == 1)
-        if not isinstance(answers[0], Appended):
+    async def answers(self: Any, batch: Any, found: Any) -> Any:
+        if not isinstance(found[0], Appended):
+            self._settle(batch, found)
             await asyncio.get_running_loop().create_future()
+        return found
 
-    return [(Group, "_settle", settle)]
+    return _batches(answers)
 
 
 # -- tells ----------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ CAUGHT = {
     "an_undo_that_fails_is_done": (9, "undone otherwise"),
     "what_was_parked_midway_stays_there": (3, "parked"),
     "what_is_parked_cannot_be_cancelled": (
-        21,
+        64,
         "cancelled and not ended so, or the other way round",
     ),
     "a_dead_letter_is_copied_after_the_commit_or_never": (73, "no copy of a dead letter"),
