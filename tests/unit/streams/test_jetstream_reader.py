@@ -273,15 +273,17 @@ async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
 class Socket:
     """A transport that may be closing, and nats-py's around it."""
 
-    def __init__(self, *, closing: bool = False, error: Exception | None = None) -> None:
-        self.closing, self.error = closing, error
+    def __init__(
+        self, *, closing: bool = False, full: bool = False, error: Exception | None = None
+    ) -> None:
+        self.closing, self.full, self.error = closing, full, error
         self.written: list[bytes] = []
 
     def is_closing(self) -> bool:
         return self.closing
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return int(self.full)
 
     def writelines(self, lines: list[bytes]) -> None:
         if self.error is not None:
@@ -296,15 +298,32 @@ def reader_on(socket: Socket) -> Any:
     return reader
 
 
-async def test_a_burst_is_written_at_once_and_less_is_left_to_the_flusher() -> None:
+async def test_a_burst_is_written_at_once_and_less_in_the_next_round() -> None:
     socket = Socket()
     reader = reader_on(socket)
     reader.put(b"x")
     assert socket.written == []
-    assert reader._flush_queue.qsize() == 1
     reader.put(bytes(BURST_BYTES))
     assert socket.written == [b"x", bytes(BURST_BYTES)]
+    await asyncio.sleep(0)
+    reader.put(b"y")
+    reader.put(b"z")
+    assert socket.written == [b"x", bytes(BURST_BYTES)]
+    await asyncio.sleep(0)
+    assert socket.written[2:] == [b"y", b"z"]
     assert reader.pending_data_size == 0
+    assert reader._flush_queue.empty()
+
+
+async def test_what_a_full_socket_does_not_take_is_left_to_the_flusher() -> None:
+    socket = Socket(full=True)
+    reader = reader_on(socket)
+    for _ in range(3):
+        reader.put(bytes(BURST_BYTES))
+        await asyncio.sleep(0)
+    assert socket.written == []
+    assert reader._flush_queue.qsize() == 1
+    assert reader.pending_data_size == 3 * BURST_BYTES
 
 
 async def test_a_connection_that_just_ended_takes_what_is_put_and_raises_nothing() -> None:
