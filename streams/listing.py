@@ -26,9 +26,11 @@ from .unreachable import unreachable
 
 logger: logging.Logger = logging.getLogger("perdure.ids")
 
-REST = 9.0
+REST = 24.0
 """A listing rests that many times as long as its reads take, and what it does with what it read:
-it is at work a tenth of its time."""
+it is at work a twenty-fifth of its time. With 9.0 a million ids took 15 s instead of 38, and
+publishers beside it waited twice as long as without, at the 99th percentile, instead of 1.6 times
+(`benchmarks/ids.py`)."""
 AT_WORK_S = 0.0005
 """How long it is at work on what it read between two rests, in seconds: who publishes on the same
 machine waits no longer for it."""
