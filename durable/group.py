@@ -227,9 +227,12 @@ class Group:
                 batch = self._take()
                 sent = self._publish(batch) if batch else None
                 self._settle(before, answers)
-                if sent is None:
+                if sent is not None:
+                    before, answers = batch, await self._answers(sent, len(batch))
+                elif self._queue:  # whoever was told sent something at once
+                    before, answers = [], []
+                else:
                     return
-                before, answers = batch, await self._answers(sent, len(batch))
         finally:
             self._task = None
 
