@@ -181,11 +181,11 @@ class Group:
     def _loop_time(self) -> Callable[[], float]:
         return asyncio.get_running_loop().time
 
-    def _look(self) -> None:
-        """Something landed: see which way is the better one."""
+    def _look(self, under_way: int) -> None:
+        """Something landed, so many are on their way: see which way is the better one."""
         chooser = self._chooser
         if chooser is not None:
-            chooser.look(self._loop_time(), under_way=self._under_way, stored=self._stored)
+            chooser.look(self._loop_time(), under_way=under_way, stored=self._stored)
             self.choose(batching=chooser.batching)
 
     # -- one at a time --------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Group:
             self._land(flight, answer.result())
         elif isinstance(error, Exception):
             self._land(flight, error)
-        self._look()
+        self._look(self._under_way)
 
     # -- batches --------------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -247,10 +247,11 @@ class Group:
         return []
 
     def _settle(self, batch: list[Flight], answers: Sequence[Landed]) -> None:
+        under_way = self._under_way - 1  # as its first one lands: then its crowd is still one
         for flight, answer in zip(batch, answers, strict=True):
             self._tell(flight, answer, alone=len(batch) == 1)
         if batch:
-            self._look()
+            self._look(under_way)
 
     def _tell(self, flight: Flight, answer: Landed, *, alone: bool) -> None:
         """What its batch came to; what was refused for another's sake, or its own, goes alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from perdure.durable.append import ANOTHER
-from perdure.durable.chooser import CROWD
+from perdure.durable.chooser import CROWD, WINDOW_S
 from perdure.durable.group import BATCH_BYTES, FEW, Flight, Group, Landed, each, take
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed
@@ -249,6 +250,22 @@ async def test_a_crowd_is_one_though_all_of_it_lands_in_one_batch() -> None:
     log.singles.clear()
     await asyncio.gather(*begin(group, *crowd))
     assert not log.singles
+
+
+async def test_a_crowd_is_one_though_its_log_is_slow() -> None:
+    """A batch that takes longer than a crowd is remembered: the next few don't go alone."""
+    log, now = Gated(), [0.0]
+    group: Any = Group(log, "auto", lambda: 0)
+    group._loop_time = lambda: now[0]
+    group._chooser._until, group._chooser.batching = math.inf, True
+    group.choose(batching=True)
+    log.gate.set()
+    for _ in range(4):
+        log.singles.clear()
+        tasks = begin(group, *(str(n) for n in range(FEW + 1)))
+        now[0] += 10 * WINDOW_S
+        await asyncio.gather(*tasks)
+    assert log.singles == []
 
 
 # -- pure -------------------------------------------------------------------------------------
