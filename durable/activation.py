@@ -221,7 +221,7 @@ class Activation:
         """Begin to work soon, if there is something to do: with all that arrives until then."""
         if not self.live or self._woken or self._worker is not None:
             return
-        if self.execution.flight is None and (self.mailbox.queue or self._has_work):
+        if self.execution.flight is None and self._has_work:
             self._woken = True
             self.host.load.turns.line_up(self._decide)
 

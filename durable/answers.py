@@ -61,7 +61,7 @@ class Answers:
             reply = asker.reply
             if self._push is not None and reply.startswith(FLOW):
                 self._push(reply, data)
-            elif reply_allowed(reply, self._prefixes):
+            elif self.allowed(reply):
                 self._asks.send(reply, data)
             elif reply:  # else nobody waits for it
                 self.not_answered("no answer was sent", reply)

@@ -392,19 +392,16 @@ class Execution:
         """Answer everybody, and ack; dead letters, which are to be copied first, are returned."""
         self._outcomes = None
         dead: list[tuple[Item, Outcome]] = []
-        counts, tracer = self._host.counts, self._host.tracer
-        now = self._host.loop_time()
+        counts, now = self._host.counts, self._host.loop_time()
         for item, outcome, version in zip(
             plan.taken, plan.outcomes, versions(commit), strict=True
         ):
             data = outcome_answer(outcome, sequence, version)
             counts.decided(item.way, outcome, now - item.since)
-            if tracer is not None:
-                decided(tracer, self._address, item, outcome, now - item.since)
+            decided(self._host.tracer, self._address, item, outcome, now - item.since)
             if outcome.dead is None:
                 self.remember(outcome, data)
-                self._answer(item, data, outcome.name)
-                self._end(item, ack=True)
+                self.finish(item, data, outcome.name)
             else:
                 why = told(outcome.dead)
                 self._activation.log_item("command.dead", item, level=logging.ERROR, why=why)

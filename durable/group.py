@@ -165,8 +165,7 @@ class Group:
         """It is over: count it, and tell whoever waits."""
         if flight.over:
             return
-        flight.over = True
-        self._under_way -= 1
+        self.give_up(flight)
         self._stored += isinstance(landed, Appended)
         try:
             flight.then(landed)
@@ -217,8 +216,8 @@ class Group:
     async def _run(self) -> None:
         """One batch after the other, as long as something waits.
 
-        The next is sent before anybody is told what the one before came to: while that is adopted
-        and answered the server stores already.
+        The next is handed to the connection before anybody is told what the one before came to:
+        while that is adopted and answered the server has most of the next already.
         """
         before: list[Flight] = []
         answers: Sequence[Landed] = []

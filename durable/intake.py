@@ -65,8 +65,7 @@ def take_ask(host: Host, message: Message, now: float) -> Arrival:
     try:
         envelope = open_body(message.data, message.headers, limit=host.settings.max_payload_bytes)
         plain = message.data[:1] != b"["
-        request = envelope.request and _cut(envelope.request, REQUEST_CHARS)
-        asker = Asker(message.reply, request, plain)
+        asker = Asker(message.reply, _cut(envelope.request, REQUEST_CHARS), plain)
         if envelope.kind == "tell":
             raise Undecodable("a tell is published to the command subject, not asked")
         _check_key(envelope.key)

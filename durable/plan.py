@@ -139,7 +139,7 @@ def standing(folded: Folded, item: Item) -> tuple[Standing, Seen | None]:
             return Standing.RECORDED, found
         if found is not None and not _below(folded, item):
             return Standing.REUSED, found
-    if item.at is not None and _below(folded, item):
+    if _below(folded, item):
         return Standing.PROCESSED, None
     # In a rewound stream, too: this copy's outcome may have been forgotten.
     if item.birth is not None and folded.ledger.too_old(item.birth):
@@ -180,9 +180,8 @@ def make_plan(
         except Absent as absent:
             plan.absent = None if pending else absent
             break
-        crowded = item.moves and _crowds(folded, item, verdict)
-        moves = item.moves or verdict is Standing.OPEN
-        if moves and not crowded and drives(item, verdict, now_ms=now_ms):
+        crowded = _crowds(folded, item, verdict)
+        if not crowded and drives(item, verdict, now_ms=now_ms):
             plan.flow = None if pending or item.suspect else item
             plan.suspect = item if item.suspect and not pending else None
             break

@@ -17,7 +17,7 @@ _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 def canonical(value: Any) -> bytes:
     """The text. Raises RecursionError, and what msgspec raises for what it can't encode."""
-    return _encoder.encode(_struct(value) if isinstance(value, msgspec.Struct) else _tree(value))
+    return _encoder.encode(_tree(value))
 
 
 @lru_cache(maxsize=4096)
