@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from perdure.entities.address import Address
 from perdure.streams.commit import Sealed, Stored
@@ -12,10 +12,12 @@ from perdure.streams.port import Append, AppendAnswer
 class SilentLog:
     """`port.Log` of which each method fails its test."""
 
-    async def append(self, address: Address, commit: Sealed, *, expected: int) -> AppendAnswer:
+    def append(
+        self, address: Address, commit: Sealed, *, expected: int
+    ) -> Awaitable[AppendAnswer]:
         raise AssertionError(address)
 
-    async def append_batch(self, appends: Sequence[Append]) -> AppendAnswer:
+    def append_batch(self, appends: Sequence[Append]) -> Awaitable[AppendAnswer]:
         raise AssertionError(appends)
 
     async def last(self, address: Address) -> Stored | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -266,6 +266,118 @@ async def test_a_crowd_is_one_though_its_log_is_slow() -> None:
         now[0] += 10 * WINDOW_S
         await asyncio.gather(*tasks)
     assert log.singles == []
+
+
+class Eager(SilentLog):
+    """A log that sends in the call, as JetStream's does; its answers are given by the test."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.answers: list[asyncio.Future[AppendAnswer]] = []
+
+    def append(
+        self, address: Address, commit: Sealed, *, expected: int
+    ) -> asyncio.Future[AppendAnswer]:
+        return self._sent(address.id)
+
+    def append_batch(self, appends: Sequence[Append]) -> asyncio.Future[AppendAnswer]:
+        return self._sent("".join(append.address.id for append in appends))
+
+    def _sent(self, ids: str) -> asyncio.Future[AppendAnswer]:
+        self.events.append(f"sent {ids}")
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+def send(group: Group, log: Eager, *ids: str) -> list[Flight]:
+    """Send some commits, of whose outcomes the log's events tell, too."""
+
+    def told(id: str) -> Callable[[Landed], None]:
+        return lambda landed: log.events.append(f"told {id} {type(landed).__name__}")
+
+    commits = [Append(address(id), Sealed(id, id.encode(), id), 0) for id in ids]
+    return [group.send(one, told(one.address.id)) for one in commits]
+
+
+async def two_batches(epoch: Callable[[], int] = lambda: 0) -> tuple[Group, Eager]:
+    """One on its way, and one that waits for it."""
+    log = Eager()
+    group = Group(log, "batch", epoch)
+    send(group, log, "a", "b")
+    await turns()
+    send(group, log, "c", "d")
+    await turns()
+    assert log.events == ["sent ab"]
+    return group, log
+
+
+async def test_the_next_batch_is_sent_before_anybody_is_told_of_the_last_one() -> None:
+    _, log = await two_batches()
+    log.answers[0].set_result(Appended(2))
+    await turns()
+    assert log.events[1:] == ["sent cd", "told a Appended", "told b Appended"]
+    log.answers[1].set_result(Appended(4))
+    await turns()
+    assert log.events[4:] == ["told c Appended", "told d Appended"]
+
+
+async def test_a_refused_batch_goes_alone_though_the_next_one_is_sent() -> None:
+    _, log = await two_batches()
+    log.answers[0].set_result(WrongLast())
+    await turns()
+    assert log.events[1:] == ["sent cd", "sent a", "sent b"]
+    log.answers[3].set_result(WrongLast())
+    log.answers[1].set_result(Appended(2))
+    log.answers[2].set_result(Appended(3))
+    await turns()
+    assert sorted(log.events[4:]) == [
+        "told a Appended",
+        "told b WrongLast",
+        "told c Appended",
+        "told d Appended",
+    ]
+
+
+async def test_nothing_that_waited_is_sent_on_another_connection() -> None:
+    epoch = [0]
+    _, log = await two_batches(lambda: epoch[0])
+    epoch[0] = 1
+    log.answers[0].set_result(NoAck("the connection ended"))
+    await turns()
+    assert sorted(log.events[1:]) == [f"told {id} NoAck" for id in "abcd"]
+
+
+async def test_what_is_given_up_while_the_batch_before_is_out_is_not_sent() -> None:
+    log = Eager()
+    group = Group(log, "batch", lambda: 0)
+    send(group, log, "a", "b")
+    await turns()
+    c, _, e = send(group, log, "c", "d", "e")
+    group.give_up(c)
+    log.answers[0].set_result(Appended(2))
+    await turns()
+    assert log.events[1:] == ["sent de", "told a Appended", "told b Appended"]
+    group.give_up(e)  # it is on its way: stored, and nobody is told
+    log.answers[1].set_result(Appended(4))
+    await turns()
+    assert log.events[4:] == ["told d Appended"]
+
+
+async def test_who_sends_when_told_of_the_last_batch_is_in_the_next() -> None:
+    log = Eager()
+    group = Group(log, "batch", lambda: 0)
+
+    def then(_: Landed) -> None:
+        send(group, log, "b")
+
+    group.send(Append(address("a"), Sealed("a", b"a", "a"), 0), then)
+    await turns()
+    log.answers[0].set_result(Appended(1))
+    await turns()
+    assert log.events == ["sent a", "sent b"]
+    log.answers[1].set_result(Appended(2))
+    await turns()
+    assert log.events[2:] == ["told b Appended"]
 
 
 # -- pure -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from perdure.streams.jetstream.reader import (
     StrictParser,
     headers_of,
 )
+from perdure.streams.port import Message
 
 Got = tuple[int, bytes, bytes, bytes, bytes | None]
 
@@ -268,6 +269,23 @@ async def test_a_message_before_its_subscription_is_known_reaches_the_handler(
     await reader.listen("a.b", heard.append)
     assert reader.take(7, b"a.b", b"", b"late", None)
     assert [(one.subject, one.data) for one in heard] == [("a.b", b"early"), ("a.b", b"late")]
+
+
+@given(
+    st.binary(min_size=1, max_size=20).filter(lambda b: not set(b) & set(b" \t\r\n")),
+    st.binary(max_size=20).filter(lambda b: not set(b) & set(b" \t\r\n")),
+    st.sampled_from([None, b"NATS/1.0\r\nA: b\r\n\r\n"]),
+)
+def test_a_handler_is_given_text_whatever_the_bytes(
+    subject: bytes, reply: bytes, headers: bytes | None
+) -> None:
+    reader, heard = Reader(), list[Message]()
+    reader.handlers[7] = heard.append
+    assert reader.take(7, subject, reply, b"x", headers)
+    (got,) = heard
+    assert got.subject == subject.decode(errors="replace")
+    assert got.reply == reply.decode(errors="replace")
+    assert got.data == b"x"
 
 
 class Socket:
